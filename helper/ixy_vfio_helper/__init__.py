@@ -1,0 +1,1 @@
+"""The privileged helper. Imports the standard library only."""

@@ -1,0 +1,49 @@
+"""`ixy-vfio`: the command line. Each command is a module with `add_arguments(parser)` and `run(arguments)`."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from ixy_vfio.core.errors import IxyError
+
+# command -> (module, one line of help). A module is imported only when its command is used.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "list": ("ixy_vfio.apps.inventory", "list the devices that the helper offers to you"),
+    "info": ("ixy_vfio.apps.info", "show link, MAC address, counters and decoded registers of a device"),
+    "forward": ("ixy_vfio.apps.forward", "forward packets between two ports"),
+    "sim": ("ixy_vfio.sim.command", "run simulated 82599 ports, and a helper that leases them"),
+}
+
+
+def _parser(command: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ixy-vfio", description="A user-space driver for Intel ixgbe NICs.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, text) in COMMANDS.items():
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if name == command:
+            importlib.import_module(module).add_arguments(sub)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status (0 done, 1 failed, 2 wrong use or refused)."""
+    # A forked worker must be alone in its process: NumPy's linear algebra would start threads at import.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in arguments if not word.startswith("-")), None)
+    parsed = _parser(command).parse_args(arguments)
+    try:
+        status: int = importlib.import_module(COMMANDS[parsed.command][0]).run(parsed)
+        return status
+    except IxyError as error:
+        print(f"ixy-vfio {parsed.command}: {error}", file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Everything that the project raises, as one tree. Each class knows the exit status of the command it ends.
+
+IxyError
++- UsageError        2  asked for something that cannot be: a bad address, a ring of 100 descriptors
++- RefusedError      2  the helper said no, and why
++- LeaseError        1  the helper is gone, or ended the lease
++- DeviceError       1
+|  +- DeviceGone     1  the device answers all ones: removed, or its power is off
+|  +- DeadlineError  1  a register did not reach a value in time
+|  +- LinkDown       1  no link within the deadline
++- WorkerError       1  a worker died
+"""
+
+
+class IxyError(Exception):
+    """Base class. The message is one line and says what to do."""
+
+    exit_status = 1
+
+
+class UsageError(IxyError):
+    """The caller asked for something that cannot be. Nothing was touched."""
+
+    exit_status = 2
+
+
+class RefusedError(IxyError):
+    """The helper refused, and said why."""
+
+    exit_status = 2
+
+
+class LeaseError(IxyError):
+    """The helper cannot be reached any more, or has ended the lease."""
+
+
+class DeviceError(IxyError):
+    """The device does not do what the datasheet says."""
+
+
+class DeviceGone(DeviceError):
+    """Every read answers all ones: the device was removed, or is powered off."""
+
+
+class DeadlineError(DeviceError):
+    """A register did not reach the wanted value in time. The message has register, mask and last value."""
+
+
+class LinkDown(DeviceError):
+    """The link did not come up within the deadline."""
+
+
+class WorkerError(IxyError):
+    """A worker process died, or reported an error."""

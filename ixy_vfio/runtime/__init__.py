@@ -1,0 +1,1 @@
+"""Processes: control, which sets up, and workers, which see packets."""
