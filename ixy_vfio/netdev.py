@@ -1,0 +1,218 @@
+"""What every driver offers, and which driver a device needs.
+
+The path of a port, in order:
+
+    port = open_port(device, PortConfig(), lambda size: lease.memory(size, [device], Purpose.RINGS))
+    port.initialise()             # the device is reset; queues stand, receive is still off
+    queue = port.queue(0)         # all that a data path needs; a worker is given this and nothing else
+    ...                           # fill the receive ring, store its tail
+    port.enable_receive()
+    port.wait_link(10.0)
+    ...
+    port.stop()                   # from here on the device does no DMA: memory may be used again
+    port.close()
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from ixy_vfio.core import memory, pci
+from ixy_vfio.core.errors import UsageError
+from ixy_vfio.hw import ixgbe
+from ixy_vfio.transport.base import Device
+
+
+@dataclass(frozen=True, slots=True)
+class PortConfig:
+    """What a port shall be. A driver checks it before it touches a register, and raises UsageError.
+
+    A queue is a pair: one receive and one transmit ring. Ring lengths are in descriptors of 16 bytes.
+    """
+
+    queues: int = 1
+    rx_ring: int = 512
+    tx_ring: int = 512
+    mtu: int = 1500
+    buffer_size: int = 2048  # bytes that the device may write to one receive buffer
+    promiscuous: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """A descriptor ring, zeroed: where it lies in this process, where the device sees it, and its length.
+
+    Zeroed by the helper when the memory was made, and by `initialise` each time.
+    """
+
+    address: int
+    iova: int
+    descriptors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """All that the data path of one queue needs: two rings and two doorbells.
+
+    The mappings belong to the port, are shared by its queues and live until `close`. A doorbell is one 32-bit
+    store at the byte offset `rx_tail` (RDT) of `rx_page`, or `tx_tail` (TDT) of `tx_page`. After `initialise`
+    head and tail of both rings are 0: the receive ring is empty, no descriptor belongs to the device.
+    """
+
+    index: int
+    rx: Ring
+    tx: Ring
+    rx_page: memory.Mapping
+    rx_tail: int
+    tx_page: memory.Mapping
+    tx_tail: int
+    buffer_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """State of the link; `speed` in Mbit/s, 0 when it is down."""
+
+    up: bool
+    speed: int
+
+    def __str__(self) -> str:
+        if not self.up:
+            return "down"
+        return f"up, {self.speed // 1000} Gbit/s" if self.speed % 1000 == 0 else f"up, {self.speed} Mbit/s"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueCounters:
+    """What the device counted for one queue since `initialise`."""
+
+    rx_packets: int = 0
+    rx_bytes: int = 0
+    rx_dropped: int = 0
+    tx_packets: int = 0
+    tx_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What the device counted since `initialise`. `registers` has every counter by the datasheet's name."""
+
+    rx_packets: int  # good packets
+    rx_bytes: int  # of good packets, CRC included
+    rx_missed: int  # no room in the packet buffer: the rings were not refilled in time
+    rx_errors: int  # CRC, length, illegal byte
+    tx_packets: int
+    tx_bytes: int
+    queues: tuple[QueueCounters, ...]
+    registers: Mapping[str, int]
+
+
+class NetDevice(Protocol):
+    """One network port. Not thread-safe; one process (control) holds it, workers hold a `Queue` each."""
+
+    config: PortConfig
+
+    def initialise(self) -> None:
+        """Reset the device and set it up to the point where the queues are enabled and receive is off.
+
+        May be called again after `stop`. Takes up to some seconds; raises DeadlineError with the register that
+        did not come up, DeviceGone when the device was removed. Turns bus mastering on. The link is told to come
+        up, but not waited for.
+        """
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What `initialise` found odd but could live with, one line each."""
+
+    def queue(self, index: int) -> Queue:
+        """The rings and doorbells of queue `index`; UsageError outside 0..queues-1 or before `initialise`."""
+
+    def enable_receive(self) -> None:
+        """Let packets in. Before this call none is received, whatever the rings hold."""
+
+    def link(self) -> Link:
+        """The link, now."""
+
+    def wait_link(self, deadline: float) -> Link:
+        """The link, as soon as it is up, retrying where the medium needs it. LinkDown after `deadline` seconds."""
+
+    @property
+    def mac(self) -> bytes:
+        """The address whose unicast packets are received: 6 bytes, the one of the EEPROM unless it was set."""
+
+    @mac.setter
+    def mac(self, address: bytes) -> None:
+        """UsageError unless it is 6 bytes and a unicast address."""
+
+    @property
+    def promiscuous(self) -> bool:
+        """Whether packets to every address are received. Off unless asked for."""
+
+    @promiscuous.setter
+    def promiscuous(self, on: bool) -> None: ...
+
+    def counters(self) -> Counters:
+        """Totals since `initialise`, 64 bits wide. Call it often enough that no 32-bit counter wraps: each 30 s."""
+
+    def enable_interrupts(self, eventfds: Sequence[int], interval: float = 0.0) -> None:
+        """Signal eventfds[0] when the link changes, eventfds[1 + i] when queue i has received or sent.
+
+        At most one interrupt in `interval` seconds each (0: no limit). The cause clears itself and no vector masks
+        itself, so a worker needs no register: it polls until there is nothing left, then waits for its eventfd.
+        UsageError unless there is one eventfd for each queue and one more.
+        """
+
+    def disable_interrupts(self) -> None:
+        """Mask every vector and forget the eventfds."""
+
+    def mask_interrupt(self, queue: int) -> None:
+        """No more interrupts for this queue (while it is polled)."""
+
+    def unmask_interrupt(self, queue: int) -> None:
+        """Interrupts for this queue again; one comes at once when something happened in between."""
+
+    def acknowledge_link(self) -> Link:
+        """After eventfds[0] was signalled: arm it again, and say how the link is now."""
+
+    def stop(self) -> Sequence[str]:
+        """End all DMA: receive off, transmit drained, queues disabled, bus master off, flushed by a read.
+
+        Memory may be used again only after this call. Returns what did not become idle in time, one line each
+        (empty: all well); even then bus mastering is off. Idempotent. Raises DeviceGone when the device was removed.
+        """
+
+    def close(self) -> None:
+        """Unmap the doorbells. Idempotent. Does not stop the device: `stop` does, and so does the lease's end."""
+
+
+class Driver(Protocol):
+    """A driver's package: `ixy_vfio.ixgbe`, ..."""
+
+    def ring_memory(self, config: PortConfig) -> int:
+        """Bytes of ring memory that `config` needs. UsageError for a configuration that cannot be."""
+
+    def open(self, device: Device, config: PortConfig, rings: memory.DmaMemory) -> NetDevice:
+        """A port on `device`. Touches no register."""
+
+
+# (vendor, device id) -> module that implements Driver; imported only when such a device is opened.
+DRIVERS: dict[tuple[int, int], str] = {
+    (ixgbe.VENDOR_INTEL, device_id): "ixy_vfio.ixgbe" for device_id in ixgbe.DEVICE_IDS
+}
+
+
+def driver_of(device: Device) -> Driver:
+    """The driver of a device, by its PCI ids. UsageError when there is none."""
+    ids = pci.identify(device)
+    if ids not in DRIVERS:
+        raise UsageError(f"{device.address}: no driver for {ids[0]:04x}:{ids[1]:04x}; this is not an ixgbe device")
+    return cast(Driver, importlib.import_module(DRIVERS[ids]))
+
+
+def open_port(device: Device, config: PortConfig, ring_memory: Callable[[int], memory.DmaMemory]) -> NetDevice:
+    """A port on `device`; `ring_memory(size)` must give zeroed memory that only this device reaches."""
+    driver = driver_of(device)
+    return driver.open(device, config, ring_memory(driver.ring_memory(config)))
