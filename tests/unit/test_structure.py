@@ -1,0 +1,116 @@
+"""The house keeps its plan: who imports whom, who touches raw memory, types and style of every file."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+PACKAGE = TOP / "ixy_vfio"
+HELPER = TOP / "helper" / "ixy_vfio_helper"
+
+# What each floor may import of the project; an entry stands for itself and what lies below it.
+DRIVERS = {"ixy_vfio.ixgbe"}
+ALLOWED: dict[str, set[str]] = {
+    "ixy_vfio.hw": {"ixy_vfio.hw"},
+    "ixy_vfio.core": {"ixy_vfio.core"},
+    "ixy_vfio.transport.base": {"ixy_vfio.core"},
+    "ixy_vfio.transport": {"ixy_vfio.core", "ixy_vfio.transport", "ixy_vfio_helper.protocol"},
+    "ixy_vfio.ixgbe": {"ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.base", "ixy_vfio.netdev", "ixy_vfio.ixgbe"},
+    "ixy_vfio.netdev": {"ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.base", *DRIVERS},
+    "ixy_vfio.sim": {"ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.wire", "ixy_vfio.sim", "ixy_vfio_helper"},
+    "ixy_vfio.runtime": {
+        "ixy_vfio.core", "ixy_vfio.transport", "ixy_vfio.netdev", *DRIVERS, "ixy_vfio.runtime", "ixy_vfio_helper.protocol",
+    },
+    "ixy_vfio.apps": {"ixy_vfio"},
+    "ixy_vfio.cli": {"ixy_vfio"},
+    "ixy_vfio.__init__": {"ixy_vfio"},
+    "ixy_vfio_helper": {"ixy_vfio_helper"},
+}  # fmt: skip
+
+
+def modules() -> list[tuple[str, Path]]:
+    found = []
+    for top in (PACKAGE, HELPER):
+        for path in sorted(top.rglob("*.py")):
+            name = ".".join(path.relative_to(top.parent).with_suffix("").parts)
+            found.append((name.removesuffix(".__init__") if name.count(".") > 1 else name, path))
+    return found
+
+
+def imports(path: Path, name: str) -> set[str]:
+    """Every module that a file imports, wherever in the file it does so, by full name."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = name.split(".")
+                package = parts if path.name == "__init__.py" else parts[:-1]
+                base = ".".join([*package[: len(package) - node.level + 1], *([base] if base else [])])
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+    return found
+
+
+def within(name: str, floors: set[str]) -> bool:
+    return any(name == floor or name.startswith(floor + ".") for floor in floors)
+
+
+@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_import_directions(name: str, path: Path) -> None:
+    floor = max((f for f in ALLOWED if within(name, {f})), key=len, default=None)
+    assert floor is not None, f"{name} lies on no floor of the plan"
+    ours = {i for i in imports(path, name) if i.split(".")[0] in ("ixy_vfio", "ixy_vfio_helper")}
+    assert {i for i in ours if not within(i, ALLOWED[floor])} == set()
+
+
+def test_driver_and_simulator_do_not_know_each_other() -> None:
+    for name, path in modules():
+        if within(name, {"ixy_vfio.sim"}):
+            assert not any(within(i, DRIVERS) for i in imports(path, name)), name
+        if within(name, DRIVERS | {"ixy_vfio.transport", "ixy_vfio.core", "ixy_vfio.netdev", "ixy_vfio.runtime"}):
+            assert not any(within(i, {"ixy_vfio.sim"}) for i in imports(path, name)), name
+
+
+def test_the_helper_imports_the_standard_library_only() -> None:
+    for path in HELPER.glob("*.py"):
+        for name in imports(path, f"ixy_vfio_helper.{path.stem}"):
+            top = name.split(".")[0]
+            assert top == "ixy_vfio_helper" or top in sys.stdlib_module_names, f"{path.name} imports {name}"
+
+
+def test_the_helper_runs_isolated() -> None:
+    program = "import sys; sys.path.insert(0, sys.argv[1]); import ixy_vfio_helper.__main__"
+    subprocess.run([sys.executable, "-I", "-S", "-c", program, str(HELPER.parent)], check=True)
+
+
+RAW = {"carray", "intrinsic", "from_address", "from_buffer_copy", "inttoptr", "ctypes"}
+
+
+def test_raw_memory_is_touched_in_one_module() -> None:
+    for name, path in modules():
+        if name in ("ixy_vfio.core.unsafe", "ixy_vfio.core.libc"):
+            continue
+        used = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        used |= {i.rsplit(".", 1)[-1] for i in imports(path, name)}
+        assert not used & RAW, f"{name}: {used & RAW}"
+
+
+@pytest.mark.parametrize(
+    "command", [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]], ids=["ruff", "format", "mypy"]
+)
+def test_style_and_types(command: list[str]) -> None:
+    result = subprocess.run([sys.executable, "-m", *command], cwd=TOP, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_help_and_import_load_nothing_heavy() -> None:
+    program = (
+        "import sys, ixy_vfio, ixy_vfio.cli; print(*(m for m in ('numba', 'numpy', 'pyroute2') if m in sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
