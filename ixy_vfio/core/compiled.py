@@ -62,7 +62,7 @@ def cache_directory() -> Path:
     return Path(temporary)
 
 
-config.CACHE_DIR = str(cache_directory())
+config.CACHE_DIR = str(cache_directory())  # type: ignore[attr-defined]  # Numba defines it at run time
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": True, "error_model": "numpy"}
 
