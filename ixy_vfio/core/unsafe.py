@@ -7,7 +7,7 @@ load and a release store of an aligned word are each one plain `mov`, so they co
 freedom. All functions are for compiled (Numba) code.
 """
 
-# mypy: disable-error-code="call-arg,no-untyped-call,no-untyped-def,untyped-decorator,misc"
+# mypy: disable-error-code="attr-defined,call-arg,no-untyped-call,no-untyped-def,untyped-decorator,misc"
 # Numba's typing API is untyped; the wrappers at the end of the file carry the types.
 
 from typing import Any
