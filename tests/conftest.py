@@ -1,0 +1,127 @@
+"""Fixtures that tests share: a running simulator, and the commands of the project as users call them."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+START_DEADLINE = 120.0  # a cold compilation of everything, on a busy machine
+
+
+def address(port: int) -> str:
+    """The PCI address of a simulated port."""
+    return f"8259:00:{port:02x}.0"
+
+
+def command(*words: str) -> list[str]:
+    """The command line of `ixy-vfio`."""
+    return [sys.executable, "-m", "ixy_vfio.cli", *words]
+
+
+def run(*words: str, timeout: float = START_DEADLINE, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """Run `ixy-vfio` to its end."""
+    return subprocess.run(command(*words), capture_output=True, text=True, timeout=timeout, check=False, **options)
+
+
+def wait_until(what: str, ready: Callable[[], bool], deadline: float = 30.0) -> None:
+    """Poll until `ready()`; fails the test with `what` after `deadline` seconds."""
+    end = time.monotonic() + deadline
+    while not ready():
+        assert time.monotonic() < end, f"{what}: not within {deadline:.0f} s"
+        time.sleep(0.02)
+
+
+class Simulator:
+    """A running `ixy-vfio sim`."""
+
+    def __init__(self, directory: Path, ports: int, cables: Sequence[str], options: Sequence[str]) -> None:
+        self.directory = directory
+        self.helper = str(directory / "helper.sock")
+        words = [word for cable in cables for word in ("--cable", cable)]
+        fds = [int(cable.split(":")[2]) for cable in cables if cable.split(":")[1] == "fd"]
+        argv = command("sim", "--dir", str(directory), "--ports", str(ports), "--die-with-parent", *words, *options)
+        self.process = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pass_fds=fds, stdin=subprocess.DEVNULL
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line.startswith("ready"):
+            self.process.kill()
+            raise AssertionError(f"the simulator did not start: {line}{self.process.communicate()[1]}")
+
+    def ask(self, cmd: str, **more: Any) -> Any:
+        """One command to the control socket."""
+        from ixy_vfio.sim.control import ask
+
+        return ask(self.directory / "control.sock", {"cmd": cmd, **more})
+
+    def stop(self) -> str:
+        """End it; returns what it wrote to standard error."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.communicate(timeout=15)[1]
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+class StartSimulator(Protocol):
+    """The `simulator` fixture's type."""
+
+    def __call__(self, ports: int = 2, cables: Sequence[str] = (), options: Sequence[str] = ()) -> Simulator:
+        """Start one with these cables; it ends with the test, which fails if it saw a violation or a DMA miss."""
+
+
+@pytest.fixture
+def simulator(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartSimulator]:
+    """Starts simulators. A violation of the datasheet fails the test, unless it is marked `expects_violations`."""
+    with contextlib.ExitStack() as stack:
+        started: list[Simulator] = []
+
+        def start(ports: int = 2, cables: Sequence[str] = (), options: Sequence[str] = ()) -> Simulator:
+            directory = tmp_path / f"sim{len(started)}"
+            directory.mkdir()
+            one = Simulator(directory, ports, cables, options)
+            stack.callback(one.stop)
+            started.append(one)
+            return one
+
+        yield start
+        if request.node.get_closest_marker("expects_violations") is None:
+            for one in started:
+                if one.process.poll() is None:
+                    assert one.ask("violations")["violations"] == []
+
+
+@contextlib.contextmanager
+def forwarder(helper: str, *words: str, ports: tuple[int, int] = (0, 1)) -> Iterator["subprocess.Popen[str]"]:
+    """A running `ixy-vfio forward`, past its start; killed when the block is left with it still running."""
+    argv = command("forward", *map(address, ports), "--helper", helper, "--announce", *words)
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("forwarding"), line + (process.stderr.read() if process.stderr else "")
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def finish(process: "subprocess.Popen[str]", signal_number: int = signal.SIGINT) -> Any:
+    """End a forwarder that was started with --json; returns its summary."""
+    process.send_signal(signal_number)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    return json.loads(output)
