@@ -1,0 +1,167 @@
+"""The data plane of the simulated ports: what moves packets, compiled, behind a few Python objects.
+
+The device model (registers, interrupts, vfio-user) makes one `DataPlane`, adds its ports, and calls `step` in turn
+with its messages: nothing here runs beside it. Register values are read from the port's array at each step.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ixy_vfio.core.errors import UsageError
+from ixy_vfio.hw import ixgbe
+from ixy_vfio.sim import state
+from ixy_vfio.sim.dma import DmaTable
+
+
+class Cable(Protocol):
+    """Something that ports are connected to. `cables.parse_cable` makes them."""
+
+    spec: str
+    ports: tuple[int, ...]  # numbers of the ports at its ends
+
+    @property
+    def alive(self) -> bool:
+        """False once the far end is gone for good: no carrier."""
+
+    def filenos(self) -> list[int]:
+        """File descriptors that turn readable when a frame has come from outside."""
+
+    def status(self) -> dict[str, object]:
+        """What the control socket shows of it: counters, and the state of a generator and its sink."""
+
+    def close(self) -> None:
+        """Give up every file descriptor. Idempotent."""
+
+
+class Statistics:
+    """The counters of a port by register name ("GPRC", "GORC", "QPRC0", "RXMPC0" or "MPC", ...).
+
+    `values` is the array itself; the compiled data plane adds to it, the device model clears it on a read.
+    """
+
+    def __init__(self, values: NDArray[np.uint64]) -> None:
+        self.values = values
+
+    index = state.COUNTER_INDEX
+
+    def __getitem__(self, name: str) -> int:
+        return int(self.values[self.index[name]])
+
+    def __setitem__(self, name: str, value: int) -> None:
+        self.values[self.index[name]] = value
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.index
+
+    def nonzero(self) -> dict[str, int]:
+        """All counters that are not 0."""
+        return {name: int(value) for name, value in zip(state.COUNTERS, self.values, strict=True) if value}
+
+
+class Port:
+    """One simulated port: its queues, its DMA windows, its end of a cable."""
+
+    def __init__(self, plane: "DataPlane", number: int, registers: NDArray[np.uint32]) -> None:
+        if registers.dtype != np.uint32 or registers.size != ixgbe.BAR0_SIZE // 4 or not registers.flags.c_contiguous:
+            raise UsageError(f"registers: give {ixgbe.BAR0_SIZE // 4} contiguous 32-bit words")
+        self.number = number
+        self.registers = registers
+        self.cable: Cable | None = None
+        self._plane = plane
+        self._record = plane.ports_state[number]
+        self._record["registers"] = registers.ctypes.data
+        self._record["outgoing"] = state.NO_CABLE
+        self._drained = 0
+        self._violations: list[str] = []
+        self.dma = DmaTable(self._record)
+        self.statistics = Statistics(self._record["statistics"])
+        self.receive_causes: NDArray[np.uint8] = self._record["receive_causes"]
+        self.transmit_causes: NDArray[np.uint8] = self._record["transmit_causes"]
+
+    @property
+    def bus_master(self) -> bool:
+        """Whether the device may do DMA at all."""
+        return bool(self._record["bus_master"])
+
+    @bus_master.setter
+    def bus_master(self, on: bool) -> None:
+        self._record["bus_master"] = on
+
+    @property
+    def link_up(self) -> bool:
+        """Whether frames pass between port and cable."""
+        return bool(self._record["link_up"])
+
+    @link_up.setter
+    def link_up(self, up: bool) -> None:
+        self._record["link_up"] = up
+
+    @property
+    def carrier(self) -> bool:
+        """Whether there is a cable with a living far end (what the link can come up on)."""
+        return self.cable is not None and self.cable.alive
+
+    @property
+    def violations(self) -> list[str]:
+        """Rules of the book that the driver broke. The caller may clear the list."""
+        record = self._record
+        count = int(record["violations"])
+        lost = max(0, count - self._drained - state.VIOLATIONS_KEPT)
+        if lost:
+            self._violations.append(f"{lost} violations more than were kept")
+        for number in range(self._drained + lost, count):
+            at = 3 * (number % state.VIOLATIONS_KEPT)
+            kind, queue, value = (int(word) for word in record["violated"][at : at + 3])
+            self._violations.append(f"queue {queue}: {tuple(state.Violation)[kind].text} ({value:#x})")
+        self._drained = count
+        return self._violations
+
+    def reset(self) -> None:
+        """Forget all queue state, causes and buffered frames, as a device reset does. Statistics are kept."""
+        self._plane.reset_port(self.number)
+
+    def connect(self, cable: Cable) -> None:
+        """Put `cable` into this port. The other end of a port-to-port cable is put into its port by the same call."""
+        self._plane.connect(cable)
+
+
+class DataPlane:
+    """All ports and cables, and the step that moves packets."""
+
+    def __init__(self) -> None:
+        self.ports_state = np.zeros(state.MAX_PORTS, state.PORT)
+        self.receive_queues = np.zeros((state.MAX_PORTS, state.QUEUES), state.QUEUE)
+        self.transmit_queues = np.zeros((state.MAX_PORTS, state.QUEUES), state.QUEUE)
+        self.fifos = np.zeros(2 * state.MAX_PORTS, state.FIFO)
+        self.ports: list[Port] = []
+        self.cables: list[Cable] = []
+
+    def add_port(self, registers: NDArray[np.uint32]) -> Port:
+        """A port whose BAR0 is `registers`, 32-bit words indexed by offset // 4. Raises UsageError above 32 ports."""
+        if len(self.ports) == state.MAX_PORTS:
+            raise UsageError(f"there can be {state.MAX_PORTS} simulated ports at most")
+        port = Port(self, len(self.ports), registers)
+        self.ports.append(port)
+        return port
+
+    def step(self, budget: int = 256) -> int:
+        """One bounded step over all ports and cables; returns how many packets were moved."""
+        return 0
+
+    def connect(self, cable: Cable) -> None:
+        """Put `cable` into the ports it names. Raises UsageError when one is not there or has a cable already."""
+
+    def filenos(self) -> Sequence[int]:
+        """File descriptors to wait for when `step` had nothing to do."""
+        return [fd for cable in self.cables for fd in cable.filenos()]
+
+    def reset_port(self, number: int) -> None:
+        """What `Port.reset` does."""
+
+    def close(self) -> None:
+        """Close every cable."""
+        for cable in self.cables:
+            cable.close()

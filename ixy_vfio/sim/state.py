@@ -1,0 +1,127 @@
+"""The state that the compiled data plane works on: record layouts, counters and violations by name.
+
+One record a port, one a queue, one a frame FIFO. Addresses in records are of memory that the Python objects of
+`dataplane.py` keep alive. `ports[i]`, `fifos[i]` and row i of the queue arrays belong together; FIFO i is the packet
+buffer of port i, FIFO MAX_PORTS + i holds what port i sends into a cable that is no other port.
+"""
+
+from enum import IntEnum
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ixy_vfio.hw import ixgbe
+
+MAX_PORTS = 32  # a PCI bus has 32 devices, and port N is device N
+QUEUES = ixgbe.RX_QUEUES
+NO_CABLE = 255  # `outgoing` of a port whose frames go nowhere
+
+# Counters by register name. Octet counters carry one name for their low and high register. Counters of queues are those
+# of the 16 statistics registers that RQSMR and TQSM map queues to.
+COUNTERS: tuple[str, ...] = (
+    "CRCERRS", "ILLERRC", "ERRBC", "RLEC", "RUC", "RFC", "ROC", "RJC", "MSPDC", "MLFC", "MRFC", "XEC",
+    "GPRC", "GORC", "BPRC", "MPRC", "TPR", "TOR", "PRC64", "PRC127", "PRC255", "PRC511", "PRC1023", "PRC1522",
+    "GPTC", "GOTC", "BPTC", "MPTC", "TPT", "PTC64", "PTC127", "PTC255", "PTC511", "PTC1023", "PTC1522",
+    "RXDGPC", "RXDGBC", "TXDGPC", "TXDGBC", "SSVPC",
+    *(f"RXMPC{i}" for i in range(8)),
+    *(f"RNBC{i}" for i in range(8)),
+    *(f"{name}{i}" for name in ("QPRC", "QBRC", "QPRDC", "QPTC", "QBTC") for i in range(16)),
+)  # fmt: skip
+COUNTER_INDEX: dict[str, int] = {name: index for index, name in enumerate(COUNTERS)}
+COUNTER_INDEX["MPC"] = COUNTER_INDEX["RXMPC0"]
+
+
+class Violation(IntEnum):
+    """What a driver can do wrong, as the data plane sees it; `text` is what the violation says."""
+
+    text: str
+
+    def __new__(cls, text: str) -> Self:
+        """Members are numbered from 0 in the order they stand."""
+        member = int.__new__(cls, len(cls.__members__))
+        member._value_ = len(cls.__members__)
+        member.text = text
+        return member
+
+    TX_DOORBELL_DISABLED = "TX doorbell while TXDCTL.ENABLE is 0"
+    RX_DOORBELL_DISABLED = "RX doorbell while RXDCTL.ENABLE is 0"
+    TX_BASE = "TX ring base is not aligned to 128 bytes"
+    RX_BASE = "RX ring base is not aligned to 128 bytes"
+    TDLEN = "TDLEN is 0, above 512 KiB or no multiple of 128"
+    RDLEN = "RDLEN is 0, above 512 KiB or no multiple of 128"
+    TDT_OUTSIDE = "TDT is outside the ring"
+    RDT_OUTSIDE = "RDT is outside the ring"
+    TDH_WRITTEN = "TDH was written while the queue was enabled"
+    RDH_WRITTEN = "RDH was written while the queue was enabled"
+    TX_RING_CHANGED = "TDBA or TDLEN was changed while the queue was enabled"
+    RX_RING_CHANGED = "RDBA or RDLEN was changed while the queue was enabled"
+    TX_RESERVED = "TX descriptor has reserved bits set"
+    TX_TYPE = "TX descriptor has an unknown DTYP"
+    TX_EMPTY_BUFFER = "TX descriptor has a buffer of 0 bytes"
+    TX_RS_WITHOUT_EOP = "TX descriptor has RS without EOP"
+    TX_MIXED = "TX descriptor differs in IFCS, VLE, TSE or DEXT from the first of its packet"
+    TX_PAYLEN = "TX packet is not as long as its PAYLEN"
+    TX_TOO_MANY = "TX packet has more than 40 descriptors"
+    TX_TOO_SHORT = "TX packet is shorter than 17 bytes"
+    TX_TOO_LONG = "TX packet is longer than 15.5 KiB"
+    TX_WITHOUT_IFCS = "TX packet without IFCS (its CRC would be missing)"
+    TX_NO_CONTEXT = "TX packet uses a context that was never set"
+    TX_BAD_CONTEXT = "TX context does not fit the packet"
+    TX_CONTEXT_INSIDE = "TX context descriptor inside a packet"
+    TDWBA = "TDWBA is not aligned to 4 bytes"
+    RX_DESCRIPTOR_DONE = "RX descriptor still holds a write-back (DD is set)"
+    RX_NO_BUFFER = "RX descriptor has no buffer (address 0)"
+    DESCTYPE = "SRRCTL.DESCTYPE is not supported (legacy and advanced one buffer are)"
+    BSIZEPACKET = "SRRCTL.BSIZEPACKET is 0 or above 16 KiB"
+    CRC_STRIP = "HLREG0.RXCRCSTRP and RDRXCTL.CRCSTRIP differ"
+    RX_QUEUE_DISABLED = "a packet is for a queue that is not enabled"
+
+
+MISSES_KEPT = 16
+VIOLATIONS_KEPT = 64
+
+PORT = np.dtype([
+    ("registers", np.uint64),  # address of BAR0
+    ("bus_master", np.uint8),
+    ("link_up", np.uint8),
+    ("outgoing", np.uint8),  # FIFO that sent frames go to, or NO_CABLE
+    ("windows", np.uint64),  # address of the DMA windows, WINDOW_WORDS words each, sorted by IOVA
+    ("window_count", np.uint64),
+    ("misses", np.uint64),
+    ("missed", np.uint64, (3 * MISSES_KEPT,)),  # ring of iova, length, write
+    ("violations", np.uint64),
+    ("violated", np.uint64, (3 * VIOLATIONS_KEPT,)),  # ring of kind, queue, value
+    ("receive_causes", np.uint8, (QUEUES,)),
+    ("transmit_causes", np.uint8, (QUEUES,)),
+    ("statistics", np.uint64, (len(COUNTERS),)),
+])  # fmt: skip
+
+QUEUE = np.dtype([
+    ("enabled", np.uint8),  # as seen at the last step; 0 -> 1 takes base, length and head over
+    ("stalled", np.uint8),  # a descriptor could not be read or written: nothing more until it is enabled anew
+    ("reported", np.uint8),  # the doorbell violation of this tail was recorded
+    ("tail", np.uint32),  # as seen at the last step
+    ("head", np.uint32),
+    ("count", np.uint32),  # descriptors in the ring
+    ("base", np.uint64),
+    ("context", np.uint64, (4,)),  # the two TX contexts
+    ("context_valid", np.uint8, (2,)),
+])  # fmt: skip
+
+FIFO = np.dtype([
+    ("data", np.uint64),  # address of `capacity` bytes
+    ("capacity", np.uint64),
+    ("head", np.uint64),  # byte position of the oldest frame
+    ("tail", np.uint64),  # one past the youngest
+    ("checked", np.uint64),  # frames before this position have passed the MAC's filters
+    ("frames", np.uint64),  # between head and checked
+    ("pending", np.uint64),  # frames between checked and tail
+    ("bytes", np.uint64),  # of frames between head and checked, CRC included: what fills the packet buffer
+])  # fmt: skip
+
+
+def statistics_of(record: Any) -> NDArray[np.uint64]:
+    """The counters of a port record, as a view."""
+    view: NDArray[np.uint64] = record["statistics"]
+    return view
