@@ -1,0 +1,187 @@
+"""The listening process: who connects, may they, and one process per lease. It never reads a message."""
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from ixy_vfio_helper import protocol
+from ixy_vfio_helper.claims import Claims
+from ixy_vfio_helper.monitor import Backend, Monitor, log
+from ixy_vfio_helper.policy import Grant, Policy, PolicyError
+
+MAX_LEASES = 64  # at one time, of all users
+END_DEADLINE = 20.0  # seconds for all leases to undo what they did
+_PEERCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
+
+
+class ListenError(Exception):
+    """The socket cannot be had; says why."""
+
+
+def listen(path: Path, mode: int) -> tuple[socket.socket, int]:
+    """A listening socket at `path`, and the lock file that says that it is ours (keep it open).
+
+    With that lock, a socket that is found there was left behind and is replaced. Raises ListenError.
+    """
+    try:
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.is_socket():
+            path.unlink()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        mask = os.umask(0o777 & ~mode)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        listener.listen(16)
+    except BlockingIOError:
+        raise ListenError(f"{path}: another helper serves this socket; stop it first, or use another one") from None
+    except OSError as error:
+        raise ListenError(f"{path}: {error.strerror or error}") from None
+    return listener, lock
+
+
+def activated() -> socket.socket | None:
+    """The socket that systemd listens on for us (sd_listen_fds(3)), if there is one. Raises ListenError."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    count = os.environ.get("LISTEN_FDS")
+    listener = socket.socket(fileno=3) if count == "1" else None
+    if listener is None or (listener.family, listener.type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
+        raise ListenError("socket activation: exactly one ListenSequentialPacket= socket is wanted")
+    os.set_inheritable(3, False)
+    return listener
+
+
+class _Wakeup:
+    """Signals, as bytes to be read beside other file descriptors."""
+
+    def __init__(self, *signals: signal.Signals) -> None:
+        self.fd, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number in signals:
+            signal.signal(number, lambda number, frame: None)
+
+    def read(self) -> bytes:
+        """The numbers of the signals that came."""
+        try:
+            return os.read(self.fd, 64)
+        except BlockingIOError:
+            return b""
+
+    def close(self) -> None:
+        """Forget it; in a child, before it makes its own."""
+        signal.set_wakeup_fd(-1)
+        os.close(self.fd)
+        os.close(self._write)
+
+
+class Server:
+    """Accepts clients on `listener` until SIGTERM or SIGINT, then ends all leases."""
+
+    def __init__(
+        self, listener: socket.socket, policy: Callable[[], Policy], backend: Backend, claims: Claims, lock: int = -1
+    ) -> None:
+        self._listener = listener
+        self._policy = policy  # read again for each client: an edit counts from the next lease on
+        self._backend = backend
+        self._claims = claims
+        self._lock = lock
+        self._leases: dict[int, int] = {}  # process id -> uid
+        self._alive = os.pipe2(os.O_CLOEXEC)  # a lease ends when the other end closes, whatever closed it
+
+    def run(self) -> None:
+        """Serve."""
+        wakeup = _Wakeup(signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+        self._listener.setblocking(False)
+        while True:
+            ready, _, _ = select.select([self._listener.fileno(), wakeup.fd], [], [])
+            if wakeup.fd in ready:
+                signals = wakeup.read()
+                self._reap()
+                if signal.SIGTERM in signals or signal.SIGINT in signals:
+                    return self._stop(wakeup)
+            if self._listener.fileno() in ready:
+                with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+                    self._accept(wakeup)
+
+    def _accept(self, wakeup: _Wakeup) -> None:
+        connection, _ = self._listener.accept()
+        with connection:
+            peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
+            pid, uid, _ = _PEERCRED.unpack(peer)
+            granted = self._grant(uid)
+            if isinstance(granted, str):
+                log.info("refused uid %d (process %d): %s", uid, pid, granted)
+                with contextlib.suppress(OSError):
+                    protocol.send(connection, protocol.Ended(protocol.one_line(granted)))
+                return
+            child = os.fork()
+            if child:
+                self._leases[child] = uid
+                return
+            status = 1
+            try:
+                self._serve_lease(connection, granted, wakeup, pid)
+                status = 0
+            finally:
+                os._exit(status)
+
+    def _grant(self, uid: int) -> Grant | str:
+        """What this user may have, or why nothing."""
+        try:
+            grant = self._policy().get(uid)
+        except PolicyError as error:
+            log.error("policy: %s", error)
+            return "the helper's policy file has an error, so nobody gets anything; its log names the line"
+        if grant is None:
+            return f"the helper's policy gives nothing to uid {uid}; ask the administrator"
+        if Counter(self._leases.values())[uid] >= grant.leases:
+            return f"uid {uid} has {grant.leases} leases already, as many as the policy allows; end one first"
+        if len(self._leases) >= MAX_LEASES:
+            return f"the helper serves {MAX_LEASES} leases already; try again when one has ended"
+        return grant
+
+    def _serve_lease(self, connection: socket.socket, grant: Grant, wakeup: _Wakeup, client: int) -> None:
+        """In the process of a lease."""
+        wakeup.close()
+        self._listener.close()
+        os.close(self._alive[1])
+        if self._lock >= 0:
+            os.close(self._lock)
+        # Ctrl-C reaches the whole process group; the parent ends its leases by the pipe. SIGTERM ends this one.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        own = _Wakeup(signal.SIGTERM)
+        log.info("lease of uid %d began: client process %d", grant.uid, client)
+        Monitor(connection, grant, self._backend, self._claims, (self._alive[0], own.fd)).run()
+
+    def _reap(self) -> None:
+        while self._leases:
+            child, status = os.waitpid(-1, os.WNOHANG)
+            if not child:
+                return
+            uid = self._leases.pop(child, -1)
+            if status:
+                log.error("lease process %d of uid %d died (%d): its device is stopped when the client closes it",
+                          child, uid, os.waitstatus_to_exitcode(status))  # fmt: skip
+
+    def _stop(self, wakeup: _Wakeup) -> None:
+        self._listener.close()
+        os.close(self._alive[1])
+        deadline = time.monotonic() + END_DEADLINE
+        while self._leases and (left := deadline - time.monotonic()) > 0:
+            select.select([wakeup.fd], [], [], left)
+            wakeup.read()
+            self._reap()
+        if self._leases:
+            log.error("leases that did not end in %.0f s: %s", END_DEADLINE, sorted(self._leases))
