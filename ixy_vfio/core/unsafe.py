@@ -81,6 +81,61 @@ def _prefetch_write(typing_context, array, index):
     return signature, codegen
 
 
+@intrinsic
+def _copy_bytes(typing_context, target, target_index, source, source_index, size):
+    signature = types.void(target, types.intp, source, types.intp, types.intp)
+
+    def codegen(context, builder, signature, args):
+        to = _element(context, builder, signature.args[0], args[0], args[1])
+        start = _element(context, builder, signature.args[2], args[2], args[3])
+        cgutils.raw_memmove(builder, to, start, args[4], context.get_constant(types.intp, 1))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def _copy_32_to_64(typing_context, target, target_index, source, source_index, size):
+    signature = types.void(target, types.intp, source, types.intp, types.intp)
+
+    def codegen(context, builder, signature, args):
+        block = ir.VectorType(ir.IntType(8), 32)
+        tail = builder.sub(args[4], context.get_constant(types.intp, 32))
+        pairs = []
+        for offset in (context.get_constant(types.intp, 0), tail):
+            start = _element(context, builder, signature.args[2], args[2], builder.add(args[3], offset))
+            pairs.append((offset, builder.load(builder.bitcast(start, block.as_pointer()), align=1)))
+        for offset, value in pairs:  # all loads stand before the first store: the ranges may overlap
+            to = _element(context, builder, signature.args[0], args[0], builder.add(args[1], offset))
+            builder.store(value, builder.bitcast(to, block.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def _load_unaligned64(typing_context, array, index):
+    signature = types.uint64(array, types.intp)
+
+    def codegen(context, builder, signature, args):
+        pointer = _element(context, builder, signature.args[0], args[0], args[1])
+        return builder.load(builder.bitcast(pointer, ir.IntType(64).as_pointer()), align=1)
+
+    return signature, codegen
+
+
+@intrinsic
+def _store_unaligned64(typing_context, array, index, value):
+    signature = types.void(array, types.intp, types.uint64)
+
+    def codegen(context, builder, signature, args):
+        pointer = _element(context, builder, signature.args[0], args[0], args[1])
+        builder.store(args[2], builder.bitcast(pointer, ir.IntType(64).as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
 @njit(inline="always")
 def load_acquire(array: Any, index: int) -> Any:
     """Load array[index], once, before every later load. Raises IndexError outside 0..size-1."""
@@ -111,6 +166,38 @@ def prefetch_write(array: Any, index: int) -> None:
 
 
 @njit(inline="always")
+def copy_bytes(target: Any, target_index: int, source: Any, source_index: int, size: int) -> None:
+    """Copy `size` bytes between uint8 arrays, which may overlap. Plain loads and stores, in no particular order.
+
+    For the contents of packets, never for descriptors. Raises IndexError when either range leaves its array.
+    """
+    if np.uint64(size) > np.uint64(target.size) or np.uint64(target_index) > np.uint64(target.size - size):
+        raise IndexError("copy to outside the array")
+    if np.uint64(size) > np.uint64(source.size) or np.uint64(source_index) > np.uint64(source.size - size):
+        raise IndexError("copy from outside the array")
+    if 32 <= size <= 64:  # most packets of a packet-rate test: two blocks that overlap, without a call
+        _copy_32_to_64(target, np.intp(target_index), source, np.intp(source_index), np.intp(size))
+    else:
+        _copy_bytes(target, np.intp(target_index), source, np.intp(source_index), np.intp(size))
+
+
+@njit(inline="always")
+def load64(array: Any, index: int) -> Any:
+    """The 8 bytes of a uint8 array from `index`, little-endian, of any alignment. Plain. Raises IndexError."""
+    if array.size < 8 or np.uint64(index) > np.uint64(array.size - 8):
+        raise IndexError("load outside the array")
+    return _load_unaligned64(array, np.intp(index))
+
+
+@njit(inline="always")
+def store64(array: Any, index: int, value: int) -> None:
+    """Store 8 bytes of a uint8 array from `index`, little-endian, of any alignment. Plain. Raises IndexError."""
+    if array.size < 8 or np.uint64(index) > np.uint64(array.size - 8):
+        raise IndexError("store outside the array")
+    _store_unaligned64(array, np.intp(index), np.uint64(value))
+
+
+@njit(inline="always")
 def bytes_at(address: int, size: int) -> Any:
     """The `size` bytes at `address` as a checked uint8 array that owns nothing (no reference count to keep)."""
     return carray(_pointer(np.uintp(address)), (size,), np.uint8)
@@ -126,3 +213,9 @@ def words32_at(address: int, count: int) -> Any:
 def words64_at(address: int, count: int) -> Any:
     """`count` 64-bit words at `address` as a checked uint64 array that owns nothing. Must be aligned to 8."""
     return carray(_pointer(np.uintp(address)), (count,), np.uint64)
+
+
+@njit(inline="always")
+def record_at(address: int, dtype: Any) -> Any:
+    """The record of the NumPy structure `dtype` (a global constant) at `address`. Its fields can be assigned."""
+    return carray(_pointer(np.uintp(address)), (1,), dtype)[0]
