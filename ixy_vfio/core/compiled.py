@@ -67,9 +67,9 @@ config.CACHE_DIR = str(cache_directory())  # type: ignore[attr-defined]  # Numba
 _OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": True, "error_model": "numpy"}
 
 
-def compiled(function: Function) -> Function:
+def compiled(function: Function, *, cache: bool = True) -> Function:
     """Compile at the first call, without the GIL and with bounds checks; kept in the cache between runs."""
-    return cast(Function, njit(cache=True, **_OPTIONS)(function))
+    return cast(Function, njit(cache=cache, **_OPTIONS)(function))
 
 
 def inlined(function: Function) -> Function:
@@ -77,8 +77,8 @@ def inlined(function: Function) -> Function:
     return cast(Function, njit(forceinline=True, **_OPTIONS)(function))
 
 
-def specialised(function: FunctionType, name: str, *, cache: bool = True, **names: Any) -> Any:
-    """`function` compiled once more, under `name`, with some of its global names bound to `names`.
+def rebound(function: FunctionType, name: str, **names: Any) -> FunctionType:
+    """A copy of `function`, called `name`, with some of its global names bound to `names`; to be compiled.
 
     This is how an application's kernel gets inside a loop: a compiled function passed as an argument or held in a
     closure would be new to the cache in every process. `name` must tell apart everything that `names` may be.
@@ -86,4 +86,4 @@ def specialised(function: FunctionType, name: str, *, cache: bool = True, **name
     copy = FunctionType(function.__code__, {**function.__globals__, **names}, name)
     copy.__qualname__ = name
     copy.__module__ = function.__module__
-    return njit(cache=cache, **_OPTIONS)(copy)
+    return copy

@@ -1,0 +1,384 @@
+"""Receive and transmit: the compiled data path of one queue pair (datasheet 7.1.6-7.1.9, 7.2.3).
+
+Everything about a queue stands in one record. Compiled functions make arrays from the addresses in it
+(`unsafe.words64_at`), which have no reference count to keep and are checked at every index.
+
+Rings are handled in blocks of 32 descriptors: receive buffers are renewed, and sent buffers freed, a block at a time, by plain
+loops that LLVM vectorises; a ring has whole blocks (64..4096, a power of two), so no block wraps.
+
+Ordering. A descriptor belongs to the device or to us. What passes it on is one word each: the tail register
+(we store it with release, after the descriptors) and the write-back word (the device stores it last; we load it
+with acquire, once, and use nothing but that value). Descriptors we own are plain memory in between.
+
+Nothing that the device writes is trusted: a length, an error or a chain that cannot be is a counted drop; a
+buffer index never comes from the device.
+"""
+
+# mypy: disable-error-code="type-arg"
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ixy_vfio.core.compiled import compiled, inlined
+from ixy_vfio.core.pool import CHAIN_LIMIT, DATA, HEADROOM, STRIDE, Pool, give, give_packet, pool_at, segments_of
+from ixy_vfio.core.unsafe import load_acquire, store_release, words32_at, words64_at
+from ixy_vfio.ixgbe import desc
+from ixy_vfio.netdev import Queue
+
+U = np.uint64
+BLOCK = 32  # descriptors renewed, reported and freed together (DPDK's default for tx_rs_thresh and tx_free_thresh)
+
+RX = np.dtype(
+    [
+        ("ring", "<u8"),  # address of the descriptors
+        ("slots", "<u8"),  # address of uint32[size]: the buffer of each descriptor
+        ("doorbell", "<u8"),  # address of RDT
+        ("size", "<u8"),  # descriptors
+        ("next", "<u8"),  # the next one the device will write back
+        ("unarmed", "<u8"),  # how many before `next` have no buffer yet
+        ("chain_first", "<u8"),  # a packet of which not all buffers have been received:
+        ("chain_last", "<u8"),
+        ("chain_length", "<u8"),
+        ("chain_count", "<u8"),
+        ("skipping", "<u8"),  # 1 while the rest of a dropped chain is being thrown away
+        ("packets", "<u8"),  # good packets given to the application
+        ("bytes", "<u8"),
+        ("errors", "<u8"),  # packets dropped: the device reported an error, or a length that cannot be
+        ("oversize", "<u8"),  # packets dropped: more than CHAIN_LIMIT buffers
+        ("refused", "<u8"),  # packets dropped: the application's kernel said so
+        ("no_buffer", "<u8"),  # times that the pool had no block of buffers for the ring
+    ]
+)
+TX = np.dtype(
+    [
+        ("ring", "<u8"),
+        ("slots", "<u8"),
+        ("reports", "<u8"),  # address of uint32[size / BLOCK]: which descriptor reports that a block is done
+        ("doorbell", "<u8"),  # address of TDT
+        ("size", "<u8"),
+        ("tail", "<u8"),  # the next one to fill
+        ("used", "<u8"),  # filled and not yet freed; the oldest is tail - used, a multiple of BLOCK
+        ("packets", "<u8"),  # packets given to the device
+        ("bytes", "<u8"),
+        ("no_room", "<u8"),  # packets dropped: the ring was full
+    ]
+)
+QUEUE = np.dtype([("pool", "<u8"), ("rx", RX), ("tx", TX)])
+
+
+@inlined
+def _arm(rx: Any, pool: Any) -> None:
+    """Give the device a block of buffers at a time for the descriptors that it has written back."""
+    if rx.unarmed < U(BLOCK):
+        return
+    base = pool.iova + U(HEADROOM)
+    capacity = pool.capacity
+    start = (rx.next - rx.unarmed) & (rx.size - U(1))
+    unarmed = rx.unarmed
+    free = pool.free
+    while unarmed >= U(BLOCK):
+        if free < U(BLOCK) or free > capacity or start + U(BLOCK) > rx.size:
+            rx.no_buffer += U(1)
+            break
+        free -= U(BLOCK)
+        taken = words32_at(pool.stack + U(4) * free, BLOCK)
+        slots = words32_at(rx.slots + U(4) * start, BLOCK)
+        ring = words64_at(rx.ring + U(16) * start, 2 * BLOCK)
+        outside = False
+        for i in range(U(BLOCK)):
+            index = U(taken[i])
+            outside |= index >= capacity
+            slots[i] = np.uint32(index)
+            ring[U(2) * i] = base + index * U(STRIDE)
+            ring[U(2) * i + U(1)] = U(0)
+        if outside:
+            raise IndexError("buffer index outside the pool")
+        start = (start + U(BLOCK)) & (rx.size - U(1))
+        unarmed -= U(BLOCK)
+    if unarmed != rx.unarmed:
+        rx.unarmed = unarmed
+        pool.free = free
+        store_release(words32_at(rx.doorbell, 1), 0, np.uint32((start - U(1)) & (rx.size - U(1))))
+
+
+@inlined
+def _end_chain(rx: Any) -> None:
+    rx.chain_count = U(0)
+    rx.chain_length = U(0)
+
+
+@inlined
+def _drop_chain(rx: Any, pool: Any) -> None:
+    if rx.chain_count != U(0):
+        give_packet(pool, rx.chain_first, rx.chain_length)
+    _end_chain(rx)
+
+
+@inlined
+def _segment(rx: Any, pool: Any, index: int, word: int) -> bool:
+    """Take one received buffer that is not a plain whole packet. True when it completes a packet (rx.chain_*)."""
+    last = word & desc.RX_EOP != U(0)
+    length = word >> desc.RX_LENGTH_SHIFT & desc.RX_LENGTH_MASK
+    if rx.skipping != U(0):
+        give(pool, index)
+        rx.skipping = U(0 if last else 1)
+        return False
+    wrong = length == U(0) or length > U(DATA) or (not last and length != U(DATA))
+    if last:
+        wrong |= word & desc.RX_ERRORS != U(0) or rx.chain_length + length < desc.MIN_PACKET
+    too_long = not last and rx.chain_count + U(1) >= U(CHAIN_LIMIT)
+    if wrong or too_long:
+        rx.errors += U(wrong)
+        rx.oversize += U(not wrong)
+        _drop_chain(rx, pool)
+        give(pool, index)
+        rx.skipping = U(0 if last else 1)
+        return False
+    if rx.chain_count == U(0):
+        rx.chain_first = U(index)
+    else:
+        words32_at(pool.links, pool.capacity)[rx.chain_last] = np.uint32(index)
+    rx.chain_last = U(index)
+    rx.chain_count += U(1)
+    rx.chain_length += length
+    return last
+
+
+@inlined
+def poll(rx: Any, pool: Any, indices: Any, lengths: Any, wanted: int) -> Any:
+    """Receive up to `wanted` packets: index of the first buffer, and length, of each. Returns how many."""
+    mask = rx.size - U(1)
+    ring = words64_at(rx.ring, U(2) * rx.size)
+    slots = words32_at(rx.slots, rx.size)
+    position = rx.next
+    left = rx.size - rx.unarmed  # descriptors with a buffer: all that the device can have written back
+    before = left
+    count = U(0)
+    total = U(0)
+    plain = rx.chain_count + rx.skipping == U(0)
+    while count < U(wanted) and left != U(0):
+        word = load_acquire(ring, U(2) * position + U(1))
+        if word & desc.RX_DD == U(0):
+            break
+        index = slots[position]
+        length = word >> desc.RX_LENGTH_SHIFT & desc.RX_LENGTH_MASK
+        whole = word & (desc.RX_EOP | desc.RX_ERRORS) == desc.RX_EOP
+        if plain and whole and length - desc.MIN_PACKET <= U(DATA) - desc.MIN_PACKET:
+            indices[count] = index
+            lengths[count] = np.uint32(length)
+            total += length
+            count += U(1)
+        else:
+            if _segment(rx, pool, index, word):
+                indices[count] = np.uint32(rx.chain_first)
+                lengths[count] = np.uint32(rx.chain_length)
+                total += rx.chain_length
+                count += U(1)
+                _end_chain(rx)
+            plain = rx.chain_count + rx.skipping == U(0)
+        position = (position + U(1)) & mask
+        left -= U(1)
+    if left != before:
+        rx.next = position
+        rx.unarmed += before - left
+        rx.packets += count
+        rx.bytes += total
+    _arm(rx, pool)
+    return count
+
+
+@inlined
+def reclaim(tx: Any, pool: Any) -> None:
+    """Free the buffers of every block that the device has reported as sent."""
+    while tx.used >= U(BLOCK):
+        start = (tx.tail - tx.used) & (tx.size - U(1))
+        report = U(words32_at(tx.reports, tx.size // U(BLOCK))[start // U(BLOCK)])
+        word = load_acquire(words64_at(tx.ring, U(2) * tx.size), U(2) * report + U(1))
+        if word & desc.TX_DD == U(0):
+            break
+        if pool.free + U(BLOCK) > pool.capacity or start + U(BLOCK) > tx.size:
+            raise IndexError("a buffer was freed twice")
+        slots = words32_at(tx.slots + U(4) * start, BLOCK)
+        stack = words32_at(pool.stack + U(4) * pool.free, BLOCK)
+        for i in range(U(BLOCK)):
+            stack[i] = slots[i]
+        pool.free += U(BLOCK)
+        tx.used -= U(BLOCK)
+
+
+@inlined
+def _fill(tx: Any, pool: Any, indices: Any, lengths: Any, begin: int, count: int) -> Any:
+    """Fill `count` (up to BLOCK) descriptors, with no wrap, with one packet each; `begin` is the first packet.
+
+    Returns the bytes, or 0 when one of them does not fit one buffer: then nothing has happened.
+    """
+    tail = tx.tail
+    if tail + count > tx.size or begin + count > U(indices.size) or begin + count > U(lengths.size):
+        raise IndexError("batch outside its arrays")
+    slots = words32_at(tx.slots + U(4) * tail, BLOCK)
+    ring = words64_at(tx.ring + U(16) * tail, 2 * BLOCK)
+    base = pool.iova + U(HEADROOM)
+    capacity = pool.capacity
+    outside = False
+    odd = False
+    total = U(0)
+    for i in range(min(count, U(BLOCK))):
+        index = U(indices[begin + i])
+        length = U(lengths[begin + i])
+        outside |= index >= capacity
+        odd |= length - desc.MIN_PACKET > U(DATA) - desc.MIN_PACKET
+        slots[i] = np.uint32(index)
+        ring[U(2) * i] = base + index * U(STRIDE)
+        ring[U(2) * i + U(1)] = desc.TX_DATA | desc.TX_EOP | length | length << desc.TX_PAYLEN_SHIFT
+        total += length
+    if outside:
+        raise IndexError("buffer index outside the pool")
+    return U(0) if odd else total
+
+
+@inlined
+def _fill_chain(tx: Any, pool: Any, first: int, length: int, room: int) -> Any:
+    """Fill the descriptors of one packet, however long. Returns how many; 0 when there is no room."""
+    if length < desc.MIN_PACKET or length > U(CHAIN_LIMIT * DATA):
+        raise ValueError("packet length: 17 to 10240 bytes can be sent")
+    count = segments_of(length)
+    if count > room:
+        return U(0)
+    mask = tx.size - U(1)
+    slots = words32_at(tx.slots, tx.size)
+    ring = words64_at(tx.ring, U(2) * tx.size)
+    links = words32_at(pool.links, pool.capacity)
+    index = U(first)
+    left = U(length)
+    for i in range(count):
+        if index >= pool.capacity:
+            raise IndexError("buffer index outside the pool")
+        position = (tx.tail + i) & mask
+        size = min(left, U(DATA))
+        left -= size
+        slots[position] = np.uint32(index)
+        ring[U(2) * position] = pool.iova + U(HEADROOM) + index * U(STRIDE)
+        word = desc.TX_DATA | size
+        if i == U(0):
+            word |= U(length) << desc.TX_PAYLEN_SHIFT
+        if left == U(0):
+            word |= desc.TX_EOP
+        ring[U(2) * position + U(1)] = word
+        index = U(links[index])
+    return count
+
+
+@inlined
+def _advance(tx: Any, count: int, report: int) -> None:
+    """`count` descriptors were filled. Where they complete a block, the EOP at `report` tells when it was sent."""
+    tail = tx.tail
+    end = tail + count
+    if end // U(BLOCK) != tail // U(BLOCK):
+        words32_at(tx.reports, tx.size // U(BLOCK))[tail // U(BLOCK)] = np.uint32(report)
+        words64_at(tx.ring, U(2) * tx.size)[U(2) * report + U(1)] |= desc.TX_RS
+    tx.tail = end & (tx.size - U(1))
+    tx.used += count
+
+
+@inlined
+def send(tx: Any, pool: Any, indices: Any, lengths: Any, wanted: int) -> Any:
+    """Send the first of `wanted` packets, as many as there is room for, and return how many; the rest stays yours.
+
+    Up to BLOCK - 1 buffers of sent packets stay in the ring until more is sent; `stop` ends that.
+    """
+    reclaim(tx, pool)
+    done = U(0)
+    total = U(0)
+    while done < U(wanted):
+        room = tx.size - U(1) - tx.used
+        count = min(min(U(wanted) - done, U(BLOCK)), min(room, tx.size - tx.tail))
+        if count == U(0):
+            break
+        size = _fill(tx, pool, indices, lengths, done, count)
+        if size != U(0):
+            _advance(tx, count, ((tx.tail + count) // U(BLOCK)) * U(BLOCK) - U(1))
+            done += count
+        else:
+            size = U(lengths[done])
+            count = _fill_chain(tx, pool, indices[done], size, room)
+            if count == U(0):
+                break
+            _advance(tx, count, (tx.tail + count - U(1)) & (tx.size - U(1)))
+            done += U(1)
+        total += size
+    if done != U(0):
+        tx.packets += done
+        tx.bytes += total
+        store_release(words32_at(tx.doorbell, 1), 0, np.uint32(tx.tail))
+    return done
+
+
+@compiled
+def arm(queue: Any) -> None:
+    """Fill the receive ring from the pool, as far as whole blocks go."""
+    _arm(queue[0].rx, pool_at(queue[0].pool))
+
+
+@compiled
+def receive_batch(queue: Any, batch: Any) -> Any:
+    """Receive into batch[0] (indices) and batch[1] (lengths); returns how many packets."""
+    return poll(queue[0].rx, pool_at(queue[0].pool), batch[0], batch[1], batch.shape[1])
+
+
+@compiled
+def send_batch(queue: Any, batch: Any, count: int) -> Any:
+    """Send the first `count` packets of `batch`; what finds no room is freed and counted. Returns how many were sent."""
+    if count > batch.shape[1]:
+        raise IndexError("batch outside its arrays")
+    pool = pool_at(queue[0].pool)
+    sent = send(queue[0].tx, pool, batch[0], batch[1], U(count))
+    for i in range(sent, U(count)):
+        give_packet(pool, batch[0, i], batch[1, i])
+    queue[0].tx.no_room += U(count) - sent
+    return sent
+
+
+@compiled
+def free_batch(queue: Any, batch: Any, count: int) -> None:
+    """Give the first `count` packets of `batch` back to the pool."""
+    pool = pool_at(queue[0].pool)
+    for i in range(U(count)):
+        give_packet(pool, batch[0, i], batch[1, i])
+
+
+class QueuePair:
+    """The state of one queue pair, and the arrays that its record points to."""
+
+    def __init__(self, queue: Queue, pool: Pool) -> None:
+        self.queue, self.pool = queue, pool
+        self.rx_slots: NDArray[np.uint32] = np.zeros(queue.rx.descriptors, np.uint32)
+        self.tx_slots: NDArray[np.uint32] = np.zeros(queue.tx.descriptors, np.uint32)
+        self.reports: NDArray[np.uint32] = np.zeros(queue.tx.descriptors // BLOCK, np.uint32)
+        self.state: NDArray[Any] = np.zeros(1, QUEUE)
+        record = self.state[0]
+        record["pool"] = pool.address
+        rx, tx = record["rx"], record["tx"]
+        rx["ring"], rx["size"], rx["slots"] = queue.rx.address, queue.rx.descriptors, self.rx_slots.ctypes.data
+        rx["doorbell"] = queue.rx_page.address + queue.rx_tail
+        rx["unarmed"] = rx["size"]
+        tx["ring"], tx["size"], tx["slots"] = queue.tx.address, queue.tx.descriptors, self.tx_slots.ctypes.data
+        tx["reports"] = self.reports.ctypes.data
+        tx["doorbell"] = queue.tx_page.address + queue.tx_tail
+
+    @property
+    def address(self) -> int:
+        """Where the state lies."""
+        return int(self.state.ctypes.data)
+
+    def held(self) -> list[int]:
+        """The buffers in the rings, and in a packet that is not complete. For tests: see `Pool.check`."""
+        rx, tx = self.state[0]["rx"], self.state[0]["tx"]
+        size, armed = int(rx["size"]), int(rx["size"] - rx["unarmed"])
+        chain = [int(rx["chain_first"])] if rx["chain_count"] else []
+        for _ in range(int(rx["chain_count"]) - 1):
+            chain.append(int(self.pool.links[chain[-1]]))
+        received = [int(self.rx_slots[(int(rx["next"]) + i) % size]) for i in range(armed)]
+        size, used = int(tx["size"]), int(tx["used"])
+        return chain + received + [int(self.tx_slots[(int(tx["tail"]) - 1 - i) % size]) for i in range(used)]

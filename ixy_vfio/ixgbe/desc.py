@@ -1,0 +1,33 @@
+"""Descriptor formats of the 82599 (datasheet revision 3.4): 16 bytes, two little-endian 64-bit words each.
+
+The driver uses the advanced receive descriptor (one buffer, no header split) and the advanced transmit data
+descriptor. All values are unsigned 64-bit constants, ready for compiled code.
+"""
+
+import numpy as np
+
+WORDS = np.uint64(2)  # 64-bit words in a descriptor; the first is always the address of the buffer
+
+# 7.1.6.1 Advanced receive descriptor, read format: word 0 packet buffer address, word 1 header buffer address. Bit 0 of
+# word 1 is where DD will be written, so word 1 is 0.
+
+# 7.1.6.2 Advanced receive descriptor, write-back format, word 1: extended status 19:0, extended error 31:20,
+# PKT_LEN 47:32, VLAN tag 63:48.
+RX_DD = np.uint64(1 << 0)  # descriptor done
+RX_EOP = np.uint64(1 << 1)  # end of packet: the last buffer of this packet
+RX_ERRORS = np.uint64(1 << 29 | 3 << 27)  # RXE (the MAC saw an error) and SECERR; valid with EOP only
+RX_LENGTH_SHIFT = np.uint64(32)
+RX_LENGTH_MASK = np.uint64(0xFFFF)  # bytes in this buffer, after the shift
+
+# 7.2.3.2.4 Advanced transmit data descriptor, read format, word 1: DTALEN 15:0, DTYP 23:20, DCMD 31:24, STA 35:32,
+# PAYLEN 63:46.
+TX_DTYP_DATA = 3 << 20
+TX_EOP = np.uint64(1 << 24)  # last descriptor of the packet
+TX_RS = np.uint64(1 << 27)  # report status: write DD when this descriptor is done; only together with EOP
+TX_DATA = np.uint64(TX_DTYP_DATA | 1 << 25 | 1 << 29)  # what every one has: DTYP, IFCS (append the CRC), DEXT
+TX_PAYLEN_SHIFT = np.uint64(46)  # length of the whole packet; in its first descriptor
+
+# 7.2.3.2.4 Advanced transmit data descriptor, write-back format, word 1.
+TX_DD = np.uint64(1 << 32)  # descriptor done: the device has read this buffer and all before it
+
+MIN_PACKET = np.uint64(17)  # 7.2.3.2.4: the shortest packet that may be sent; nothing shorter is on a wire
