@@ -158,7 +158,7 @@ class NetDevice(Protocol):
         """Totals since `initialise`, 64 bits wide. Call it often enough that no 32-bit counter wraps: each 30 s."""
 
     def enable_interrupts(self, eventfds: Sequence[int], interval: float = 0.0) -> None:
-        """Signal eventfds[0] when the link changes, eventfds[1 + i] when queue i has received or sent.
+        """Signal eventfds[i] when queue i has received or sent, the last one when the link has changed.
 
         At most one interrupt in `interval` seconds each (0: no limit). The cause clears itself and no vector masks
         itself, so a worker needs no register: it polls until there is nothing left, then waits for its eventfd.
@@ -175,7 +175,7 @@ class NetDevice(Protocol):
         """Interrupts for this queue again; one comes at once when something happened in between."""
 
     def acknowledge_link(self) -> Link:
-        """After eventfds[0] was signalled: arm it again, and say how the link is now."""
+        """After the last eventfd was signalled: arm it again, and say how the link is now."""
 
     def stop(self) -> Sequence[str]:
         """End all DMA: receive off, transmit drained, queues disabled, bus master off, flushed by a read.
