@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Simulator, StartSimulator, address, finish, forwarder, wait_until
+from tests.conftest import Simulator, StartSimulator, address, command, finish, forwarder, run, wait_until
 
 MILLION = 1_000_000
 TOUCHED = 48  # the byte that the touch kernel changes
