@@ -1,0 +1,160 @@
+"""What a guest is made of, and the QEMU command line for it."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.vm.harness.errors import VmError
+from tests.vm.harness.kernel import Kernel
+from tests.vm.harness.qemu import Qemu
+
+HARNESS = Path(__file__).resolve().parent
+FIRST_SLOT = 0x10  # root ports stand at 0000:00:10.0 and up
+MAX_DEVICES = 12
+# NICs of QEMU that may be asked for, with the properties that put them behind the IOMMU.
+NICS: dict[str, dict[str, object]] = {
+    "igb": {},
+    "e1000e": {},
+    "edu": {},
+    "virtio-net-pci": {"iommu_platform": True, "disable-legacy": "on"},
+}
+IOMMUS = ("intel", "amd", "virtio", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A guest. Two equal ones are the same guest to a test session."""
+
+    kernel: str = ""  # see kernel.find
+    nics: tuple[str, ...] = ()  # of NICS; device i is called nic{i}; all that are NICs share one wire
+    ports: int = 0  # simulated 82599 ports; called port{i}
+    cables: tuple[str, ...] = ()  # of the simulated ports, as `ixy-vfio sim --cable` takes them
+    sim_options: tuple[str, ...] = ()  # more words for `ixy-vfio sim`
+    iommu: str = "intel"
+    intremap: bool = True
+    hugepages: int = 0  # of 2 MiB
+    memory: str = "2G"
+    smp: int = 2
+    append: str = ""  # more words for the kernel command line
+    accel: str = "auto"  # kvm, tcg; auto is kvm where it works
+
+    def __post_init__(self) -> None:
+        """Refuse what no machine can have."""
+        unknown = [name for name in self.nics if name not in NICS]
+        if unknown:
+            raise VmError(f"no NIC {unknown[0]}; there are {', '.join(NICS)}")
+        if self.iommu not in IOMMUS:
+            raise VmError(f"no IOMMU {self.iommu}; there are {', '.join(IOMMUS)}")
+        if len(self.nics) + self.ports > MAX_DEVICES:
+            raise VmError(f"at most {MAX_DEVICES} devices")
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Names of the devices, in the order of their root ports."""
+        return (*(f"nic{i}" for i in range(len(self.nics))), *(f"port{i}" for i in range(self.ports)))
+
+    def root_port(self, device: str) -> str:
+        """The PCI address of the root port that `device` is behind."""
+        return f"0000:00:{FIRST_SLOT + self.devices.index(device):02x}.0"
+
+
+def _p9(tag: str, path: Path, readonly: bool) -> list[str]:
+    options = f"local,id={tag},path={path},security_model=none,multidevs=remap"
+    return [
+        "-fsdev",
+        options + (",readonly=on" if readonly else ""),
+        "-device",
+        f"virtio-9p-pci,fsdev={tag},mount_tag={tag}",
+    ]
+
+
+def _platform(config: Config, accel: str) -> list[str]:
+    """Processor, memory, interrupt controller, IOMMU."""
+    irqchip = "split" if accel == "kvm" else "off"
+    remap = "on" if config.intremap else "off"
+    iommu = {
+        "intel": [f"intel-iommu,intremap={remap},caching-mode=on"],
+        "amd": [f"amd-iommu,intremap={remap},dma-remap=on"],
+        "virtio": ["virtio-iommu-pci"],
+        "none": [],
+    }[config.iommu]
+    return [
+        "-machine",
+        f"q35,kernel-irqchip={irqchip},memory-backend=memory",
+        *("-accel", "kvm" if accel == "kvm" else "tcg,thread=multi"),
+        *("-cpu", "host" if accel == "kvm" else "max"),
+        *("-smp", str(config.smp), "-m", config.memory),
+        *("-object", f"memory-backend-memfd,id=memory,size={config.memory},share=on"),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *(word for device in iommu for word in ("-device", device)),
+    ]
+
+
+def _devices(config: Config, simulator: Path | None) -> list[str]:
+    words: list[str] = []
+    for index, name in enumerate(config.devices):
+        slot = FIRST_SLOT + index
+        words += ["-device", f"pcie-root-port,id=root-{name},bus=pcie.0,addr={slot:#x},chassis={slot},slot={slot}"]
+        properties: dict[str, object] = {"id": name, "bus": f"root-{name}"}
+        if name.startswith("nic"):
+            driver = config.nics[index]
+            properties |= {"driver": driver, **NICS[driver]}
+            if driver != "edu":
+                words += ["-netdev", f"hubport,id=wire-{name},hubid=0"]
+                properties |= {"netdev": f"wire-{name}", "mac": f"52:54:00:82:59:{index:02x}", "rombar": 0}
+        else:
+            properties |= {"driver": "vfio-user-pci", "rombar": 0}
+            properties["socket"] = {"type": "unix", "path": f"{simulator}/{name}.sock"}
+        words += ["-device", json.dumps(properties)]
+    return words
+
+
+def _append(config: Config, kernel: Kernel) -> str:
+    words = [
+        "console=ttyS0 quiet loglevel=3 panic=-1",
+        "root=hostroot rootfstype=9p rootflags=trans=virtio,version=9p2000.L,cache=loose,msize=262144 ro",
+        f"init={HARNESS}/init vm_init={HARNESS}/init vm_agent={HARNESS}/agent.py",
+        f"vm_python={sys.executable} vm_release={kernel.release}",
+        {"intel": "intel_iommu=on", "amd": "amd_iommu=on"}.get(config.iommu, ""),
+        "iommu=nopt iommu.strict=1",
+        f"hugepagesz=2M hugepages={config.hugepages}" if config.hugepages else "",
+        config.append,
+    ]
+    return " ".join(word for word in words if word)
+
+
+def command(
+    config: Config,
+    *,
+    qemu: Qemu,
+    kernel: Kernel,
+    accel: str,
+    folder: Path,
+    cache: Path,
+    simulator: Path | None = None,
+    terminal: bool = False,
+) -> Sequence[str]:
+    """The command line. `folder` has the sockets, logs and share of this guest; `terminal` puts its console on ours."""
+    console = "stdio,id=console,signal=off" if terminal else "null,id=console"
+    words = [
+        *qemu.command,
+        *_platform(config, accel),
+        *("-chardev", f"{console},logfile={folder}/console.log"),
+        *("-device", "isa-serial,chardev=console,index=0"),
+        *("-chardev", f"socket,id=control,path={folder}/control.sock,server=on,wait=off"),
+        *("-device", "isa-serial,chardev=control,index=1"),
+        *("-chardev", f"socket,id=qmp,path={folder}/qmp.sock,server=on,wait=off"),
+        *("-mon", "chardev=qmp,mode=control"),
+        *_p9("hostroot", Path("/"), readonly=True),
+        *_p9("share", folder / "share", readonly=False),
+        *_p9("cache", cache, readonly=False),
+        *(_p9("modules", kernel.modules, readonly=True) if kernel.modules else ()),
+        *_devices(config, simulator),
+        *("-kernel", os.fspath(kernel.image), "-append", _append(config, kernel)),
+    ]
+    if kernel.modules:
+        words += ["-initrd", f"{folder}/initramfs"]
+    return words
