@@ -87,6 +87,12 @@ class RSSRK(Register, row=hw.RSSRK, access=RW):
     key: int = bits(0, 32, "byte 4n is the lowest")
 
 
+class UTA(Register, row=hw.UTA, access=RW):
+    """Unicast table."""
+
+    bit_vector: int = bits(0, 32, "one bit a hash value")
+
+
 # --- 8.2.3.8 Receive DMA -------------------------------------------------------------------------------------------
 
 
