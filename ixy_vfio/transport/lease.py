@@ -104,7 +104,7 @@ class Lease:
         if self._over is not None:
             raise LeaseError(self._over)
         self._sequence += 1
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then the reason waits to be read
+        with contextlib.suppress(OSError):  # the reason waits to be read; else receiving shows it
             protocol.send(self._connection, request, self._sequence)
         sequence, reply, fds = self._receive()
         if isinstance(reply, answer) and sequence == self._sequence:
