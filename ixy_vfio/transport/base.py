@@ -33,7 +33,10 @@ class Device(Protocol):
     """A PCI device that the helper has bound, attached to an IOMMU domain of its own, and passed."""
 
     address: str
-    bar0: Bar
+
+    @property
+    def bar0(self) -> Bar:
+        """The registers."""
 
     def config_read(self, offset: int, size: int) -> int:
         """Read 1, 2 or 4 bytes of PCI configuration space, little-endian."""

@@ -1,0 +1,102 @@
+"""The policy file: who may have what, and a file that is not understood to the last word gives nobody anything."""
+
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+from ixy_vfio_helper.policy import Grant, PolicyError, load, parse
+
+ALICE = '[user.1000]\ndevices = ["0000:03:00.0", "0000:03:00.1"]\nmemory_mib = 512\nleases = 2\n'
+
+
+def write(directory: Path, text: str) -> Path:
+    path = directory / "policy.toml"
+    path.write_text(text)
+    path.chmod(0o644)
+    directory.chmod(0o755)
+    return path
+
+
+def test_a_policy(tmp_path: Path) -> None:
+    path = write(tmp_path, ALICE + '[user.1001]\ndevices = ["0000:04:00.0"]\n')
+    assert load(path, os.getuid()) == {
+        1000: Grant(1000, frozenset({"0000:03:00.0", "0000:03:00.1"}), 512 << 20, 2),
+        1001: Grant(1001, frozenset({"0000:04:00.0"}), 256 << 20, 4),
+    }
+
+
+def test_a_user_by_name() -> None:
+    me = pwd.getpwuid(os.getuid())
+    assert list(parse(f"[user.{me.pw_name}]\n", "p")) == [me.pw_uid]
+
+
+def test_an_empty_policy_gives_nothing() -> None:
+    assert parse("", "p") == {}
+    assert parse("[user.7]", "p")[7].devices == frozenset()
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o666, 0o777])
+def test_a_file_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
+    path = write(tmp_path, ALICE)
+    path.chmod(mode)
+    with pytest.raises(PolicyError, match=r"policy.toml: must belong to root"):
+        load(path, os.getuid())
+
+
+def test_a_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, ALICE)
+    tmp_path.chmod(0o777)
+    with pytest.raises(PolicyError, match=f"^{tmp_path}: must belong to root"):
+        load(path, os.getuid())
+
+
+def test_another_owner_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="must belong to root"):
+        load(write(tmp_path, ALICE), os.getuid() + 1)
+
+
+def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, ALICE)
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    with pytest.raises(PolicyError, match=r"link: Too many levels of symbolic links"):
+        load(link, os.getuid())
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"policy.toml: No such file or directory"):
+        load(tmp_path / "policy.toml", os.getuid())
+
+
+def test_not_text(tmp_path: Path) -> None:
+    path = write(tmp_path, "")
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(PolicyError, match=r"policy.toml: 'utf-8' codec"):
+        load(path, os.getuid())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[user.1000]\ndevices = [\n\n]]\n", r"p: .*at line 4"),
+        ("[group.x]\n", r"p: group: only \[user.NAME\] tables are known"),
+        ("user = 3\n", r"p: user: only \[user.NAME\]"),
+        ("user.1000 = 3\n", r"p: user.1000: must be a table"),
+        ("[user.no-such-user-here]\n", r"p: user.no-such-user-here: there is no such user"),
+        ("[user.1000]\ndevice = []\n", r"p: user.1000.device: unknown key; there are devices, memory_mib, leases"),
+        ('[user.1000]\ndevices = "0000:03:00.0"\n', r"p: user.1000.devices: must be a list"),
+        ('[user.1000]\ndevices = ["03:00.0"]\n', r"p: user.1000.devices: '03:00.0' is not a PCI address"),
+        ("[user.1000]\ndevices = [7]\n", r"p: user.1000.devices: 7 is not a PCI address"),
+        ("[user.1000]\nmemory_mib = 0\n", r"p: user.1000.memory_mib: must be a whole number from 1 to 1048576"),
+        ("[user.1000]\nmemory_mib = true\n", r"p: user.1000.memory_mib: must be a whole number"),
+        ("[user.1000]\nmemory_mib = 1048577\n", r"p: user.1000.memory_mib: must be a whole number"),
+        ("[user.1000]\nleases = 1.5\n", r"p: user.1000.leases: must be a whole number from 1 to 64"),
+        ("[user.1000]\nleases = 65\n", r"p: user.1000.leases: must be a whole number from 1 to 64"),
+        (f"[user.{pwd.getpwuid(0).pw_name}]\n[user.0]\n", r"p: user.0: the same user stands there twice"),
+        ("[user.1000]\ndevices = [" + '"0000:03:00.0",' * 33 + "]\n", r"p: user.1000.devices: must be a list of"),
+    ],
+)  # fmt: skip
+def test_what_is_not_understood_is_named(text: str, message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        parse(text, "p")
