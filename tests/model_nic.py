@@ -118,7 +118,7 @@ class Memory:
 
     @property
     def view(self) -> memoryview:
-        return memoryview(self.array)
+        return memoryview(self.array)  # type: ignore[arg-type]
 
     def close(self) -> None:
         pass
@@ -137,7 +137,9 @@ class World:
         mapping: Any = self.memory
         self.dma = DmaMemory(mapping, self.IOVA, self.memory.size, 4096)
         self.pool = Pool(self.dma, rings, buffers)
-        self.nics, self.pairs, self.bars = [], [], []
+        self.nics: list[NDArray[Any]] = []
+        self.pairs: list[QueuePair] = []
+        self.bars: list[Memory] = []
         self.template: NDArray[np.uint64] = np.arange(8, dtype=np.uint64)
         for port in range(ports):
             at = port * (ring + tx_ring) * 16

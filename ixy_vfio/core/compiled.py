@@ -77,12 +77,14 @@ def inlined(function: Function) -> Function:
     return cast(Function, njit(forceinline=True, **_OPTIONS)(function))
 
 
-def rebound(function: FunctionType, name: str, **names: Any) -> FunctionType:
+def rebound(function: Callable[..., Any], name: str, **names: Any) -> Any:
     """A copy of `function`, called `name`, with some of its global names bound to `names`; to be compiled.
 
     This is how an application's kernel gets inside a loop: a compiled function passed as an argument or held in a
     closure would be new to the cache in every process. `name` must tell apart everything that `names` may be.
     """
+    if not isinstance(function, FunctionType):
+        raise TypeError(f"{name}: a plain function is needed, not {type(function).__name__}")
     copy = FunctionType(function.__code__, {**function.__globals__, **names}, name)
     copy.__qualname__ = name
     copy.__module__ = function.__module__

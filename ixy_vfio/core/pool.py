@@ -42,13 +42,13 @@ U = np.uint64
 
 
 @inlined
-def pool_at(address: int) -> Any:
+def pool_at(address: Any) -> Any:
     """The pool whose state lies at `address`."""
     return record_at(address, POOL)
 
 
 @inlined
-def give(pool: Any, index: int) -> None:
+def give(pool: Any, index: Any) -> None:
     """Put one buffer back. IndexError for an index outside the pool, or when more come back than there are."""
     if U(index) >= pool.capacity:
         raise IndexError("buffer index outside the pool")
@@ -57,13 +57,13 @@ def give(pool: Any, index: int) -> None:
 
 
 @inlined
-def segments_of(length: int) -> Any:
+def segments_of(length: Any) -> Any:
     """Buffers of a packet of `length` bytes: all but the last one are full."""
     return (U(length) + U(DATA - 1)) // U(DATA)
 
 
 @inlined
-def give_packet(pool: Any, first: int, length: int) -> None:
+def give_packet(pool: Any, first: Any, length: Any) -> None:
     """Put all buffers of a packet back."""
     count = segments_of(length)
     if count > U(CHAIN_LIMIT):

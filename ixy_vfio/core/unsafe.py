@@ -137,7 +137,7 @@ def _store_unaligned64(typing_context, array, index, value):
 
 
 @njit(inline="always")
-def load_acquire(array: Any, index: int) -> Any:
+def load_acquire(array: Any, index: Any) -> Any:
     """Load array[index], once, before every later load. Raises IndexError outside 0..size-1."""
     if np.uint64(index) >= np.uint64(array.size):
         raise IndexError("atomic load outside the array")
@@ -145,7 +145,7 @@ def load_acquire(array: Any, index: int) -> Any:
 
 
 @njit(inline="always")
-def store_release(array: Any, index: int, value: Any) -> None:
+def store_release(array: Any, index: Any, value: Any) -> None:
     """Store array[index] = value, once, after every earlier store. Raises IndexError outside 0..size-1."""
     if np.uint64(index) >= np.uint64(array.size):
         raise IndexError("atomic store outside the array")
@@ -159,14 +159,14 @@ def fence() -> None:
 
 
 @njit(inline="always")
-def prefetch_write(array: Any, index: int) -> None:
+def prefetch_write(array: Any, index: Any) -> None:
     """Ask for the cache line of array[index], for writing. A hint; silent outside the array."""
     if np.uint64(index) < np.uint64(array.size):
         _prefetch_write(array, np.intp(index))
 
 
 @njit(inline="always")
-def copy_bytes(target: Any, target_index: int, source: Any, source_index: int, size: int) -> None:
+def copy_bytes(target: Any, target_index: Any, source: Any, source_index: Any, size: Any) -> None:
     """Copy `size` bytes between uint8 arrays, which may overlap. Plain loads and stores, in no particular order.
 
     For the contents of packets, never for descriptors. Raises IndexError when either range leaves its array.
@@ -182,7 +182,7 @@ def copy_bytes(target: Any, target_index: int, source: Any, source_index: int, s
 
 
 @njit(inline="always")
-def load64(array: Any, index: int) -> Any:
+def load64(array: Any, index: Any) -> Any:
     """The 8 bytes of a uint8 array from `index`, little-endian, of any alignment. Plain. Raises IndexError."""
     if array.size < 8 or np.uint64(index) > np.uint64(array.size - 8):
         raise IndexError("load outside the array")
@@ -190,7 +190,7 @@ def load64(array: Any, index: int) -> Any:
 
 
 @njit(inline="always")
-def store64(array: Any, index: int, value: int) -> None:
+def store64(array: Any, index: Any, value: Any) -> None:
     """Store 8 bytes of a uint8 array from `index`, little-endian, of any alignment. Plain. Raises IndexError."""
     if array.size < 8 or np.uint64(index) > np.uint64(array.size - 8):
         raise IndexError("store outside the array")
@@ -198,24 +198,24 @@ def store64(array: Any, index: int, value: int) -> None:
 
 
 @njit(inline="always")
-def bytes_at(address: int, size: int) -> Any:
+def bytes_at(address: Any, size: Any) -> Any:
     """The `size` bytes at `address` as a checked uint8 array that owns nothing (no reference count to keep)."""
     return carray(_pointer(np.uintp(address)), (size,), np.uint8)
 
 
 @njit(inline="always")
-def words32_at(address: int, count: int) -> Any:
+def words32_at(address: Any, count: Any) -> Any:
     """`count` 32-bit words at `address` as a checked uint32 array that owns nothing. Must be aligned to 4."""
     return carray(_pointer(np.uintp(address)), (count,), np.uint32)
 
 
 @njit(inline="always")
-def words64_at(address: int, count: int) -> Any:
+def words64_at(address: Any, count: Any) -> Any:
     """`count` 64-bit words at `address` as a checked uint64 array that owns nothing. Must be aligned to 8."""
     return carray(_pointer(np.uintp(address)), (count,), np.uint64)
 
 
 @njit(inline="always")
-def record_at(address: int, dtype: Any) -> Any:
+def record_at(address: Any, dtype: Any) -> Any:
     """The record of the NumPy structure `dtype` (a global constant) at `address`. Its fields can be assigned."""
     return carray(_pointer(np.uintp(address)), (1,), dtype)[0]

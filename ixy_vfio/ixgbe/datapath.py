@@ -3,8 +3,10 @@
 Everything about a queue stands in one record. Compiled functions make arrays from the addresses in it
 (`unsafe.words64_at`), which have no reference count to keep and are checked at every index.
 
-Rings are handled in blocks of 32 descriptors: receive buffers are renewed, and sent buffers freed, a block at a time, by plain
-loops that LLVM vectorises; a ring has whole blocks (64..4096, a power of two), so no block wraps.
+Rings are handled in blocks of 32 descriptors: receive buffers are renewed, and sent buffers freed, a block at a
+time, by plain loops that LLVM vectorises; a ring has whole blocks (64..4096, a power of two), so no block wraps.
+
+In these functions `Any` is an unsigned 64-bit integer, a record, or an array: Numba's types are not Python's.
 
 Ordering. A descriptor belongs to the device or to us. What passes it on is one word each: the tail register
 (we store it with release, after the descriptors) and the write-back word (the device stores it last; we load it
@@ -86,7 +88,7 @@ def _arm(rx: Any, pool: Any) -> None:
         taken = words32_at(pool.stack + U(4) * free, BLOCK)
         slots = words32_at(rx.slots + U(4) * start, BLOCK)
         ring = words64_at(rx.ring + U(16) * start, 2 * BLOCK)
-        outside = False
+        outside: Any = False
         for i in range(U(BLOCK)):
             index = U(taken[i])
             outside |= index >= capacity
@@ -117,7 +119,7 @@ def _drop_chain(rx: Any, pool: Any) -> None:
 
 
 @inlined
-def _segment(rx: Any, pool: Any, index: int, word: int) -> bool:
+def _segment(rx: Any, pool: Any, index: Any, word: Any) -> Any:
     """Take one received buffer that is not a plain whole packet. True when it completes a packet (rx.chain_*)."""
     last = word & desc.RX_EOP != U(0)
     length = word >> desc.RX_LENGTH_SHIFT & desc.RX_LENGTH_MASK
@@ -147,7 +149,7 @@ def _segment(rx: Any, pool: Any, index: int, word: int) -> bool:
 
 
 @inlined
-def poll(rx: Any, pool: Any, indices: Any, lengths: Any, wanted: int) -> Any:
+def poll(rx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
     """Receive up to `wanted` packets: index of the first buffer, and length, of each. Returns how many."""
     mask = rx.size - U(1)
     ring = words64_at(rx.ring, U(2) * rx.size)
@@ -209,7 +211,7 @@ def reclaim(tx: Any, pool: Any) -> None:
 
 
 @inlined
-def _fill(tx: Any, pool: Any, indices: Any, lengths: Any, begin: int, count: int) -> Any:
+def _fill(tx: Any, pool: Any, indices: Any, lengths: Any, begin: Any, count: Any) -> Any:
     """Fill `count` (up to BLOCK) descriptors, with no wrap, with one packet each; `begin` is the first packet.
 
     Returns the bytes, or 0 when one of them does not fit one buffer: then nothing has happened.
@@ -221,8 +223,8 @@ def _fill(tx: Any, pool: Any, indices: Any, lengths: Any, begin: int, count: int
     ring = words64_at(tx.ring + U(16) * tail, 2 * BLOCK)
     base = pool.iova + U(HEADROOM)
     capacity = pool.capacity
-    outside = False
-    odd = False
+    outside: Any = False
+    odd: Any = False
     total = U(0)
     for i in range(min(count, U(BLOCK))):
         index = U(indices[begin + i])
@@ -239,7 +241,7 @@ def _fill(tx: Any, pool: Any, indices: Any, lengths: Any, begin: int, count: int
 
 
 @inlined
-def _fill_chain(tx: Any, pool: Any, first: int, length: int, room: int) -> Any:
+def _fill_chain(tx: Any, pool: Any, first: Any, length: Any, room: Any) -> Any:
     """Fill the descriptors of one packet, however long. Returns how many; 0 when there is no room."""
     if length < desc.MIN_PACKET or length > U(CHAIN_LIMIT * DATA):
         raise ValueError("packet length: 17 to 10240 bytes can be sent")
@@ -271,7 +273,7 @@ def _fill_chain(tx: Any, pool: Any, first: int, length: int, room: int) -> Any:
 
 
 @inlined
-def _advance(tx: Any, count: int, report: int) -> None:
+def _advance(tx: Any, count: Any, report: Any) -> None:
     """`count` descriptors were filled. Where they complete a block, the EOP at `report` tells when it was sent."""
     tail = tx.tail
     end = tail + count
@@ -283,7 +285,7 @@ def _advance(tx: Any, count: int, report: int) -> None:
 
 
 @inlined
-def send(tx: Any, pool: Any, indices: Any, lengths: Any, wanted: int) -> Any:
+def send(tx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
     """Send the first of `wanted` packets, as many as there is room for, and return how many; the rest stays yours.
 
     Up to BLOCK - 1 buffers of sent packets stay in the ring until more is sent; `stop` ends that.
@@ -328,8 +330,8 @@ def receive_batch(queue: Any, batch: Any) -> Any:
 
 
 @compiled
-def send_batch(queue: Any, batch: Any, count: int) -> Any:
-    """Send the first `count` packets of `batch`; what finds no room is freed and counted. Returns how many were sent."""
+def send_batch(queue: Any, batch: Any, count: Any) -> Any:
+    """Send the first `count` packets of `batch`; what finds no room is freed. Returns how many were sent."""
     if count > batch.shape[1]:
         raise IndexError("batch outside its arrays")
     pool = pool_at(queue[0].pool)
@@ -341,7 +343,7 @@ def send_batch(queue: Any, batch: Any, count: int) -> Any:
 
 
 @compiled
-def free_batch(queue: Any, batch: Any, count: int) -> None:
+def free_batch(queue: Any, batch: Any, count: Any) -> None:
     """Give the first `count` packets of `batch` back to the pool."""
     pool = pool_at(queue[0].pool)
     for i in range(U(count)):

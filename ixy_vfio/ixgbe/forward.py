@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ixy_vfio.core.compiled import compiled, inlined, rebound
 from ixy_vfio.core.pool import DATA, HEADROOM, STRIDE, give_packet, pool_at
 from ixy_vfio.core.unsafe import bytes_at, record_at, words32_at
-from ixy_vfio.ixgbe.datapath import QUEUE, QueuePair, poll, send
+from ixy_vfio.ixgbe.datapath import QUEUE, poll, send
 
 U = np.uint64
 
@@ -39,12 +39,12 @@ LOOP = np.dtype(
 )
 
 
-def kernel(packet: Any, length: int) -> bool:
+def kernel(packet: Any, length: Any) -> bool:
     """Stand-in for the application's kernel; `loop_for` puts the real one here."""
     raise NotImplementedError
 
 
-def _work(rx: Any, pool: Any, indices: Any, lengths: Any, count: int) -> Any:
+def _work(rx: Any, pool: Any, indices: Any, lengths: Any, count: Any) -> Any:
     """Run the kernel over a batch; packets that it refuses are freed. Returns how many are left, in front."""
     kept = U(0)
     for i in range(count):
@@ -103,4 +103,5 @@ def loop_for(function: Callable[..., Any], name: str, *, cache: bool = True) -> 
     """The loop with `function` as its kernel; `name` tells it apart in the cache. Compiled at the first call."""
     work = inlined(rebound(_work, "work", kernel=inlined(function)))
     step = inlined(rebound(_step, "step", _work=work))
-    return compiled(rebound(_loop, f"loop_{name}", _step=step), cache=cache)
+    loop: Callable[[NDArray[Any]], int] = compiled(rebound(_loop, f"loop_{name}", _step=step), cache=cache)
+    return loop

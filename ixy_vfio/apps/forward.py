@@ -1,0 +1,167 @@
+"""`ixy-vfio forward A B`: what port A receives is sent by port B, and the other way round.
+
+With --json one object is printed at the end:
+
+    kernel, batch, ring, queues, mtu   what was asked for
+    seconds                            from the first poll to the stop
+    first_packet_seconds               from the start of the program to the first forwarded packet (null: none came)
+    balanced                           whether every packet that came in is accounted for
+    directions                         from, to, received, forwarded, dropped {refused, no_room, rx_errors, oversize}
+    ports                              address, mac, link, rx_packets, rx_bytes, tx_packets, tx_bytes (without CRC),
+                                       no_buffer, rx_missed, nic {the device's own counters by the datasheet's names}
+    workers                            pid, core
+    notes                              what was odd, but could be lived with
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from ixy_vfio.apps import kernels, report
+from ixy_vfio.core.errors import UsageError
+from ixy_vfio.netdev import PortConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add = parser.add_argument
+    add("a", metavar="A", help="PCI address of a port, like 0000:03:00.0")
+    add("b", metavar="B", help="PCI address of the other port")
+    add("--helper", metavar="PATH", help="the helper's socket ($IXY_VFIO_HELPER, else /run/ixy_vfio/helper.sock)")
+    add("--kernel", metavar="NAME", default="touch", help="touch, swap, drop, none, or FILE.py:FUNCTION (touch)")
+    add("--batch", type=int, default=32, metavar="N", help="packets per poll (32)")
+    add("--ring", type=int, default=512, metavar="N", help="descriptors per ring, a power of two, 64 to 4096 (512)")
+    add("--queues", type=int, default=1, metavar="N", help="queue pairs per port, with a worker process each (1)")
+    add("--cores", metavar="LIST", help="cores to pin the workers to, like 1,2 or 2-5")
+    add("--mtu", type=int, default=1500, metavar="N", help="largest packet, without its Ethernet header (1500)")
+    add("--duration", type=float, metavar="SECONDS", help="stop after this time")
+    add("--packets", type=int, metavar="N", help="stop after this many packets have been received")
+    add("--one-way", action="store_true", help="from A to B only")
+    add("--idle", choices=("poll", "yield", "sleep"), default="sleep", help="of a worker without packets (sleep)")
+    add("--not-promiscuous", action="store_true", help="receive only what is addressed to the ports themselves")
+    add("--link-deadline", type=float, default=10.0, metavar="SECONDS", help="wait so long for the links (10)")
+    add("--interval", type=float, default=1.0, metavar="SECONDS", help="between two lines of numbers (1)")
+    add("--json", action="store_true", help="print one JSON object at the end, and no table")
+    add("--quiet", action="store_true", help="print nothing but errors")
+    add("--announce", action="store_true", help='print a line that begins with "forwarding" when packets may come')
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Forward until Ctrl-C, the end of the duration, or the packet limit."""
+    check(arguments)
+    kernel = kernels.load(arguments.kernel)
+    # What is needed to say no is imported above; what compiles, here.
+    from ixy_vfio.apps.compile import forwarding_loop
+    from ixy_vfio.runtime.control import Control, Plan
+    from ixy_vfio.runtime.worker import Idle
+
+    plan = Plan(
+        addresses=(arguments.a, arguments.b),
+        loop=forwarding_loop(kernel),
+        kernel=kernel.name,
+        config=_config(arguments),
+        helper=arguments.helper,
+        batch=arguments.batch,
+        both=not arguments.one_way,
+        limit=arguments.packets or 0,
+        cores=_cores(arguments.cores),
+        idle=Idle(arguments.idle),
+        link_deadline=arguments.link_deadline,
+    )
+    shown = not (arguments.json or arguments.quiet)
+    if shown and plan.config.promiscuous:
+        print("both ports receive packets to every address (promiscuous): a forwarder is for other hosts' packets")
+    started = _process_start()
+    control = Control(plan)
+    table = report.Table(sys.stdout)
+    with control:
+        begin = time.monotonic()
+        if arguments.announce:
+            print(f"forwarding {arguments.a} <-> {arguments.b}", flush=True)
+        for snapshot in control.watch(arguments.interval, arguments.duration):
+            if shown:
+                table.show(control, snapshot)
+        end = time.monotonic()
+    summary = report.summary(control, arguments.ring, end - begin, started)
+    if arguments.json:
+        print(json.dumps(summary), flush=True)
+    elif shown:
+        print(report.text(summary))
+    if not summary["balanced"]:
+        print("ixy-vfio forward: the packets do not add up", file=sys.stderr)
+        return 1
+    return 0
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """UsageError for everything that can be seen without a helper."""
+    names = [_full(arguments.a), _full(arguments.b)]
+    if names[0] == names[1]:
+        raise UsageError(f"{arguments.a}: the same port twice")
+    ring = arguments.ring
+    if ring < 64 or ring > 4096 or ring & (ring - 1):
+        raise UsageError(f"--ring {ring}: a power of two from 64 to 4096")
+    if not 1 <= arguments.batch <= ring:
+        raise UsageError(f"--batch {arguments.batch}: a batch is 1 to {ring} packets, the length of the ring")
+    if arguments.queues < 1:
+        raise UsageError(f"--queues {arguments.queues}: at least one queue pair")
+    if not 68 <= arguments.mtu <= 9200:
+        raise UsageError(f"--mtu {arguments.mtu}: an mtu is 68 to 9200 bytes")
+    for name in ("duration", "packets"):
+        value = getattr(arguments, name)
+        if value is not None and not value > 0:
+            raise UsageError(f"--{name} {value}: packets and duration are more than 0")
+    if not arguments.interval > 0 or not arguments.link_deadline >= 0:
+        raise UsageError("--interval and --link-deadline are times in seconds")
+    _cores(arguments.cores)
+
+
+def _full(address: str) -> str:
+    """The address with its domain; UsageError when it cannot be one."""
+    parts = address.lower().split(":")
+    if len(parts) == 2:
+        parts.insert(0, "0000")
+    device, dot, function = parts[-1].partition(".")
+    fields = [*parts[:-1], device, function]
+    digits = set("0123456789abcdef")
+    if not dot or [len(f) for f in fields] != [4, 2, 2, 1] or not set("".join(fields)) <= digits:
+        raise UsageError(f"{address}: not a PCI address like 0000:03:00.0")
+    return ":".join(fields)
+
+
+def _cores(text: str | None) -> tuple[int, ...]:
+    """The cores of a list like 1,3-5."""
+    if text is None:
+        return ()
+    cores: list[int] = []
+    try:
+        for part in text.split(","):
+            first, dash, last = part.partition("-")
+            cores.extend(range(int(first), int(last if dash else first) + 1))
+    except ValueError:
+        raise UsageError(f"--cores {text}: a list of cores like 1,2 or 2-5") from None
+    allowed = os.sched_getaffinity(0)
+    for core in cores:
+        if core not in allowed:
+            raise UsageError(f"--cores {text}: there is no core {core} for this process; it may use {sorted(allowed)}")
+    return tuple(cores)
+
+
+def _config(arguments: argparse.Namespace) -> PortConfig:
+    return PortConfig(
+        queues=arguments.queues,
+        rx_ring=arguments.ring,
+        tx_ring=arguments.ring,
+        mtu=arguments.mtu,
+        promiscuous=not arguments.not_promiscuous,
+    )
+
+
+def _process_start() -> float:
+    """When this process was started, on CLOCK_MONOTONIC (to 10 ms)."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.monotonic() - age

@@ -1,0 +1,88 @@
+"""What a forwarder does with each packet: the kernels that are shipped, and how a user's own is loaded.
+
+A kernel is a plain function, compiled into the forwarding loop. `packet` is a writable uint8 array of the bytes in
+the first buffer, up to 2048; `length` that of the whole packet.
+
+    def kernel(packet, length):
+        packet[48] += 1
+        return True               # True: send it, False: drop it
+"""
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ixy_vfio.core.errors import UsageError
+
+TOUCHED = 48  # the byte that ixy's forwarders change, so that every packet is fetched into the first level cache
+
+
+def touch(packet: Any, length: int) -> bool:
+    """Change one byte of each packet, as the forwarder of the paper does."""
+    if length > TOUCHED:
+        packet[TOUCHED] += 1
+    return True
+
+
+def swap(packet: Any, length: int) -> bool:
+    """Exchange source and destination MAC address."""
+    for i in range(6):
+        packet[i], packet[i + 6] = packet[i + 6], packet[i]
+    return True
+
+
+def drop(packet: Any, length: int) -> bool:
+    """Drop every packet."""
+    return False
+
+
+def none(packet: Any, length: int) -> bool:
+    """Forward every packet as it is."""
+    return True
+
+
+SHIPPED: dict[str, Callable[[Any, int], bool]] = {"touch": touch, "swap": swap, "drop": drop, "none": none}
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel; `key` tells it apart in the cache of compiled code."""
+
+    name: str
+    function: Callable[[Any, int], bool]
+    key: str
+
+
+def load(name: str) -> Kernel:
+    """The shipped kernel `name`, or that of FILE.py:FUNCTION. UsageError when there is none."""
+    if name in SHIPPED:
+        return Kernel(name, SHIPPED[name], name)
+    path, colon, attribute = name.rpartition(":")
+    if not colon:
+        raise UsageError(f"kernel {name}: none of {', '.join(SHIPPED)}, and not of the form FILE.py:FUNCTION")
+    try:
+        source = Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"kernel {path}: {error.strerror}") from None
+    function = getattr(_import(path), attribute, None)
+    if not callable(function):
+        raise UsageError(f"kernel {path}: has no function {attribute}")
+    digest = hashlib.sha256(str(Path(path).resolve()).encode() + b"\0" + source).hexdigest()[:16]
+    return Kernel(attribute, function, f"{attribute}_{digest}")
+
+
+def _import(path: str) -> Any:
+    specification = importlib.util.spec_from_file_location(f"ixy_vfio_kernel_{Path(path).stem}", path)
+    if specification is None or specification.loader is None:
+        raise UsageError(f"kernel {path}: not a Python file (its name must end in .py)")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module
+    try:
+        specification.loader.exec_module(module)
+    except Exception as error:
+        raise UsageError(f"kernel {path}: {type(error).__name__}: {error}") from None
+    return module

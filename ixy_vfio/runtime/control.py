@@ -1,0 +1,334 @@
+"""Control: opens the lease and the ports, forks the workers, watches everything, and puts everything back.
+
+    lease -> ports -> packet memory -> rings filled -> workers forked and sealed -> links up -> GO -> receive on
+    stop: workers end -> devices idle -> last counters -> lease closed
+
+A packet is looked at by workers only; control has the devices, and never reads packet memory.
+"""
+
+import contextlib
+import functools
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from numpy.typing import NDArray
+
+from ixy_vfio import netdev
+from ixy_vfio.core.errors import DeviceError, IxyError, WorkerError
+from ixy_vfio.core.pool import STRIDE, Pool
+from ixy_vfio.ixgbe.datapath import QueuePair, arm
+from ixy_vfio.netdev import Counters, Link, NetDevice, PortConfig
+from ixy_vfio.runtime import messages, worker
+from ixy_vfio.runtime.messages import Kind, Statistics
+from ixy_vfio.runtime.worker import Idle, Job
+from ixy_vfio.transport.base import Device
+from ixy_vfio.transport.lease import Lease, Purpose
+
+WORKER_DEADLINE = 5.0  # seconds for a worker to seal itself, or to stop
+WATCH = 0.25  # seconds between looks at the devices
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What shall run: two ports, and what happens to a packet between them."""
+
+    addresses: tuple[str, str]
+    loop: Callable[[NDArray[Any]], int]  # of ixgbe.forward.loop_for
+    kernel: str
+    config: PortConfig = field(default_factory=PortConfig)
+    helper: str | None = None
+    batch: int = 32
+    both: bool = True
+    limit: int = 0
+    cores: tuple[int, ...] = ()
+    idle: Idle = Idle.SLEEP
+    link_deadline: float = 10.0
+
+
+@dataclass(slots=True)
+class Worker:
+    """A running worker, as control sees it."""
+
+    pid: int
+    connection: socket.socket
+    core: int | None
+    statistics: Statistics = field(default_factory=Statistics)
+    done: bool = False
+    status: int | None = None  # of waitpid
+
+    def receive(self) -> None:
+        """Take one message. WorkerError when the worker failed or died."""
+        try:
+            message = messages.receive(self.connection)
+        except OSError:
+            message = None
+        if message is None:
+            raise WorkerError(f"worker {self.pid} {self.cause()}")
+        kind, payload = message
+        if kind is Kind.ERROR:
+            raise WorkerError(f"worker {self.pid}: {payload.decode(errors='replace')}")
+        if kind in (Kind.STATISTICS, Kind.DONE):
+            self.statistics = Statistics.unpack(payload)
+            self.done = kind is Kind.DONE
+
+    def cause(self) -> str:
+        """How it ended."""
+        status = self.wait(1.0)
+        if status is None:
+            return "does not answer"
+        code = os.waitstatus_to_exitcode(status)
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+
+    def wait(self, deadline: float) -> int | None:
+        """The status it ended with; None while it lives after `deadline` seconds."""
+        end = time.monotonic() + deadline
+        while self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = status
+            elif time.monotonic() > end:
+                break
+            else:
+                time.sleep(0.002)
+        return self.status
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+        if self.wait(0.0) is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait(WORKER_DEADLINE)
+        self.connection.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything counted so far; `time` is CLOCK_MONOTONIC in seconds."""
+
+    time: float
+    workers: tuple[Statistics, ...]
+    counters: tuple[Counters, ...]
+    links: tuple[Link, ...]
+
+
+class Control:
+    """A run, from lease to lease's end. Use as a context manager: leaving it stops everything."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.notes: list[str] = []
+        self.lease: Lease | None = None
+        self.ports: list[NetDevice] = []
+        self.workers: list[Worker] = []
+        self.snapshot: Snapshot | None = None
+        self.stopping = False
+        self._selector = selectors.DefaultSelector()
+        self._stack = contextlib.ExitStack()
+        self._stopped = False
+
+    def __enter__(self) -> Self:
+        try:
+            self._catch_signals()
+            self.start()
+        except BaseException:
+            self._abandon()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.stop()
+                self._stack.close()
+        finally:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """End all of it after an error, which is about to be reported: others are of no interest."""
+        for one in self.workers:
+            one.kill()
+        with contextlib.suppress(IxyError, OSError):
+            self.stop()
+        with contextlib.suppress(IxyError, OSError):
+            self._stack.close()
+
+    def _catch_signals(self) -> None:
+        """SIGINT and SIGTERM set `stopping` and wake `watch`."""
+        reader, writer = os.pipe()
+        self._stack.callback(os.close, reader)
+        self._stack.callback(os.close, writer)
+        for end in (reader, writer):
+            os.set_blocking(end, False)
+        self._stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writer))
+        self._selector.register(reader, selectors.EVENT_READ)
+        self._stack.callback(self._selector.close)
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.stopping = True
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._stack.callback(signal.signal, number, signal.signal(number, stop))
+
+    def start(self) -> None:
+        """From the lease to the first packet."""
+        plan = self.plan
+        lease = self.lease = self._stack.enter_context(Lease(plan.helper))
+        devices = [lease.attach(address) for address in plan.addresses]
+        for device in devices:
+            rings = functools.partial(lease.memory, devices=[device], purpose=Purpose.RINGS)
+            self.ports.append(netdev.open_port(device, plan.config, rings))
+        for port in self.ports:
+            port.initialise()
+            self.notes += [str(note) for note in port.notes]
+        for index in range(plan.config.queues):
+            self._start_worker(index, devices)
+        self.notes += lease.notes
+        lease.seal()
+        for one in self.workers:
+            self._expect_ready(one)
+        for port in self.ports:
+            self._wait_link(port)
+        if self.stopping:
+            return
+        for one in self.workers:
+            messages.send(one.connection, Kind.GO)
+        for port in self.ports:
+            port.enable_receive()
+
+    def _start_worker(self, index: int, devices: Sequence[Device]) -> None:
+        """Memory, rings and the process of one queue set. Each worker has packet memory of its own."""
+        plan, config = self.plan, self.plan.config
+        assert self.lease is not None
+        # Every ring full, a batch in hand each, and a block to spare.
+        buffers = 2 * (config.rx_ring + config.tx_ring + plan.batch + 32)
+        pool = Pool(self.lease.memory(buffers * STRIDE, devices, Purpose.PACKETS))
+        a, b = (QueuePair(port.queue(index), pool) for port in self.ports)
+        for pair in (a, b):
+            arm(pair.state)
+        count = config.queues
+        limit = plan.limit // count + (index < plan.limit % count)
+        core = plan.cores[index % len(plan.cores)] if plan.cores else None
+        job = Job(plan.kernel, plan.loop, pool, (a, b), plan.batch, plan.both, limit, core, plan.idle)
+        one = Worker(*worker.start(job), core)
+        self.workers.append(one)
+        self._selector.register(one.connection, selectors.EVENT_READ, one)
+
+    def _expect_ready(self, one: Worker) -> None:
+        one.connection.settimeout(WORKER_DEADLINE)
+        one.receive()
+        one.connection.settimeout(None)
+
+    def _wait_link(self, port: NetDevice) -> None:
+        """In slices, so that a signal or the end of the lease is noticed."""
+        end = time.monotonic() + self.plan.link_deadline
+        while not self.stopping and not port.link().up:
+            self._check_lease()
+            left = end - time.monotonic()
+            if left <= 0.2:
+                port.wait_link(max(left, 0.0))
+                return
+            time.sleep(0.05)
+
+    def _check_lease(self) -> None:
+        assert self.lease is not None
+        self.lease.check()
+
+    def watch(self, interval: float, duration: float | None = None) -> Iterator[Snapshot]:
+        """A snapshot every `interval` seconds until a signal, the duration's or the packet limit's end."""
+        assert self.lease is not None
+        self._selector.register(self.lease.fileno(), selectors.EVENT_READ)
+        begin = time.monotonic()
+        shown = begin
+        while not self.stopping and not all(one.done for one in self.workers):
+            now = time.monotonic()
+            if duration is not None and now >= begin + duration:
+                return
+            wait = WATCH if duration is None else min(WATCH, begin + duration - now)
+            self._handle(min(wait, max(shown + interval - now, 0.0)))
+            self._look_at_ports()
+            if time.monotonic() >= shown + interval:
+                shown += interval
+                self._ask_workers()
+                yield self.take_snapshot()
+
+    def _handle(self, timeout: float) -> None:
+        for key, _ in self._selector.select(timeout):
+            if isinstance(key.data, Worker):
+                self._receive(key.data)
+            elif self.lease is not None and key.fd == self.lease.fileno():
+                self._check_lease()
+
+    def _receive(self, one: Worker) -> None:
+        one.receive()
+        if one.done:
+            self._selector.unregister(one.connection)
+
+    def _look_at_ports(self) -> None:
+        """Raises DeviceGone when a device was removed."""
+        try:
+            for port in self.ports:
+                port.link()
+        except DeviceError:
+            self._check_lease()  # when the helper ended the lease, that is the better reason
+            raise
+
+    def _ask_workers(self) -> None:
+        """Bring the workers' statistics up to date."""
+        asked = [one for one in self.workers if not one.done]
+        before = {one.pid: one.statistics for one in asked}
+        for one in asked:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `receive` says why
+                messages.send(one.connection, Kind.ASK)
+        end = time.monotonic() + WORKER_DEADLINE
+        while any(not one.done and one.statistics is before[one.pid] for one in asked):
+            if time.monotonic() > end:
+                raise WorkerError(f"a worker did not answer in {WORKER_DEADLINE:.0f} s")
+            self._handle(0.05)
+
+    def take_snapshot(self) -> Snapshot:
+        """All counters, now."""
+        self.snapshot = Snapshot(
+            time.monotonic(),
+            tuple(one.statistics for one in self.workers),
+            tuple(port.counters() for port in self.ports),
+            tuple(port.link() for port in self.ports),
+        )
+        return self.snapshot
+
+    def stop(self) -> None:
+        """Stop the workers, then the devices; take the last snapshot; close the ports. Idempotent."""
+        if self._stopped:
+            return
+        self._stopped = True
+        for one in self.workers:
+            if not one.done:
+                with contextlib.suppress(OSError):
+                    messages.send(one.connection, Kind.STOP)
+        try:
+            self._await_workers()
+        finally:
+            for one in self.workers:
+                one.kill()
+            for port in self.ports:
+                self.notes += port.stop()
+        if self.ports:
+            links = self.snapshot.links if self.snapshot else ()
+            self.snapshot = replace(self.take_snapshot(), links=links)
+        for port in self.ports:
+            port.close()
+
+    def _await_workers(self) -> None:
+        end = time.monotonic() + WORKER_DEADLINE
+        for one in self.workers:
+            while not one.done and one.connection.fileno() >= 0:
+                one.connection.settimeout(max(end - time.monotonic(), 0.01))
+                one.receive()
+            one.wait(WORKER_DEADLINE)

@@ -1,0 +1,86 @@
+"""What control and a worker say to each other: messages of one size over a SOCK_SEQPACKET socketpair.
+
+Control trusts nothing that a worker says: a message of another size or kind is an error, a counter is only shown.
+"""
+
+import socket
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+from ixy_vfio.core.errors import WorkerError
+
+SIZE = 512
+_HEADER = struct.Struct("<II")  # kind, length of the text
+TEXT = SIZE - _HEADER.size
+
+# The counters of one queue pair, in the order in which they are sent; names as in `ixgbe.datapath`.
+RX_COUNTERS = ("packets", "bytes", "errors", "oversize", "refused", "no_buffer")
+TX_COUNTERS = ("packets", "bytes", "no_room")
+_PORT = len(RX_COUNTERS) + len(TX_COUNTERS)
+_STATISTICS = struct.Struct(f"<{1 + 2 * _PORT}Q")
+
+
+class Kind(IntEnum):
+    """Of a message."""
+
+    READY = 1  # worker: sealed, waiting for GO
+    GO = 2  # control: packets may come
+    ASK = 3  # control: send STATISTICS
+    STATISTICS = 4  # worker
+    STOP = 5  # control: end
+    DONE = 6  # worker: ended, as told or because the packet limit was reached; the last statistics
+    ERROR = 7  # worker: ended; a line that says why
+
+
+@dataclass(frozen=True, slots=True)
+class PortCounters:
+    """What a worker counted on one port. `sent` is what was given to the device."""
+
+    received: int = 0
+    received_bytes: int = 0
+    rx_errors: int = 0
+    oversize: int = 0
+    refused: int = 0
+    no_buffer: int = 0
+    sent: int = 0
+    sent_bytes: int = 0
+    no_room: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A worker's totals. `first_packet` is CLOCK_MONOTONIC in nanoseconds, 0 when there was none yet."""
+
+    first_packet: int = 0
+    ports: tuple[PortCounters, PortCounters] = (PortCounters(), PortCounters())
+
+    def pack(self) -> bytes:
+        """As a message's payload."""
+        words = [getattr(port, name) for port in self.ports for name in PortCounters.__slots__]
+        return _STATISTICS.pack(self.first_packet, *words)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> "Statistics":
+        """From a message's payload."""
+        first, *words = _STATISTICS.unpack_from(payload)
+        return cls(first, (PortCounters(*words[:_PORT]), PortCounters(*words[_PORT:])))
+
+
+def send(connection: socket.socket, kind: Kind, payload: bytes = b"") -> None:
+    """Send one message; a text that is too long is cut. Raises OSError when the other side is gone."""
+    payload = payload[:TEXT]
+    connection.send((_HEADER.pack(kind, len(payload)) + payload).ljust(SIZE, b"\0"))
+
+
+def receive(connection: socket.socket, *, wait: bool = True) -> tuple[Kind, bytes] | None:
+    """One message; None when the other side is gone. Without `wait`, BlockingIOError when there is none now."""
+    data = connection.recv(SIZE + 1, 0 if wait else socket.MSG_DONTWAIT)
+    if not data:
+        return None
+    if len(data) != SIZE:
+        raise WorkerError(f"a message of {len(data)} bytes between control and worker; every one has {SIZE}")
+    kind, length = _HEADER.unpack_from(data)
+    if kind not in Kind.__members__.values() or length > TEXT:
+        raise WorkerError(f"a malformed message between control and worker: kind {kind}, length {length}")
+    return Kind(kind), data[_HEADER.size : _HEADER.size + length]

@@ -1,0 +1,161 @@
+"""A worker: a sealed process that runs the compiled loop over its queues, and looks up once a millisecond."""
+
+import gc
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ixy_vfio.core.pool import Pool
+from ixy_vfio.ixgbe.datapath import QueuePair
+from ixy_vfio.ixgbe.forward import LOOP
+from ixy_vfio.runtime import messages, sandbox
+from ixy_vfio.runtime.messages import Kind, PortCounters, Statistics
+
+PATIENCE = 1000  # empty rounds before a call returns: some tens of microseconds
+MAX_ROUNDS = 1 << 20
+LOOK_UP = 0.001  # seconds between looks at the socket, while packets come
+SLEEP_AFTER = 0.05  # seconds without a packet
+SLEEP = 0.0001  # seconds; at 10 Gbit/s and 60 bytes, 1488 packets
+
+
+class Idle(Enum):
+    """What a worker does while there are no packets."""
+
+    POLL = "poll"  # poll on
+    YIELD = "yield"  # poll, but let others run in between
+    SLEEP = "sleep"  # yield, and sleep in short naps after a while
+
+
+@dataclass(slots=True)
+class Job:
+    """All that a worker needs, made by control before the fork."""
+
+    name: str  # of the kernel, for messages
+    loop: Callable[[NDArray[Any]], int]
+    pool: Pool
+    pairs: tuple[QueuePair, QueuePair]
+    batch: int
+    both: bool
+    limit: int  # packets; 0: none
+    core: int | None
+    idle: Idle
+
+    def keep(self) -> list[tuple[int, int]]:
+        """The ranges of shared memory that the job works on."""
+        ranges = [(self.pool.memory.address, self.pool.memory.size)]
+        for pair in self.pairs:
+            queue = pair.queue
+            ranges += [(page.address, page.size) for page in (queue.rx_page, queue.tx_page)]
+            ranges += [(ring.address, ring.descriptors * 16) for ring in (queue.rx, queue.tx)]
+        return ranges
+
+
+def loop_state(a: QueuePair, b: QueuePair, batch: int, both: bool, limit: int) -> tuple[NDArray[Any], Any]:
+    """The loop's record, and the arrays that it points to (to be kept as long as the record)."""
+    scratch = np.zeros((2, batch), np.uint32)
+    state: NDArray[Any] = np.zeros(1, LOOP)
+    values = {
+        "a": a.address,
+        "b": b.address,
+        "both": both,
+        "batch": batch,
+        "indices": scratch[0].ctypes.data,
+        "lengths": scratch[1].ctypes.data,
+        "rounds": 1000,
+        "patience": PATIENCE,
+        "limit": limit,
+    }
+    for name, value in values.items():
+        state[name] = value
+    return state, scratch
+
+
+def counters(pair: QueuePair) -> PortCounters:
+    """The counters of a queue pair."""
+    rx, tx = pair.state[0]["rx"], pair.state[0]["tx"]
+    received = [int(rx[name]) for name in messages.RX_COUNTERS]
+    return PortCounters(*received, *(int(tx[name]) for name in messages.TX_COUNTERS))
+
+
+def start(job: Job) -> tuple[int, socket.socket]:
+    """Fork a worker; returns its pid and control's end of the socketpair. It waits for GO."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        return pid, ours
+    status = 1
+    try:
+        status = _main(job, theirs, parent)
+    finally:
+        os._exit(status)
+
+
+def _main(job: Job, connection: socket.socket, parent: int) -> int:
+    try:
+        gc.disable()
+        sandbox.seal(connection.fileno(), job.keep(), parent, job.core)
+        messages.send(connection, Kind.READY)
+        message = messages.receive(connection)
+        if message is not None and message[0] is Kind.GO:
+            _run(job, connection)
+        else:
+            messages.send(connection, Kind.DONE, Statistics().pack())
+        return 0
+    except (BrokenPipeError, ConnectionResetError):
+        return 1  # control is gone
+    except Exception as error:
+        text = f"kernel {job.name}: {type(error).__name__}: {error}"
+        messages.send(connection, Kind.ERROR, " ".join(text.split()).encode()[: messages.TEXT])
+        return 1
+
+
+def _run(job: Job, connection: socket.socket) -> None:
+    state, _scratch = loop_state(*job.pairs, job.batch, job.both, job.limit)
+    first_packet = 0
+    busy_at = last_look = time.monotonic()
+    while True:
+        begin = time.monotonic()
+        received = job.loop(state)
+        now = time.monotonic()
+        if received:
+            first_packet = first_packet or time.monotonic_ns()
+            busy_at = now
+            if now - begin < LOOK_UP / 2 and state["rounds"][0] < MAX_ROUNDS:
+                state["rounds"] *= 2
+            elif now - begin > 2 * LOOK_UP and state["rounds"][0] > 1:
+                state["rounds"] //= 2
+        elif job.idle is not Idle.POLL:
+            if job.idle is Idle.SLEEP and now - busy_at > SLEEP_AFTER:
+                time.sleep(SLEEP)
+            else:
+                os.sched_yield()
+        done = bool(job.limit) and int(state["received"][0]) >= job.limit
+        if now - last_look < LOOK_UP and not done:
+            continue
+        last_look = now
+        if _look_up(job, connection, first_packet) or done:
+            statistics = Statistics(first_packet, (counters(job.pairs[0]), counters(job.pairs[1])))
+            messages.send(connection, Kind.DONE, statistics.pack())
+            return
+
+
+def _look_up(job: Job, connection: socket.socket, first_packet: int) -> bool:
+    """Answer what control asked meanwhile. True when it is time to stop."""
+    try:
+        message = messages.receive(connection, wait=False)
+    except BlockingIOError:
+        return False
+    if message is None or message[0] is Kind.STOP:
+        return True
+    statistics = Statistics(first_packet, (counters(job.pairs[0]), counters(job.pairs[1])))
+    messages.send(connection, Kind.STATISTICS, statistics.pack())
+    return False
