@@ -1,5 +1,6 @@
 """Compiles the forwarding loop with a kernel inside, before anything is touched."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from ixy_vfio.apps.kernels import Kernel
+from ixy_vfio.apps.kernels import SHIPPED, Kernel
 from ixy_vfio.core.compiled import inlined
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.ixgbe.forward import LOOP, loop_for
@@ -16,20 +17,24 @@ from ixy_vfio.ixgbe.forward import LOOP, loop_for
 
 def forwarding_loop(kernel: Kernel) -> Callable[[NDArray[Any]], int]:
     """The loop, compiled (or loaded from the cache). UsageError when the kernel cannot be compiled."""
+    if kernel.name not in SHIPPED:
+        check(kernel)
     loop = loop_for(kernel.function, kernel.key)
-    try:
-        loop(np.zeros(1, LOOP))  # no rounds: compiles, and does nothing
-    except numba.core.errors.NumbaError:
-        raise UsageError(_why(kernel)) from None
+    loop(np.zeros(1, LOOP))  # no rounds: compiles, and does nothing
     return loop
 
 
-def _why(kernel: Kernel) -> str:
-    """One line on what is wrong with a kernel."""
+def check(kernel: Kernel) -> None:
+    """UsageError, of one line, unless the kernel is a function of (packet, length) that compiles and returns a bool."""
+    if not inspect.isfunction(kernel.function) or len(inspect.signature(kernel.function).parameters) != 2:
+        raise UsageError(f"kernel {kernel.name}: it must be a plain function of (packet, length)")
+    compiled: Any = inlined(kernel.function)
     try:
-        inlined(kernel.function).compile((types.uint8[::1], types.uint64))  # type: ignore[attr-defined]
+        compiled.compile((types.uint8[::1], types.uint64))
     except numba.core.errors.NumbaError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         said = [line for line in lines if not line.startswith(("Failed in", "During:"))] or lines
-        return f"kernel {kernel.name} does not compile: {said[0]}"
-    return f"kernel {kernel.name}: it must take (packet, length) and return True or False"
+        raise UsageError(f"kernel {kernel.name} does not compile: {said[0]}") from None
+    result = compiled.nopython_signatures[0].return_type
+    if not isinstance(result, types.Boolean | types.BooleanLiteral | types.Integer):
+        raise UsageError(f"kernel {kernel.name}: it must return True or False, not {result}")
