@@ -5,26 +5,42 @@ with its messages: nothing here runs beside it. Register values are read from th
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ixy_vfio.core.compiled import compiled
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.hw import ixgbe
 from ixy_vfio.sim import state
 from ixy_vfio.sim.dma import DmaTable
+from ixy_vfio.sim.frames import CAPACITY, accept_all
+from ixy_vfio.sim.mac import receive_from_wire
+from ixy_vfio.sim.receive import receive
+from ixy_vfio.sim.state import MAX_PORTS
+from ixy_vfio.sim.transmit import transmit
 
 
 class Cable(Protocol):
-    """Something that ports are connected to. `cables.parse_cable` makes them."""
+    """Something that ports are plugged into. `cables.parse_cable` makes them."""
 
     spec: str
-    ports: tuple[int, ...]  # numbers of the ports at its ends
+    ports: tuple[int, ...]  # numbers of the ports at its ends: one, or two back to back
+    outside: bool  # whether `bring` and `take` do anything
 
     @property
     def alive(self) -> bool:
         """False once the far end is gone for good: no carrier."""
+
+    def attach(self, plane: "DataPlane") -> None:
+        """The ports exist and are free: take hold of what is needed. Raises UsageError."""
+
+    def bring(self, plane: "DataPlane", budget: int) -> int:
+        """Push up to `budget` frames from outside into the port's packet buffer; returns how many."""
+
+    def take(self, plane: "DataPlane", budget: int) -> int:
+        """Send up to `budget` of the frames that the port has sent; returns how many."""
 
     def filenos(self) -> list[int]:
         """File descriptors that turn readable when a frame has come from outside."""
@@ -136,23 +152,50 @@ class DataPlane:
         self.receive_queues = np.zeros((state.MAX_PORTS, state.QUEUES), state.QUEUE)
         self.transmit_queues = np.zeros((state.MAX_PORTS, state.QUEUES), state.QUEUE)
         self.fifos = np.zeros(2 * state.MAX_PORTS, state.FIFO)
+        self._memory: list[NDArray[np.uint64]] = []  # what addresses in the records point to
         self.ports: list[Port] = []
         self.cables: list[Cable] = []
+        self._outside: list[Cable] = []
+
+    def _allocate(self, size: int) -> int:
+        self._memory.append(np.zeros(size // 8, np.uint64))
+        return self._memory[-1].ctypes.data
 
     def add_port(self, registers: NDArray[np.uint32]) -> Port:
         """A port whose BAR0 is `registers`, 32-bit words indexed by offset // 4. Raises UsageError above 32 ports."""
         if len(self.ports) == state.MAX_PORTS:
             raise UsageError(f"there can be {state.MAX_PORTS} simulated ports at most")
         port = Port(self, len(self.ports), registers)
+        for number in (port.number, state.MAX_PORTS + port.number):
+            self.fifos[number]["data"] = self._allocate(CAPACITY)
+            self.fifos[number]["capacity"] = CAPACITY
+        self.ports_state[port.number]["scratch"] = self._allocate(state.SCRATCH)
         self.ports.append(port)
         return port
 
     def step(self, budget: int = 256) -> int:
         """One bounded step over all ports and cables; returns how many packets were moved."""
-        return 0
+        moved = sum(cable.bring(self, budget) for cable in self._outside)
+        moved += run(self.ports_state, self.receive_queues, self.transmit_queues, self.fifos, len(self.ports), budget)
+        return moved + sum(cable.take(self, budget) for cable in self._outside)
 
     def connect(self, cable: Cable) -> None:
         """Put `cable` into the ports it names. Raises UsageError when one is not there or has a cable already."""
+        for number in cable.ports:
+            if number >= len(self.ports):
+                raise UsageError(f"cable {cable.spec}: there is no port {number}")
+            if self.ports[number].cable is not None:
+                raise UsageError(f"cable {cable.spec}: port {number} has a cable already")
+        cable.attach(self)
+        self.cables.append(cable)
+        for number in cable.ports:
+            self.ports[number].cable = cable
+            self.ports_state[number]["outgoing"] = state.MAX_PORTS + number
+        if len(cable.ports) == 2:
+            one, other = cable.ports
+            self.ports_state[one]["outgoing"], self.ports_state[other]["outgoing"] = other, one
+        elif cable.outside:
+            self._outside.append(cable)
 
     def filenos(self) -> Sequence[int]:
         """File descriptors to wait for when `step` had nothing to do."""
@@ -160,8 +203,31 @@ class DataPlane:
 
     def reset_port(self, number: int) -> None:
         """What `Port.reset` does."""
+        self.receive_queues[number] = self.transmit_queues[number] = np.zeros((), state.QUEUE)
+        record = self.ports_state[number]
+        for name in ("receive_causes", "transmit_causes", "receive_tails", "receive_enabled", "transmit_tails"):
+            record[name][:] = 0
+        record["transmit_enabled"][:] = 0
+        record["reported"] = 0
+        for name in ("head", "tail", "checked", "frames", "pending", "bytes"):
+            self.fifos[number][name] = 0
 
     def close(self) -> None:
         """Close every cable."""
         for cable in self.cables:
             cable.close()
+
+
+@compiled
+def run(ports: Any, receive_queues: Any, transmit_queues: Any, fifos: Any, count: int, budget: int) -> int:
+    """One step: all ports transmit, then what is on the wire passes the MACs, then all ports receive."""
+    moved = np.intp(0)
+    for i in range(count):
+        moved += transmit(ports[i], transmit_queues[i], fifos, budget)
+    for i in range(count):
+        if fifos[i].pending:
+            receive_from_wire(ports[i], fifos[i])
+        if fifos[MAX_PORTS + i].pending:
+            accept_all(fifos[MAX_PORTS + i])
+        moved += receive(ports[i], receive_queues[i], fifos[i], budget)
+    return moved

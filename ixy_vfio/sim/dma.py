@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from ixy_vfio.core.compiled import compiled, inlined
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.core.unsafe import bytes_at, words64_at
+from ixy_vfio.core.unsafe import bytes_at, copy_bytes, words32_at, words64_at
 from ixy_vfio.sim.state import MISSES_KEPT
 
 WINDOW_WORDS = 4  # iova, end (one past the last byte), address in this process, rights
 READABLE, WRITABLE = 1, 2
-NOWHERE = np.uint64(0)
 
 
 class Miss(NamedTuple):
@@ -82,3 +81,126 @@ class DmaTable:
         numbers = range(max(0, self.misses - MISSES_KEPT), self.misses)
         rows = (ring[3 * (i % MISSES_KEPT) : 3 * (i % MISSES_KEPT) + 3] for i in numbers)
         return [Miss(int(iova), int(length), bool(write)) for iova, length, write in rows]
+
+
+# Compiled. `windows` is the array of `windows_of`; `hint` is the row that served last, kept by the caller for each
+# kind of access, so that most look-ups are two comparisons. -1 stands for no window.
+
+
+@inlined
+def windows_of(port: Any) -> Any:
+    """The DMA windows of a port record."""
+    return words64_at(port.windows, np.intp(port.window_count) * WINDOW_WORDS)
+
+
+@inlined
+def _start(windows: Any, row: int) -> Any:
+    return windows[row * WINDOW_WORDS]
+
+
+@inlined
+def _end(windows: Any, row: int) -> Any:
+    return windows[row * WINDOW_WORDS + 1]
+
+
+@compiled
+def search(windows: Any, iova: int, right: int) -> int:
+    """The row of the window that holds `iova` and grants `right`, or -1."""
+    low, high = np.intp(0), np.intp(windows.size // WINDOW_WORDS)
+    while low < high:
+        middle = (low + high) >> 1
+        if _start(windows, middle) <= iova:
+            low = middle + 1
+        else:
+            high = middle
+    row = low - 1
+    if row < 0 or iova >= _end(windows, row) or not windows[row * WINDOW_WORDS + 3] & np.uint64(right):
+        return np.intp(-1)
+    return row
+
+
+@inlined
+def find(windows: Any, iova: int, right: int, hint: int) -> Any:
+    """`search`, but the row `hint` first (which must have come from a `find` for the same right, or be -1)."""
+    if 0 <= hint < windows.size // WINDOW_WORDS and _start(windows, hint) <= iova < _end(windows, hint):
+        return hint
+    return search(windows, iova, right)
+
+
+@inlined
+def reach(windows: Any, row: int, iova: int) -> Any:
+    """How many bytes of the window `row` there are from `iova` on."""
+    return np.intp(_end(windows, row) - iova)
+
+
+@inlined
+def window_bytes(windows: Any, row: int) -> Any:
+    """The memory of a window as an array of bytes."""
+    return bytes_at(windows[row * WINDOW_WORDS + 2], np.intp(_end(windows, row) - _start(windows, row)))
+
+
+@inlined
+def descriptor_words(windows: Any, row: int, iova: int) -> Any:
+    """The two 64-bit words of a descriptor at `iova`, which the window `row` holds whole."""
+    return words64_at(windows[row * WINDOW_WORDS + 2] + (iova - _start(windows, row)), 2)
+
+
+@inlined
+def word32(windows: Any, row: int, iova: int) -> Any:
+    """The 32-bit word at `iova`, as an array of one, which the window `row` holds whole."""
+    return words32_at(windows[row * WINDOW_WORDS + 2] + (iova - _start(windows, row)), 1)
+
+
+@compiled
+def record_miss(port: Any, iova: int, length: int, write: int) -> None:
+    """Count a miss and keep it for the device model."""
+    at = 3 * np.intp(port.misses % np.uint64(MISSES_KEPT))
+    port.missed[at] = iova
+    port.missed[at + 1] = length
+    port.missed[at + 2] = write
+    port.misses += np.uint64(1)
+
+
+@compiled
+def transfer(port: Any, windows: Any, iova: int, memory: Any, at: int, length: int, write: int) -> int:
+    """Move `length` bytes between memory[at:] and the windows, page by page; returns how many before a miss."""
+    right = WRITABLE if write else READABLE
+    done = np.intp(0)
+    while done < length:
+        here = np.uint64(iova) + np.uint64(done)
+        row = search(windows, here, right)
+        if row < 0:
+            record_miss(port, here, np.uint64(length - done), np.uint64(write))
+            break
+        size = min(np.intp(length) - done, reach(windows, row, here))
+        offset = np.intp(here - _start(windows, row))
+        if write:
+            copy_bytes(window_bytes(windows, row), offset, memory, at + done, size)
+        else:
+            copy_bytes(memory, at + done, window_bytes(windows, row), offset, size)
+        done += size
+    return done
+
+
+@inlined
+def dma_read(port: Any, windows: Any, iova: int, memory: Any, at: int, length: int, hint: int) -> Any:
+    """Read `length` bytes at `iova` into memory[at:]; returns the next hint, or -1 when not all could be read."""
+    row = find(windows, iova, READABLE, hint)
+    if row >= 0 and length <= reach(windows, row, iova):
+        copy_bytes(memory, at, window_bytes(windows, row), np.intp(iova - _start(windows, row)), length)
+        return row
+    if transfer(port, windows, iova, memory, at, length, 0) < length:
+        return np.intp(-1)
+    return row
+
+
+@inlined
+def dma_write(port: Any, windows: Any, iova: int, memory: Any, at: int, length: int, hint: int) -> Any:
+    """Write memory[at:at+length] to `iova`; returns the next hint, or -1 when not all could be written."""
+    row = find(windows, iova, WRITABLE, hint)
+    if row >= 0 and length <= reach(windows, row, iova):
+        copy_bytes(window_bytes(windows, row), np.intp(iova - _start(windows, row)), memory, at, length)
+        return row
+    if transfer(port, windows, iova, memory, at, length, 1) < length:
+        return np.intp(-1)
+    return row

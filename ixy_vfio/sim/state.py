@@ -78,6 +78,7 @@ class Violation(IntEnum):
     RX_QUEUE_DISABLED = "a packet is for a queue that is not enabled"
 
 
+SCRATCH = (256 << 10) + (64 << 10)  # the largest segmentation, and what one descriptor may be too much
 MISSES_KEPT = 16
 VIOLATIONS_KEPT = 64
 
@@ -88,23 +89,32 @@ PORT = np.dtype([
     ("outgoing", np.uint8),  # FIFO that sent frames go to, or NO_CABLE
     ("windows", np.uint64),  # address of the DMA windows, WINDOW_WORDS words each, sorted by IOVA
     ("window_count", np.uint64),
+    ("scratch", np.uint64),  # address of SCRATCH bytes: a packet that is to be segmented
     ("misses", np.uint64),
     ("missed", np.uint64, (3 * MISSES_KEPT,)),  # ring of iova, length, write
+    ("first_transmit_queue", np.uint8),  # which queue has its turn first at the next step
+    ("reported", np.uint64),  # bit per Violation that is recorded once until reset
     ("violations", np.uint64),
     ("violated", np.uint64, (3 * VIOLATIONS_KEPT,)),  # ring of kind, queue, value
     ("receive_causes", np.uint8, (QUEUES,)),
     ("transmit_causes", np.uint8, (QUEUES,)),
+    ("receive_tails", np.uint32, (QUEUES,)),  # tails and enable bits as seen at the last step: together in few
+    ("receive_enabled", np.uint8, (QUEUES,)),  # cache lines, since each step looks at all queues
+    ("transmit_tails", np.uint32, (QUEUES,)),
+    ("transmit_enabled", np.uint8, (QUEUES,)),
+    ("hash_ready", np.uint8),  # RSSRK has been tabulated, as it was when it said:
+    ("hash_key", np.uint32, (10,)),
+    ("hash_table", np.uint32, (36 * 256,)),  # Toeplitz hash by position and value of an input byte
     ("statistics", np.uint64, (len(COUNTERS),)),
 ])  # fmt: skip
 
 QUEUE = np.dtype([
-    ("enabled", np.uint8),  # as seen at the last step; 0 -> 1 takes base, length and head over
-    ("stalled", np.uint8),  # a descriptor could not be read or written: nothing more until it is enabled anew
-    ("reported", np.uint8),  # the doorbell violation of this tail was recorded
-    ("tail", np.uint32),  # as seen at the last step
+    ("running", np.uint8),  # enabled with a sound ring; off after a descriptor could not be read or written
     ("head", np.uint32),
+    ("tail", np.uint32),
     ("count", np.uint32),  # descriptors in the ring
     ("base", np.uint64),
+    ("length", np.uint32),  # as the length register says, in bytes
     ("context", np.uint64, (4,)),  # the two TX contexts
     ("context_valid", np.uint8, (2,)),
 ])  # fmt: skip

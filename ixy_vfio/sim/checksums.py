@@ -1,0 +1,98 @@
+"""Internet checksums (RFC 1071) and the Ethernet CRC over frames in byte arrays, compiled.
+
+Sums are taken over little-endian words and stored little-endian: the ones' complement sum does not mind the order.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ixy_vfio.core.compiled import compiled, inlined
+from ixy_vfio.core.unsafe import load64
+
+
+def _crc_table() -> NDArray[np.uint32]:
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, (table >> 1) ^ np.uint32(0xEDB88320), table >> 1).astype(np.uint32)
+    return table
+
+
+_CRC_TABLE = _crc_table()
+
+
+@inlined
+def be16(data: Any, at: int) -> Any:
+    """The 16-bit word in network order at data[at:]."""
+    return np.uint32(data[at]) << np.uint32(8) | np.uint32(data[at + 1])
+
+
+@inlined
+def be32(data: Any, at: int) -> Any:
+    """The 32-bit word in network order at data[at:]."""
+    return be16(data, at) << np.uint32(16) | be16(data, at + 2)
+
+
+@inlined
+def put_be16(data: Any, at: int, value: int) -> None:
+    """Store 16 bits in network order."""
+    data[at] = np.uint8(np.uint32(value) >> np.uint32(8))
+    data[at + 1] = np.uint8(np.uint32(value) & np.uint32(0xFF))
+
+
+@inlined
+def put_be32(data: Any, at: int, value: int) -> None:
+    """Store 32 bits in network order."""
+    put_be16(data, at, np.uint32(value) >> np.uint32(16))
+    put_be16(data, at + 2, np.uint32(value) & np.uint32(0xFFFF))
+
+
+@compiled
+def add_bytes(data: Any, at: int, length: int, total: int) -> int:
+    """`total` plus the 16-bit words of data[at:at+length], not folded; an odd last byte counts as a word with 0."""
+    total = np.uint64(total)
+    position, end = np.intp(at), np.intp(at + length)
+    while position + 8 <= end:
+        word = load64(data, position)
+        total += (word & np.uint64(0xFFFFFFFF)) + (word >> np.uint64(32))
+        position += 8
+    shift = np.uint64(0)
+    while position < end:
+        total += np.uint64(data[position]) << shift
+        shift ^= np.uint64(8)
+        position += 1
+    return total
+
+
+@inlined
+def fold(total: int) -> Any:
+    """A sum folded to 16 bits."""
+    total = (total & np.uint64(0xFFFFFFFF)) + (total >> np.uint64(32))
+    total = (total & np.uint64(0xFFFF)) + (total >> np.uint64(16))
+    total = (total & np.uint64(0xFFFF)) + (total >> np.uint64(16))
+    total = (total & np.uint64(0xFFFF)) + (total >> np.uint64(16))
+    return np.uint32(total)
+
+
+@inlined
+def swapped(value: int) -> Any:
+    """A 16-bit number in network order, as it counts in a sum."""
+    return np.uint64((value & 0xFF) << 8 | value >> 8 & 0xFF)
+
+
+@inlined
+def put_checksum(data: Any, at: int, total: int) -> None:
+    """Store the checksum that goes with a sum."""
+    value = fold(total) ^ np.uint32(0xFFFF)
+    data[at] = np.uint8(value & np.uint32(0xFF))
+    data[at + 1] = np.uint8(value >> np.uint32(8))
+
+
+@compiled
+def ethernet_crc(data: Any, at: int, length: int) -> int:
+    """The frame check sequence of data[at:at+length] (IEEE 802.3), to be sent low byte first."""
+    crc = np.uint32(0xFFFFFFFF)
+    for i in range(at, at + length):
+        crc = _CRC_TABLE[np.intp((crc ^ np.uint32(data[i])) & np.uint32(0xFF))] ^ (crc >> np.uint32(8))
+    return crc ^ np.uint32(0xFFFFFFFF)

@@ -1,0 +1,194 @@
+"""Receive: frames from the packet buffer into memory, and descriptor write-backs. 82599 datasheet, 7.1.5 to 7.1.7."""
+
+from typing import Any
+
+import numpy as np
+
+from ixy_vfio.core.compiled import compiled, inlined
+from ixy_vfio.core.unsafe import bytes_at, copy_bytes, load64, store_release
+from ixy_vfio.hw import ixgbe
+from ixy_vfio.sim.checksums import be16, ethernet_crc
+from ixy_vfio.sim.classify import DD, EOP, VP
+from ixy_vfio.sim.dma import WRITABLE, descriptor_words, dma_write, find, reach, record_miss, windows_of
+from ixy_vfio.sim.frames import HEADER, fifo_bytes, frame_length, oldest, pop
+from ixy_vfio.sim.mac import CRC_STRIP
+from ixy_vfio.sim.records import (
+    CONTROL,
+    HEAD,
+    SRRCTL,
+    add,
+    checks_ring,
+    looks_at_receive_queues,
+    receive_block,
+    receive_counter,
+    registers_of,
+    violate,
+    violate_once,
+)
+from ixy_vfio.sim.state import COUNTER_INDEX, SCRATCH, Violation
+
+_HLREG0 = ixgbe.HLREG0.offset() // 4
+_DROP_EN = np.uint32(1 << 28)  # SRRCTL
+_LEGACY, _ADVANCED = 0, 1  # SRRCTL.DESCTYPE
+_VME = np.uint32(1 << 30)  # RXDCTL
+_QPRC, _QBRC, _QPRDC = (COUNTER_INDEX[name] for name in ("QPRC0", "QBRC0", "QPRDC0"))
+_RXDGPC, _RXDGBC = COUNTER_INDEX["RXDGPC"], COUNTER_INDEX["RXDGBC"]
+
+
+@inlined
+def descriptors_left(queue: Any) -> Any:
+    """Descriptors between head and tail: those that belong to the hardware."""
+    left = np.intp(queue.tail) - np.intp(queue.head)
+    return left if left >= 0 else left + np.intp(queue.count)
+
+
+@inlined
+def write_back(words: Any, status: int, info: int, length: int, tag: int, legacy: bool) -> None:
+    """One descriptor's write-back, DD last: advanced (7.1.6.2) or legacy (7.1.5)."""
+    if legacy:
+        flags = np.uint64(status & np.uint32(0xFF)) | np.uint64(status >> np.uint32(30)) << np.uint64(14)
+        store_release(words, 1, np.uint64(length) | flags << np.uint64(32) | np.uint64(tag) << np.uint64(48))
+        return
+    words[0] = info
+    second = np.uint64(status) | np.uint64(length) << np.uint64(32) | np.uint64(tag) << np.uint64(48)
+    store_release(words, 1, second)
+
+
+@inlined
+def strip_tag(data: Any, at: int) -> None:
+    """Take the VLAN tag out: the packet lies at data[at + 4:] afterwards."""
+    for i in range(11, -1, -1):
+        data[at + 4 + i] = data[at + i]
+
+
+@compiled
+def with_crc(port: Any, data: Any, at: int, length: int) -> Any:
+    """A copy of the frame at data[at:at+length] with its CRC behind it."""
+    copy = bytes_at(port.scratch, SCRATCH)
+    copy_bytes(copy, 0, data, at, length)
+    crc = ethernet_crc(copy, 0, length)
+    for i in range(4):
+        copy[length + i] = np.uint8(crc >> np.uint32(8 * i) & np.uint32(0xFF))
+    return copy
+
+
+@compiled
+def sound(port: Any, number: int, control: int) -> bool:
+    """Whether the data plane can do what SRRCTL says."""
+    kind, size = control >> np.uint32(25) & np.uint32(7), control & np.uint32(31)
+    if kind not in (_LEGACY, _ADVANCED):
+        violate_once(port, Violation.DESCTYPE, number, np.uint64(control))
+        return False
+    if size == 0 or size > 16:
+        violate_once(port, Violation.BSIZEPACKET, number, np.uint64(control))
+        return False
+    return True
+
+
+@compiled
+def deliver(
+    port: Any, queue: Any, windows: Any, number: int, data: Any, at: int, length: int, word: int, info: int, size: int,
+    legacy: bool, tag: int,
+) -> bool:  # fmt: skip
+    """Write one packet into as many buffers of `size` bytes as it takes; false when the queue has stopped."""
+    row, offset, head = np.intp(-1), np.intp(0), np.intp(queue.head)
+    status = np.uint32(word >> np.uint64(32))
+    while True:
+        iova = queue.base + np.uint64(head) * np.uint64(16)
+        row = find(windows, iova, WRITABLE, row)
+        if row < 0 or reach(windows, row, iova) < 16:
+            record_miss(port, iova, np.uint64(16), np.uint64(0))
+            queue.running = np.uint8(0)
+            return False
+        words = descriptor_words(windows, row, iova)
+        address, here = words[0], min(size, length - offset)
+        if not legacy and words[1] & np.uint64(1):
+            violate(port, Violation.RX_DESCRIPTOR_DONE, number, words[1])
+        elif address == 0:
+            violate(port, Violation.RX_NO_BUFFER, number, np.uint64(head))
+        dma_write(port, windows, address, data, at + offset, here, np.intp(-1))
+        offset += here
+        head = head + 1 if head + 1 < np.intp(queue.count) else np.intp(0)
+        if offset == length:
+            write_back(words, status | DD | EOP, info, here, tag, legacy)
+            break
+        write_back(words, DD, np.uint64(0), here, 0, legacy)
+    queue.head = np.uint32(head)
+    return True
+
+
+@compiled
+def receive_queue(port: Any, queue: Any, number: int, fifo: Any, budget: int) -> int:
+    """Deliver up to `budget` frames from the head of the packet buffer, as long as they are for this queue."""
+    registers, windows, data = registers_of(port), windows_of(port), fifo_bytes(fifo)
+    block = receive_block(number)
+    checks_ring(port, queue, number, registers, block, False)
+    control, strips = registers[block + SRRCTL], registers[block + CONTROL] & _VME != 0
+    size = np.intp(control & np.uint32(31)) * 1024
+    legacy, drops = control >> np.uint32(25) & np.uint32(7) == _LEGACY, control & _DROP_EN != 0
+    crc = 0 if registers[_HLREG0] & CRC_STRIP else 4
+    counter = receive_counter(registers, number)
+    if not sound(port, number, control):
+        return np.intp(0)
+    done, packets, octets = np.intp(0), np.intp(0), np.intp(0)
+    while fifo.frames and done < budget and queue.running:
+        position = oldest(fifo, data)
+        word, info = load64(data, position), load64(data, position + 8)
+        if np.intp(word >> np.uint64(16) & np.uint64(0xFF)) != number:
+            break
+        frame, at, tag = np.intp(word & np.uint64(0xFFFF)), position + HEADER, np.uint32(0)
+        length = frame + crc
+        tagged = word >> np.uint64(32) & np.uint64(VP) != 0
+        if tagged and strips:
+            length -= 4
+        left = descriptors_left(queue)
+        if left * size >= length:
+            buffer, start = data, at
+            if tagged:
+                tag = be16(data, at + 14)
+            if crc:
+                buffer, start = with_crc(port, data, at, frame), np.intp(0)
+            if tagged and strips:
+                strip_tag(buffer, start)
+                start += 4
+            if deliver(port, queue, windows, number, buffer, start, length, word, info, size, legacy, tag):
+                packets += 1
+                octets += length
+        elif drops:
+            add(port, _QPRDC + counter, 1)
+        else:
+            break
+        fifo.bytes -= np.uint64(frame + 4)
+        pop(fifo, data, position)
+        done += 1
+    if packets:
+        store_release(registers, block + HEAD, queue.head)
+        port.receive_causes[number] = np.uint8(1)
+        add(port, _QPRC + counter, packets)
+        add(port, _QBRC + counter, octets)
+        add(port, _RXDGPC, packets)
+        add(port, _RXDGBC, octets)
+    return done
+
+
+@compiled
+def receive(port: Any, queues: Any, fifo: Any, budget: int) -> int:
+    """Deliver up to `budget` frames of a port's packet buffer; returns how many left it."""
+    looks_at_receive_queues(port, queues)
+    done, data = np.intp(0), fifo_bytes(fifo)
+    while fifo.frames and port.bus_master and done < budget:
+        position = oldest(fifo, data)
+        number = np.intp(load64(data, position) >> np.uint64(16) & np.uint64(0xFF))
+        if not port.receive_enabled[number]:
+            # The book leaves open what happens to a packet for a queue that is off: it is dropped here.
+            fifo.bytes -= np.uint64(frame_length(data, position) + 4)
+            pop(fifo, data, position)
+            done += 1
+            continue
+        if not queues[number].running:
+            break
+        moved = receive_queue(port, queues[number], number, fifo, budget - done)
+        if moved == 0:
+            break
+        done += moved
+    return done
