@@ -35,11 +35,11 @@ def identify(device: ConfigSpace) -> tuple[int, int]:
 
 
 def set_bus_master(device: ConfigSpace, on: bool) -> None:
-    """Let the device do DMA (and answer memory accesses), or stop it from doing DMA."""
+    """Let the device do DMA, or not; it answers memory accesses either way."""
     command = device.config_read(COMMAND, 2)
     if command == 0xFFFF:
         raise DeviceGone(f"{device.address}: the device does not answer; it was removed, or its power is off")
-    wanted = command | COMMAND_MEMORY | COMMAND_MASTER if on else command & ~COMMAND_MASTER
+    wanted = command & ~COMMAND_MASTER | COMMAND_MEMORY | (COMMAND_MASTER if on else 0)
     if wanted != command:
         device.config_write(COMMAND, 2, wanted)
 

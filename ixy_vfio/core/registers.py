@@ -19,11 +19,29 @@ before the device is touched.
 
 import operator
 from enum import Enum, IntEnum
-from typing import Any, ClassVar, Self, dataclass_transform
+from typing import Any, ClassVar, Protocol, Self, dataclass_transform
 
 from ixy_vfio.core.errors import DeadlineError, DeviceGone
 from ixy_vfio.core.mmio import ALL_ONES, Mmio, current_section, polls
-from ixy_vfio.hw import Register as Row
+
+
+class Row(Protocol):
+    """A row of the register table (`hw.Register`): where a register, or an array of them, lies."""
+
+    @property
+    def name(self) -> str:
+        """The datasheet's name."""
+
+    @property
+    def section(self) -> str:
+        """The datasheet's section."""
+
+    @property
+    def count(self) -> int:
+        """How many registers the row stands for."""
+
+    def offset(self, index: int = 0) -> int:
+        """Byte offset of register `index`. IndexError outside 0..count-1."""
 
 
 class AccessError(TypeError):
@@ -31,21 +49,21 @@ class AccessError(TypeError):
 
 
 class Access(Enum):
-    """How software may use a register: (may be read, may be written, a read changes it, a write sets only ones)."""
+    """How software may use a register: whether it may be read, whether written, whether a read changes it."""
 
-    RW = (True, True, False, False)  # read and write
-    RO = (True, False, False, False)  # read-only
-    WO = (False, True, False, False)  # write-only: a read is undefined
-    RC = (True, False, True, False)  # read-only, cleared by the read
-    W1S = (True, True, False, True)  # write 1 to set; a 0 has no effect
-    W1C = (True, True, False, True)  # write 1 to clear; a 0 has no effect
-    RC_W1C = (True, True, True, True)  # cleared by a read, or bit by bit by writing 1
+    RW = (True, True, False)  # read and write
+    RO = (True, False, False)  # read-only
+    WO = (False, True, False)  # write-only: a read is undefined
+    RC = (True, False, True)  # read-only, cleared by the read
+    W1S = (True, True, False)  # write 1 to set; a 0 has no effect
+    W1C = (True, True, False)  # write 1 to clear; a 0 has no effect
+    RC_W1C = (True, True, True)  # cleared by a read, or bit by bit by writing 1
+    RS = (True, True, True)  # read and write, and a read sets a bit: a semaphore
 
-    def __init__(self, readable: bool, writable: bool, read_clears: bool, ones: bool) -> None:
+    def __init__(self, readable: bool, writable: bool, read_changes: bool) -> None:
         self.readable = readable
         self.writable = writable
-        self.read_clears = read_clears
-        self.ones = ones
+        self.read_changes = read_changes
 
     def __new__(cls, *values: bool) -> Self:
         """Give each kind a number of its own: members with equal properties would be aliases."""
@@ -54,7 +72,7 @@ class Access(Enum):
         return member
 
 
-RW, RO, WO, RC, W1S, W1C, RC_W1C = Access
+RW, RO, WO, RC, W1S, W1C, RC_W1C, RS = Access
 
 
 class Field:

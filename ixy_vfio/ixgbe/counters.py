@@ -44,9 +44,10 @@ def read_all(bar: Mmio, queues: int) -> dict[str, int]:
     """
     values = {name: int(register.read(bar)) for name, register in PORT.items()}
     values |= {name: _wide(bar, halves) for name, halves in PORT_WIDE.items()}
-    for queue in range(queues):
-        values |= {f"{name}[{queue}]": int(register.read(bar, queue)) for name, register in QUEUE.items()}
-        values |= {f"{name}[{queue}]": _wide(bar, halves, queue) for name, halves in QUEUE_WIDE.items()}
+    for name, register in QUEUE.items():
+        values |= {f"{name}[{queue}]": int(register.read(bar, queue)) for queue in range(queues)}
+    for name, halves in QUEUE_WIDE.items():
+        values |= {f"{name}[{queue}]": _wide(bar, halves, queue) for queue in range(queues)}
     STATUS.read(bar)
     return values
 
@@ -56,6 +57,7 @@ def initialise(bar: Mmio) -> None:
     """Give queue i counter i (after a reset all queues count in counter 0), and clear everything by reading it."""
     for n in range(QUEUE_COUNTERS // 4):
         RQSMR(map0=4 * n, map1=4 * n + 1, map2=4 * n + 2, map3=4 * n + 3).write(bar, n)
+    for n in range(QUEUE_COUNTERS // 4):
         TQSM(map0=4 * n, map1=4 * n + 1, map2=4 * n + 2, map3=4 * n + 3).write(bar, n)
     read_all(bar, QUEUE_COUNTERS)
 

@@ -96,10 +96,12 @@ class Ixgbe:
         self._require(State.NEW, State.STOPPED)
         size = ring_memory(self.config)
         self._memory.view[:size] = bytes(size)
+        pci.set_bus_master(self._device, False)  # until the reset the device may still know somebody else's rings
+        self.notes = init.reset(self._bar)
         pci.set_bus_master(self._device, True)
-        self._totals = counters.Totals(self.config.queues)
         setup = init.Setup(self._model, self.config, self._promiscuous, self._mac, self._rings)
-        self.notes = init.initialise(self._bar, setup)
+        init.configure(self._bar, setup)
+        self._totals = counters.Totals(self.config.queues)
         self._state = State.READY
 
     def enable_receive(self) -> None:

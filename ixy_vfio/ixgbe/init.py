@@ -1,8 +1,8 @@
 """Initialisation by the 82599 datasheet (revision 3.4): one function a section, in the order of the book.
 
-`initialise` runs them in the order that section 4.6.3 wants. The link (4.6.4) is in link.py, statistics (4.6.5) in
-counters.py, interrupts (4.6.6) in irq.py. X540 and X550 go the same way but for the link and the size of their
-packet buffer; that was never run on one.
+`reset` and `configure` run them in the order that section 4.6.3 wants. The link (4.6.4) is in link.py, statistics
+(4.6.5) in counters.py, interrupts (4.6.6) in irq.py. X540 and X550 go the same way but for the link and the size of
+their packet buffer; that was never run on one.
 """
 
 import time
@@ -43,20 +43,24 @@ class Setup:
     rings: tuple[tuple[Ring, Ring], ...]
 
 
-def initialise(bar: Mmio, setup: Setup) -> list[str]:
-    """4.6.3: the whole sequence, up to enabled queues; receive stays off. Returns what was odd."""
+def reset(bar: Mmio) -> list[str]:
+    """4.6.3, first half: from any state to that after power-on. Returns what was odd."""
     irq.disable_all(bar)
     global_reset(bar)
     irq.disable_all(bar)
     eeprom.wait_auto_read(bar)
     notes = wait_manageability(bar)
     wait_dma(bar)
+    return notes
+
+
+def configure(bar: Mmio, setup: Setup) -> None:
+    """4.6.3, second half: up to enabled queues; receive stays off."""
     driver_loaded(bar)
     link.start(bar, setup.model)
     counters.initialise(bar)
     initialise_receive(bar, setup)
     initialise_transmit(bar, setup)
-    return notes
 
 
 @section("4.6.3.2")
@@ -134,8 +138,7 @@ def initialise_receive(bar: Mmio, setup: Setup) -> None:
 def clear_filters(bar: Mmio) -> None:
     """No address but that of the port, no multicast. The tables are memory: undefined until written."""
     for i in range(1, p.RAH.row.count):
-        p.RAL().write(bar, i)
-        p.RAH().write(bar, i)
+        p.RAH(av=0).write(bar, i)
     for i in range(p.MTA.row.count):
         p.MTA().write(bar, i)
     for i in range(p.UTA.row.count):
@@ -255,6 +258,7 @@ def set_transmit_buffers(bar: Mmio, model: Model) -> None:
     p.DTXMXSZRQ(max_bytes_num_req=MAX_REQUEST).write(bar)
     for i in range(p.TXPBSIZE.row.count):
         p.TXPBSIZE(size=model.tx_buffer if i == 0 else 0).write(bar, i)
+    for i in range(p.TXPBTHRESH.row.count):
         p.TXPBTHRESH(thresh=model.tx_buffer - LONGEST_PACKET if i == 0 else 0).write(bar, i)
     p.MTQC(rt_ena=0, vt_ena=0, num_tc_or_q=0).write(bar)
     p.RTTDCS.modify(bar, arbdis=0)

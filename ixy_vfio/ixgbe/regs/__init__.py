@@ -10,6 +10,6 @@ from ixy_vfio.ixgbe.regs import general, mac, packet
 ALL: tuple[type[Register], ...] = tuple(
     value
     for module in (general, packet, mac)
-    for name, value in vars(module).items()
-    if isinstance(value, type) and issubclass(value, Register) and name == value.row.name
+    for value in vars(module).values()
+    if isinstance(value, type) and value is not Register and issubclass(value, Register)
 )
