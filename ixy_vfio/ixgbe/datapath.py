@@ -150,41 +150,52 @@ def _segment(rx: Any, pool: Any, index: Any, word: Any) -> Any:
 
 @inlined
 def poll(rx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
-    """Receive up to `wanted` packets: index of the first buffer, and length, of each. Returns how many."""
-    mask = rx.size - U(1)
-    ring = words64_at(rx.ring, U(2) * rx.size)
-    slots = words32_at(rx.slots, rx.size)
+    """Receive up to `wanted` packets: index of the first buffer, and length, of each. Returns how many.
+
+    `indices` and `lengths` are addresses of uint32[wanted].
+    """
     position = rx.next
-    left = rx.size - rx.unarmed  # descriptors with a buffer: all that the device can have written back
-    before = left
+    armed = rx.size - rx.unarmed  # descriptors with a buffer: all that the device can have written back
+    left = armed
     count = U(0)
     total = U(0)
     plain = rx.chain_count + rx.skipping == U(0)
-    while count < U(wanted) and left != U(0):
-        word = load_acquire(ring, U(2) * position + U(1))
-        if word & desc.RX_DD == U(0):
-            break
-        index = slots[position]
-        length = word >> desc.RX_LENGTH_SHIFT & desc.RX_LENGTH_MASK
-        whole = word & (desc.RX_EOP | desc.RX_ERRORS) == desc.RX_EOP
-        if plain and whole and length - desc.MIN_PACKET <= U(DATA) - desc.MIN_PACKET:
-            indices[count] = index
-            lengths[count] = np.uint32(length)
+    while count < wanted and left != U(0):
+        block = min(min(wanted - count, U(BLOCK)), min(left, rx.size - position))
+        ring = words64_at(rx.ring + U(16) * position, 2 * BLOCK)
+        slots = words32_at(rx.slots + U(4) * position, BLOCK)
+        index_out = words32_at(indices + U(4) * count, BLOCK)
+        length_out = words32_at(lengths + U(4) * count, BLOCK)
+        word = U(0)
+        done = U(0)
+        for i in range(min(block, U(BLOCK))):
+            word = load_acquire(ring, U(2) * i + U(1))
+            length = word >> desc.RX_LENGTH_SHIFT & desc.RX_LENGTH_MASK
+            whole = word & (desc.RX_DD | desc.RX_EOP | desc.RX_ERRORS) == desc.RX_DD | desc.RX_EOP
+            if not (whole and plain and length - desc.MIN_PACKET <= U(DATA) - desc.MIN_PACKET):
+                break
+            index_out[i] = slots[i]
+            length_out[i] = np.uint32(length)
             total += length
-            count += U(1)
-        else:
-            if _segment(rx, pool, index, word):
-                indices[count] = np.uint32(rx.chain_first)
-                lengths[count] = np.uint32(rx.chain_length)
+            done += U(1)
+        count += done
+        if done < block and word & desc.RX_DD != U(0):  # not plain: the word that was loaded above decides
+            if _segment(rx, pool, words32_at(rx.slots, rx.size)[position + done], word):
+                words32_at(indices, wanted)[count] = np.uint32(rx.chain_first)
+                words32_at(lengths, wanted)[count] = np.uint32(rx.chain_length)
                 total += rx.chain_length
                 count += U(1)
                 _end_chain(rx)
             plain = rx.chain_count + rx.skipping == U(0)
-        position = (position + U(1)) & mask
-        left -= U(1)
-    if left != before:
+            done += U(1)
+            block = done
+        position = (position + done) & (rx.size - U(1))
+        left -= done
+        if done < block:
+            break
+    if left != armed:
         rx.next = position
-        rx.unarmed += before - left
+        rx.unarmed += armed - left
         rx.packets += count
         rx.bytes += total
     _arm(rx, pool)
@@ -211,14 +222,14 @@ def reclaim(tx: Any, pool: Any) -> None:
 
 
 @inlined
-def _fill(tx: Any, pool: Any, indices: Any, lengths: Any, begin: Any, count: Any) -> Any:
-    """Fill `count` (up to BLOCK) descriptors, with no wrap, with one packet each; `begin` is the first packet.
+def _fill(tx: Any, pool: Any, indices: Any, lengths: Any, count: Any) -> Any:
+    """Fill `count` (up to BLOCK) descriptors, with no wrap, with one packet each.
 
     Returns the bytes, or 0 when one of them does not fit one buffer: then nothing has happened.
     """
     tail = tx.tail
-    if tail + count > tx.size or begin + count > U(indices.size) or begin + count > U(lengths.size):
-        raise IndexError("batch outside its arrays")
+    index_in = words32_at(indices, BLOCK)
+    length_in = words32_at(lengths, BLOCK)
     slots = words32_at(tx.slots + U(4) * tail, BLOCK)
     ring = words64_at(tx.ring + U(16) * tail, 2 * BLOCK)
     base = pool.iova + U(HEADROOM)
@@ -227,8 +238,8 @@ def _fill(tx: Any, pool: Any, indices: Any, lengths: Any, begin: Any, count: Any
     odd: Any = False
     total = U(0)
     for i in range(min(count, U(BLOCK))):
-        index = U(indices[begin + i])
-        length = U(lengths[begin + i])
+        index = U(index_in[i])
+        length = U(length_in[i])
         outside |= index >= capacity
         odd |= length - desc.MIN_PACKET > U(DATA) - desc.MIN_PACKET
         slots[i] = np.uint32(index)
@@ -288,23 +299,24 @@ def _advance(tx: Any, count: Any, report: Any) -> None:
 def send(tx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
     """Send the first of `wanted` packets, as many as there is room for, and return how many; the rest stays yours.
 
+    `indices` and `lengths` are addresses of uint32[wanted].
     Up to BLOCK - 1 buffers of sent packets stay in the ring until more is sent; `stop` ends that.
     """
     reclaim(tx, pool)
     done = U(0)
     total = U(0)
-    while done < U(wanted):
+    while done < wanted:
         room = tx.size - U(1) - tx.used
-        count = min(min(U(wanted) - done, U(BLOCK)), min(room, tx.size - tx.tail))
+        count = min(min(wanted - done, U(BLOCK)), min(room, tx.size - tx.tail))
         if count == U(0):
             break
-        size = _fill(tx, pool, indices, lengths, done, count)
+        size = _fill(tx, pool, indices + U(4) * done, lengths + U(4) * done, count)
         if size != U(0):
             _advance(tx, count, ((tx.tail + count) // U(BLOCK)) * U(BLOCK) - U(1))
             done += count
         else:
-            size = U(lengths[done])
-            count = _fill_chain(tx, pool, indices[done], size, room)
+            size = U(words32_at(lengths, wanted)[done])
+            count = _fill_chain(tx, pool, words32_at(indices, wanted)[done], size, room)
             if count == U(0):
                 break
             _advance(tx, count, (tx.tail + count - U(1)) & (tx.size - U(1)))
@@ -326,7 +338,8 @@ def arm(queue: Any) -> None:
 @compiled
 def receive_batch(queue: Any, batch: Any) -> Any:
     """Receive into batch[0] (indices) and batch[1] (lengths); returns how many packets."""
-    return poll(queue[0].rx, pool_at(queue[0].pool), batch[0], batch[1], batch.shape[1])
+    pool = pool_at(queue[0].pool)
+    return poll(queue[0].rx, pool, U(batch[0].ctypes.data), U(batch[1].ctypes.data), U(batch.shape[1]))
 
 
 @compiled
@@ -335,7 +348,7 @@ def send_batch(queue: Any, batch: Any, count: Any) -> Any:
     if count > batch.shape[1]:
         raise IndexError("batch outside its arrays")
     pool = pool_at(queue[0].pool)
-    sent = send(queue[0].tx, pool, batch[0], batch[1], U(count))
+    sent = send(queue[0].tx, pool, U(batch[0].ctypes.data), U(batch[1].ctypes.data), U(count))
     for i in range(sent, U(count)):
         give_packet(pool, batch[0, i], batch[1, i])
     queue[0].tx.no_room += U(count) - sent

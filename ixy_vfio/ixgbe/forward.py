@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ixy_vfio.core.compiled import compiled, inlined, rebound
 from ixy_vfio.core.pool import DATA, HEADROOM, STRIDE, give_packet, pool_at
 from ixy_vfio.core.unsafe import bytes_at, record_at, words32_at
-from ixy_vfio.ixgbe.datapath import QUEUE, poll, send
+from ixy_vfio.ixgbe.datapath import BLOCK, QUEUE, poll, send
 
 U = np.uint64
 
@@ -47,18 +47,26 @@ def kernel(packet: Any, length: Any) -> bool:
 def _work(rx: Any, pool: Any, indices: Any, lengths: Any, count: Any) -> Any:
     """Run the kernel over a batch; packets that it refuses are freed. Returns how many are left, in front."""
     kept = U(0)
-    for i in range(count):
-        index = U(indices[i])
-        length = U(lengths[i])
-        if index >= pool.capacity:
-            raise IndexError("buffer index outside the pool")
-        packet = bytes_at(pool.packets + index * U(STRIDE) + U(HEADROOM), min(length, U(DATA)))
-        if kernel(packet, length):
-            indices[kept] = np.uint32(index)
-            lengths[kept] = np.uint32(length)
-            kept += U(1)
-        else:
-            give_packet(pool, index, length)
+    for begin in range(U(0), count, U(BLOCK)):
+        block = min(count - begin, U(BLOCK))
+        index_in = words32_at(indices + U(4) * begin, BLOCK)
+        length_in = words32_at(lengths + U(4) * begin, BLOCK)
+        index_out = words32_at(indices + U(4) * kept, BLOCK)
+        length_out = words32_at(lengths + U(4) * kept, BLOCK)
+        here = U(0)
+        for i in range(block):
+            index = U(index_in[i])
+            length = U(length_in[i])
+            if index >= pool.capacity:
+                raise IndexError("buffer index outside the pool")
+            packet = bytes_at(pool.packets + index * U(STRIDE) + U(HEADROOM), min(length, U(DATA)))
+            if kernel(packet, length):
+                index_out[here] = np.uint32(index)
+                length_out[here] = np.uint32(length)
+                here += U(1)
+            else:
+                give_packet(pool, index, length)
+        kept += here
     rx.refused += count - kept
     return kept
 
@@ -66,19 +74,20 @@ def _work(rx: Any, pool: Any, indices: Any, lengths: Any, count: Any) -> Any:
 def _step(loop: Any, source: Any, target: Any) -> Any:
     """One batch from `source` to `target`. What finds no room is dropped: waiting would only grow latency."""
     pool = pool_at(source.pool)
-    indices = words32_at(loop.indices, loop.batch)
-    lengths = words32_at(loop.lengths, loop.batch)
     wanted = loop.batch
     if loop.limit != U(0):
         wanted = min(wanted, loop.limit - loop.received)
-    count = poll(source.rx, pool, indices, lengths, wanted)
+    count = poll(source.rx, pool, loop.indices, loop.lengths, wanted)
     if count != U(0):
         loop.received += count
-        kept = _work(source.rx, pool, indices, lengths, count)
-        sent = send(target.tx, pool, indices, lengths, kept)
-        target.tx.no_room += kept - sent
-        for i in range(sent, kept):
-            give_packet(pool, indices[i], lengths[i])
+        kept = _work(source.rx, pool, loop.indices, loop.lengths, count)
+        sent = send(target.tx, pool, loop.indices, loop.lengths, kept)
+        if sent != kept:
+            target.tx.no_room += kept - sent
+            indices = words32_at(loop.indices, kept)
+            lengths = words32_at(loop.lengths, kept)
+            for i in range(sent, kept):
+                give_packet(pool, indices[i], lengths[i])
     return count
 
 
