@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.vm.harness.errors import Missing, VmError
+from tests.vm.harness.errors import Missing
 
 SUITE = "trixie"
 BACKPORTS = "trixie-backports"
@@ -165,25 +165,23 @@ class Debian:
         target: Path,
         suite: str = SUITE,
         dependencies: bool = False,
+        more: Sequence[str] = (),
         finish: Callable[[Path], None] = lambda root: None,
     ) -> None:
-        """Make the folder `target` with the files of `packages`, and of all they depend on if asked.
+        """Make the folder `target` with the files of `packages`, of all they depend on if asked, and of `more` alone.
 
         `finish` gets the folder before it has its name: a folder that is there is complete.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix="unpack-") as work:
+            alone = [*more] if dependencies else [*packages, *more]
+            self._apt("apt-get", "clean")
             if dependencies:
-                self._apt("apt-get", "clean")
                 self._apt("apt-get", "install", "--yes", "--download-only", "-t", suite, *packages)
-                archives = sorted((self.state / "archives").glob("*.deb"))
-            else:
-                self._apt("apt-get", "download", "-t", suite, *packages, cwd=Path(work))
-                archives = sorted(Path(work).glob("*.deb"))
-            if not archives:
-                raise VmError(f"apt-get fetched nothing for {' '.join(packages)}")
+            if alone:
+                self._apt("apt-get", "download", "-t", suite, *alone, cwd=Path(work))
             root = Path(work) / "root"
-            for archive in archives:
+            for archive in sorted([*Path(work).glob("*.deb"), *(self.state / "archives").glob("*.deb")]):
                 subprocess.run(["dpkg-deb", "-x", archive, root], check=True, timeout=DEADLINE)
             self._apt("apt-get", "clean")
             finish(root)

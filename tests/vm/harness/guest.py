@@ -121,7 +121,7 @@ class Guest:
         cache = cache_directory() / "guest"
         cache.mkdir(exist_ok=True)
         cache.chmod(0o1777)
-        if image.modules:
+        if image.root:
             extra = ("virtio_iommu",) if self.config.iommu == "virtio" else ()
             (self.folder / "initramfs").write_bytes(kernel.initramfs(image, extra))
         if self.config.ports:
@@ -269,6 +269,18 @@ class Guest:
         if len(found) != 1:
             raise VmError(f"the guest sees no device behind {root} ({device})")
         return found[0]
+
+    def unplug(self, device: str, timeout: float = 60.0) -> None:
+        """Ask the guest to let a device go, as with the button beside the slot, and wait until it has."""
+        assert self.qmp is not None
+        self.qmp.execute("device_del", {"id": device})
+        self.qmp.event("DEVICE_DELETED", timeout, device=device)
+
+    def plug(self, device: str) -> None:
+        """Plug a device in again; the guest sees it some seconds later."""
+        assert self.qmp is not None
+        folder = self.simulator.folder if self.simulator else None
+        self.qmp.execute("device_add", machine.device(self.config, device, folder))
 
     def close(self) -> None:
         """End it all: there is nothing in a guest to save. Idempotent."""

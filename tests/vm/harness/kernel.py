@@ -8,6 +8,7 @@ with everything built in.
 import lzma
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -31,15 +32,10 @@ exec /busybox switch_root /root "$vm_init"
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A bootable image; with modules, the folder that depmod knows as lib/modules/RELEASE."""
+    """A bootable image; `root` is the folder of its unpacked package if it has modules."""
 
     image: Path
-    modules: Path | None = None
-
-    @property
-    def release(self) -> str:
-        """The kernel's release, "" when everything is built in."""
-        return self.modules.name if self.modules else ""
+    root: Path | None = None
 
 
 def find(name: str = "") -> Kernel:
@@ -65,9 +61,13 @@ def iommufd() -> Kernel:
     raise Missing(f"no kernel with IOMMUFD: set ${ENVIRONMENT}, or run scripts/vm-kernel (about 10 minutes)")
 
 
+def _modules(root: Path) -> Path:
+    (folder,) = (root / "usr/lib/modules").iterdir()
+    return folder
+
+
 def _unpacked(root: Path) -> Kernel:
-    (modules,) = (root / "usr/lib/modules").iterdir()
-    return Kernel(root / "boot" / f"vmlinuz-{modules.name}", modules)
+    return Kernel(root / "boot" / f"vmlinuz-{_modules(root).name}", root)
 
 
 def stock() -> Kernel:
@@ -81,18 +81,17 @@ def stock() -> Kernel:
             debian = Debian()
             package = next(name for name in debian.depends("linux-image-amd64") if name.startswith("linux-image-"))
             root = cache_directory() / f"linux-stock-{package.removeprefix('linux-image-')}"
-            debian.unpack([package, "busybox-static"], root, finish=_index_modules)
+            debian.unpack(["kmod"], root, dependencies=True, more=[package, "busybox-static"], finish=_index_modules)
         except Missing as missing:
             raise Missing(f"name a kernel by ${ENVIRONMENT}; fetching Debian's own failed: {missing}") from None
         return _unpacked(root)
 
 
 def _index_modules(root: Path) -> None:
-    """What installing the package would do: depmod. busybox goes beside the modules, for guests without kmod."""
-    modules = _unpacked(root).modules
-    assert modules is not None
-    (root / "usr/bin/busybox").rename(modules / "busybox")
-    subprocess.run([modules / "busybox", "depmod", "-b", root / "usr", modules.name], check=True, timeout=600)
+    """What installing the package would do: depmod."""
+    shutil.copy(Path(__file__).with_name("kmod"), root / "kmod")
+    (root / "depmod").symlink_to("kmod")
+    subprocess.run([root / "depmod", "-b", root / "usr", _modules(root).name], check=True, timeout=600)
 
 
 def _dependencies(modules: Path) -> dict[str, list[str]]:
@@ -125,15 +124,16 @@ def _cpio(files: dict[str, bytes], folders: tuple[str, ...]) -> bytes:
 
 def initramfs(kernel: Kernel, extra: tuple[str, ...] = ()) -> bytes:
     """An initramfs that loads ROOT_MODULES and `extra`, mounts the root by 9p and goes on with its init."""
-    if kernel.modules is None:
+    if kernel.root is None:
         raise VmError(f"{kernel.image} has no modules, so it needs no initramfs")
-    table = _dependencies(kernel.modules)
-    files = {"init": INITRAMFS_INIT.encode(), "busybox": (kernel.modules / "busybox").read_bytes()}
+    modules = _modules(kernel.root)
+    table = _dependencies(modules)
+    files = {"init": INITRAMFS_INIT.encode(), "busybox": (kernel.root / "usr/bin/busybox").read_bytes()}
     order = []
     for wanted in (*extra, *ROOT_MODULES):
         for path in table[wanted]:
             name = os.path.basename(path).removesuffix(".xz")
-            data = (kernel.modules / path).read_bytes()
+            data = (modules / path).read_bytes()
             if name not in order:
                 order.append(name)
                 files[name] = lzma.decompress(data) if path.endswith(".xz") else data

@@ -93,21 +93,27 @@ def _platform(config: Config, accel: str) -> list[str]:
     ]
 
 
+def device(config: Config, name: str, simulator: Path | None) -> dict[str, object]:
+    """The properties of a device, as QEMU's `device_add` takes them."""
+    index = config.devices.index(name)
+    properties: dict[str, object] = {"id": name, "bus": f"root-{name}"}
+    if name.startswith("port"):
+        socket = {"type": "unix", "path": f"{simulator}/{name}.sock"}
+        return {**properties, "driver": "vfio-user-pci", "rombar": 0, "socket": socket}
+    driver = config.nics[index]
+    if driver != "edu":
+        properties |= {"netdev": f"wire-{name}", "mac": f"52:54:00:82:59:{index:02x}", "romfile": ""}
+    return {**properties, "driver": driver, **NICS[driver]}
+
+
 def _devices(config: Config, simulator: Path | None) -> list[str]:
+    """A root port for each device: so it has an IOMMU group of its own, and can be plugged."""
     words: list[str] = []
-    for index, name in enumerate(config.devices):
-        slot = FIRST_SLOT + index
+    for slot, name in enumerate(config.devices, FIRST_SLOT):
         words += ["-device", f"pcie-root-port,id=root-{name},bus=pcie.0,addr={slot:#x},chassis={slot},slot={slot}"]
-        properties: dict[str, object] = {"id": name, "bus": f"root-{name}"}
-        if name.startswith("nic"):
-            driver = config.nics[index]
-            properties |= {"driver": driver, **NICS[driver]}
-            if driver != "edu":
-                words += ["-netdev", f"hubport,id=wire-{name},hubid=0"]
-                properties |= {"netdev": f"wire-{name}", "mac": f"52:54:00:82:59:{index:02x}", "rombar": 0}
-        else:
-            properties |= {"driver": "vfio-user-pci", "rombar": 0}
-            properties["socket"] = {"type": "unix", "path": f"{simulator}/{name}.sock"}
+        properties = device(config, name, simulator)
+        if "netdev" in properties:
+            words += ["-netdev", f"hubport,id={properties['netdev']},hubid=0"]
         words += ["-device", json.dumps(properties)]
     return words
 
@@ -117,7 +123,7 @@ def _append(config: Config, kernel: Kernel) -> str:
         "console=ttyS0 quiet loglevel=3 panic=-1",
         "root=hostroot rootfstype=9p rootflags=trans=virtio,version=9p2000.L,cache=loose,msize=262144 ro",
         f"init={HARNESS}/init vm_init={HARNESS}/init vm_agent={HARNESS}/agent.py",
-        f"vm_python={sys.executable} vm_release={kernel.release}",
+        f"vm_python={sys.executable} vm_kernel={kernel.root or ''}",
         {"intel": "intel_iommu=on", "amd": "amd_iommu=on"}.get(config.iommu, ""),
         "iommu=nopt iommu.strict=1",
         f"hugepagesz=2M hugepages={config.hugepages}" if config.hugepages else "",
@@ -151,10 +157,9 @@ def command(
         *_p9("hostroot", Path("/"), readonly=True),
         *_p9("share", folder / "share", readonly=False),
         *_p9("cache", cache, readonly=False),
-        *(_p9("modules", kernel.modules, readonly=True) if kernel.modules else ()),
         *_devices(config, simulator),
         *("-kernel", os.fspath(kernel.image), "-append", _append(config, kernel)),
     ]
-    if kernel.modules:
+    if kernel.root:
         words += ["-initrd", f"{folder}/initramfs"]
     return words

@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,9 @@ class Qmp:
         self._read(deadline)  # the greeting
         self.execute("qmp_capabilities")
 
-    def execute(self, command: str, timeout: float = 30.0, **arguments: Any) -> Any:
+    def execute(self, command: str, arguments: Mapping[str, Any] | None = None, timeout: float = 30.0) -> Any:
         """Run a command; returns its `return` value. Raises VmError with QEMU's reason."""
-        names = {key.replace("_", "-"): value for key, value in arguments.items()}
-        return self._ask({"execute": command, "arguments": names}, timeout)
-
-    def device_add(self, driver: str, **properties: Any) -> None:
-        """Plug a device in. Properties as QEMU spells them; `_` for `-`."""
-        self.execute("device_add", driver=driver, **properties)
-
-    def device_del(self, identity: str, timeout: float = 30.0) -> None:
-        """Ask the guest to let a device go, and wait until it has."""
-        self.execute("device_del", id=identity)
-        self.event("DEVICE_DELETED", timeout, device=identity)
+        return self._ask({"execute": command, "arguments": dict(arguments or {})}, timeout)
 
     def event(self, name: str, timeout: float, **data: Any) -> dict[str, Any]:
         """Wait for an event with this data; returns it. Others are kept."""

@@ -1,0 +1,29 @@
+"""What VM tests share."""
+
+import sys
+
+import pytest
+
+from tests.vm.harness import Config, Guest
+
+NICS = ("igb", "e1000e", "virtio-net-pci", "edu")
+STOCK = Config(kernel="stock", nics=NICS)
+IOMMUFD = Config(kernel="iommufd", nics=NICS)
+
+
+def in_guest(*configs: Config) -> pytest.MarkDecorator:
+    """Run the test in a guest of each configuration, by its `guest` fixture."""
+    names = ["-".join([config.kernel, *([f"{config.ports}ports"] if config.ports else [])]) for config in configs]
+    return pytest.mark.parametrize("guest", configs, indirect=True, ids=names, scope="session")
+
+
+def inside(guest: Guest, script: str, *arguments: str, timeout: float = 60.0) -> str:
+    """Run a module of the folder `inside` in the guest; returns its standard output."""
+    return guest.run([sys.executable, "-m", f"tests.vm.inside.{script}", *arguments], timeout=timeout).stdout
+
+
+def load(guest: Guest, *modules: str) -> None:
+    """modprobe; nothing to do where everything is built in."""
+    if guest.run(["test", "-d", f"/lib/modules/{guest.release}"], check=False).status == 0:
+        for module in modules:
+            guest.run(["modprobe", module])
