@@ -101,10 +101,10 @@ class Field:
         return int(value) << self.low
 
     def show(self, value: int) -> str:
-        """A value of the field for people: its name if it has one."""
+        """A value of the field for people: its name if it has one, else decimal, and hexadecimal where that helps."""
         if self.names is not None and value in self.names._value2member_map_:
             return f"{self.names(value).name.lower()} ({value})"
-        return f"{value}" if self.width < 8 else f"{value:#x}"
+        return f"{value}" if value < 10 else f"{value} ({value:#x})"
 
     def __get__(self, value: "Register | None", owner: type) -> Any:
         if value is None:

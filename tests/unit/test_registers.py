@@ -195,6 +195,7 @@ def test_a_value_is_immutable_and_compares_by_register_and_bits() -> None:
     assert value != Whole.of(0x50)
     assert len({value, One.of(0x50)}) == 1
     assert repr(value) == "One(flag=0, size=5, top=0) = 0x00000050"
+    assert repr(One(size=127)) == "One(flag=0, size=127 (0x7f), top=0) = 0x000007f0"
 
 
 def test_fields_must_not_overlap_or_leave_the_register() -> None:
