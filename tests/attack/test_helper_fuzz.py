@@ -1,0 +1,192 @@
+"""Clients that send garbage: the lease ends, or the request was permitted; nothing leaks and nobody else notices.
+
+IXY_VFIO_FUZZ is the number of mutated messages (2,000 unless set; 1000000 takes some minutes).
+"""
+
+import contextlib
+import os
+import random
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ixy_vfio_helper import protocol
+from ixy_vfio_helper.protocol import (
+    REPLIES,
+    REQUESTS,
+    SIZE,
+    Attach,
+    End,
+    Ended,
+    Hello,
+    List,
+    Memory,
+    Message,
+    ProtocolError,
+    Purpose,
+    Seal,
+    decode,
+    encode,
+)
+
+from tests.unit.lease_support import A, B, Client, FakeBackend, open_fds, served
+
+MESSAGES = int(os.environ.get("IXY_VFIO_FUZZ", "2000"))
+SEED = 82599
+# Recorded sessions: what real clients send.
+SESSIONS: list[list[Message]] = [
+    [Hello(), List(0), List(1), List(2), End()],
+    [Hello(), Attach(A), Attach(B), Memory(16384, 1, Purpose.RINGS), Memory(16384, 2, Purpose.RINGS),
+     Memory(65536, 3, Purpose.PACKETS), Seal(), End()],
+    [Hello(), Attach(B), Memory(4096, 1, Purpose.RINGS)],
+]  # fmt: skip
+INTERESTING = [0, 1, 2, 3, 0x7F, 0x80, 0xFF]
+
+
+def mutate(data: bytes, chance: random.Random) -> bytes:
+    """One of the ways in which a message can be wrong, or just different."""
+    changed = bytearray(data) or bytearray(SIZE)
+    size = len(changed)
+    match chance.randrange(8):
+        case 0:  # one bit
+            changed[chance.randrange(size)] ^= 1 << chance.randrange(8)
+        case 1:  # an interesting byte where the fields are
+            changed[chance.randrange(min(size, 40))] = chance.choice(INTERESTING)
+        case 2:  # cut
+            del changed[chance.randrange(size) :]
+        case 3:  # grown
+            changed += chance.randbytes(chance.randrange(1, 4096))
+        case 4:  # noise in the body
+            start = chance.randrange(size)
+            changed[start:] = chance.randbytes(size - start)
+        case 5:  # another type
+            changed[6:8] = chance.randrange(10).to_bytes(2, "little")
+        case 6:  # a field turned to all ones
+            start = chance.randrange(36)
+            changed[start : start + 8] = b"\xff" * 8
+        case 7:  # nothing: the message itself, once more
+            pass
+    return bytes(changed)
+
+
+def received(client: Client) -> Iterator[Message]:
+    """Everything that the monitor says until it closes; descriptors are closed."""
+    while True:
+        try:
+            answer = protocol.receive(client.connection, REPLIES)
+        except ConnectionResetError:  # told once, when something of ours was not read; what was said comes after it
+            continue
+        if answer is None:
+            return
+        for fd in answer[2]:
+            os.close(fd)
+        yield answer[1]
+
+
+def attack(directory: Path, packets: list[tuple[bytes, int]]) -> tuple[FakeBackend, list[Message]]:
+    """One lease that gets these packets, each with so many descriptors; the backend, and what was answered."""
+    backend = FakeBackend()
+    answers: list[Message] = []
+    with served(backend, directory) as client:
+        for packet, fds in packets:
+            try:
+                socket.send_fds(client.connection, [packet], [0] * fds)
+            except OSError:
+                break
+            try:
+                answer = protocol.receive(client.connection, REPLIES)
+            except ConnectionResetError:
+                break
+            if answer is None:
+                break
+            for fd in answer[2]:
+                os.close(fd)
+            answers.append(answer[1])
+            if isinstance(answer[1], Ended):
+                break
+        with contextlib.suppress(OSError):
+            client.connection.shutdown(socket.SHUT_WR)
+        answers += received(client)
+    return backend, answers
+
+
+def check(backend: FakeBackend, answers: list[Message]) -> None:
+    """Everything that was done was undone, in the order of the end of a lease; the reason was told last and once."""
+    assert isinstance(answers[-1], Ended)
+    assert "failed" not in answers[-1].reason
+    assert not any(isinstance(answer, Ended) for answer in answers[:-1])
+    done = [entry.split(" ", 1) for entry in backend.log]
+    opened = [what for how, what in done if how == "open"]
+    mapped = [what for how, what in done if how == "map"]
+    first = next((i for i, (how, _) in enumerate(done) if how not in ("open", "map")), len(done))
+    assert done[first:] == [
+        *(["bus_master_off", what] for what in reversed(opened)),
+        *(["reset", what] for what in reversed(opened)),
+        *(["unmap", what] for what in reversed(mapped)),
+        *(["close", what] for what in reversed(opened)),
+    ]
+
+
+def test_mutated_sessions(tmp_path: Path) -> None:
+    chance = random.Random(SEED)
+    fds = open_fds()
+    sent = 0
+    ends: set[str] = set()
+    while sent < MESSAGES:
+        packets = [(encode(message, n), 0) for n, message in enumerate(chance.choice(SESSIONS), 1)]
+        for _ in range(chance.randrange(1, 3)):
+            where = chance.randrange(len(packets))
+            match chance.randrange(6):
+                case 0:
+                    packets.insert(where, packets[chance.randrange(len(packets))])
+                case 1:
+                    packets[where] = (packets[where][0], chance.randrange(1, 40))
+                case _:
+                    packets[where] = (mutate(packets[where][0], chance), 0)
+        backend, answers = attack(tmp_path, packets)
+        check(backend, answers)
+        ends.add(answers[-1].reason if isinstance(answers[-1], Ended) else "")
+        sent += len(packets)
+    assert open_fds() == fds
+    # The fuzzer reached every kind of end that a client can cause.
+    for text in ("not 256", "unknown message type", "non-zero padding", "not a message of this", "speaks version",
+                 "was due", "is not permitted", "unexpected file descriptors", "not a PCI address", "without a size",
+                 "not attached", "client ended it", "client closed"):  # fmt: skip
+        assert any(text in end for end in ends), text
+
+
+@settings(max_examples=max(50, MESSAGES // 40), deadline=None, derandomize=True,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=SIZE + 8),
+            st.sampled_from(
+                [Hello(), List(0), Attach(A), Attach(B), Memory(4096, 1, 1), Memory(8192, 3, 2), Seal(), End()]
+            ),
+        ),
+        max_size=10,
+    )
+)  # fmt: skip
+def test_any_sequence_of_messages(tmp_path: Path, sequence: list[bytes | Message]) -> None:
+    packets = [
+        (item if isinstance(item, bytes) else encode(item, number), 0) for number, item in enumerate(sequence, 1)
+    ]
+    fds = open_fds()
+    check(*attack(tmp_path, packets))
+    assert open_fds() == fds
+
+
+@settings(max_examples=max(200, MESSAGES // 10), deadline=None, derandomize=True)
+@given(st.binary(min_size=SIZE - 12, max_size=SIZE - 12), st.integers(0, 0x120), st.integers(0, 0xFFFFFFFF))
+def test_what_decodes_has_no_other_encoding(body: bytes, code: int, sequence: int) -> None:
+    known = {number: layout.size for number, layout, _ in (REQUESTS | REPLIES).values()}
+    body = body[: known.get(code, 0)].ljust(SIZE - 12, b"\0")  # so that some of them decode
+    data = protocol.HEADER.pack(protocol.MAGIC, protocol.VERSION, code, sequence) + body
+    try:
+        number, message = decode(data, REQUESTS | REPLIES)
+    except ProtocolError:
+        return
+    assert encode(message, number) == data
