@@ -1,0 +1,209 @@
+"""The fused loop against two model NICs: both directions, verdicts, a full ring, the limit, the kernels."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ixy_vfio.apps import kernels
+from ixy_vfio.apps.compile import check, forwarding_loop
+from ixy_vfio.core.errors import UsageError
+from ixy_vfio.ixgbe.datapath import arm
+from ixy_vfio.runtime.messages import PortCounters
+from ixy_vfio.runtime.worker import counters, loop_state
+from tests.model_nic import World, deliver, transmit
+
+PLAIN = 60 << 32 | 3
+
+
+class Lab:
+    """Two ports, armed, and a loop over them."""
+
+    def __init__(self, kernel: str, *, batch: int = 32, both: bool = True, limit: int = 0, **world: Any) -> None:
+        self.world = World(**world)
+        for pair in self.world.pairs:
+            arm(pair.state)
+        self.loop = forwarding_loop(kernels.load(kernel))
+        self.state, self._scratch = loop_state(self.world.pairs[0], self.world.pairs[1], batch, both, limit)
+
+    def run(self, rounds: int = 8, patience: int = 1) -> int:
+        self.state["rounds"], self.state["patience"] = rounds, patience
+        return self.loop(self.state)
+
+    def counters(self) -> list[PortCounters]:
+        return [counters(pair) for pair in self.world.pairs]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 32, 33, 64])
+def test_both_directions_carry_every_packet(batch: int) -> None:
+    lab = Lab("touch", batch=batch, buffers=1024)
+    sent = [0, 0]
+    for k in range(100):
+        for port in range(2):
+            sent[port] += deliver(lab.world.nics[port], 7 + 11 * port + k % 13, PLAIN, 60)
+        while lab.run():
+            pass
+        for port in range(2):
+            transmit(lab.world.nics[port], 1000)
+    assert [int(nic["sent"][0]) for nic in lab.world.nics] == [sent[1], sent[0]]
+    assert [c.received for c in lab.counters()] == sent
+    assert [c.sent_bytes for c in lab.counters()] == [60 * sent[1], 60 * sent[0]]
+    lab.world.check()
+
+
+def test_touch_changes_its_byte_and_no_other() -> None:
+    lab = Lab("touch")
+    deliver(lab.world.nics[0], 1, PLAIN, 60)
+    assert lab.run() == 1
+    before = lab.world.template.tobytes()[:60]
+    after = bytes(lab.world.pool.data(int(lab.world.pairs[1].tx_slots[0]), 60))
+    assert after == before[:48] + bytes([before[48] + 1]) + before[49:]
+
+
+def test_swap_exchanges_the_addresses() -> None:
+    lab = Lab("swap")
+    deliver(lab.world.nics[0], 1, PLAIN, 60)
+    assert lab.run() == 1
+    before = lab.world.template.tobytes()[:60]
+    after = bytes(lab.world.pool.data(int(lab.world.pairs[1].tx_slots[0]), 60))
+    assert after == before[6:12] + before[:6] + before[12:]
+
+
+def test_none_changes_nothing_and_drop_sends_nothing() -> None:
+    lab = Lab("none")
+    deliver(lab.world.nics[1], 3, PLAIN, 60)
+    assert lab.run() == 3
+    assert bytes(lab.world.pool.data(int(lab.world.pairs[0].tx_slots[2]), 60)) == lab.world.template.tobytes()[:60]
+    lab = Lab("drop")
+    deliver(lab.world.nics[0], 40, PLAIN, 60)
+    assert lab.run() == 40
+    first, second = lab.counters()
+    assert (first.received, first.refused, second.sent) == (40, 40, 0)
+    lab.world.check()
+
+
+def test_a_kernel_of_the_users_own_drops_by_content(tmp_path: Path) -> None:
+    """Of each batch the packets that stay keep their order; what is dropped is counted and freed, chains too."""
+    path = tmp_path / "odd.py"
+    path.write_text("def odd(packet, length):\n    return length % 2 == 1\n")
+    lab = Lab(f"{path}:odd")
+    lengths = [60, 61, 62, 63, 2050, 65]
+    for length in lengths:
+        while length > 2048:
+            deliver(lab.world.nics[0], 1, 2048 << 32 | 1, 0)
+            length -= 2048
+        deliver(lab.world.nics[0], 1, length << 32 | 3, 0)
+    assert lab.run() == 6
+    assert transmit(lab.world.nics[1], 100) == 3
+    assert int(lab.world.nics[1]["sent_bytes"][0]) == 61 + 63 + 65
+    assert lab.counters()[0].refused == 3
+    lab.world.check()
+
+
+def test_chains_pass_through() -> None:
+    lab = Lab("touch")
+    for length, end in ((2048, 0), (2048, 0), (52, 2)):
+        deliver(lab.world.nics[0], 1, length << 32 | 1 | end, 60)
+    assert lab.run() == 1
+    assert transmit(lab.world.nics[1], 100) == 3
+    assert int(lab.world.nics[1]["sent_bytes"][0]) == 4148
+    lab.world.check()
+
+
+def test_a_full_ring_drops_what_has_no_room() -> None:
+    lab = Lab("none", both=False, buffers=512)
+    received = 0
+    for _ in range(4):
+        received += deliver(lab.world.nics[0], 32, PLAIN, 60)
+        lab.run()
+    first, second = lab.counters()
+    assert (first.received, second.sent, second.no_room) == (received, 63, received - 63)
+    lab.world.check()
+
+
+def test_one_way_leaves_the_other_alone() -> None:
+    lab = Lab("none", both=False)
+    for port in range(2):
+        deliver(lab.world.nics[port], 5, PLAIN, 60)
+    assert lab.run() == 5
+    assert [c.received for c in lab.counters()] == [5, 0]
+
+
+def test_the_limit_is_exact() -> None:
+    lab = Lab("none", limit=37)
+    for port in range(2):
+        deliver(lab.world.nics[port], 30, PLAIN, 60)
+    assert lab.run(1000) == 37
+    assert lab.run(1000) == 0
+    assert sum(c.received for c in lab.counters()) == 37
+    lab.world.check()
+
+
+def test_no_packets_returns_when_patience_ends() -> None:
+    lab = Lab("none")
+    assert lab.run(rounds=1 << 62, patience=1000) == 0
+
+
+def test_a_kernel_that_reads_outside_the_packet_raises(tmp_path: Path) -> None:
+    path = tmp_path / "far.py"
+    path.write_text("def far(packet, length):\n    return packet[60] == 0\n")
+    lab = Lab(f"{path}:far")
+    deliver(lab.world.nics[0], 1, PLAIN, 60)
+    with pytest.raises(IndexError):
+        lab.run()
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("def k(packet, length):\n    return open('x')\n", "does not compile"),
+        ("def k(packet, length):\n    packet[0] = 1\n", "True or False"),
+        ("def k(packet):\n    return True\n", "packet, length"),
+        ("class k:\n    pass\n", "packet, length"),
+        ("def other(packet, length):\n    return True\n", "no function k"),
+        ("import nothing_of_the_kind\n", "ModuleNotFoundError"),
+        ("def k(:\n", "SyntaxError"),
+    ],
+)
+def test_a_kernel_that_cannot_be_is_refused_in_one_line(tmp_path: Path, source: str, says: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(source)
+    with pytest.raises(UsageError) as caught:
+        check(kernels.load(f"{path}:k"))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_edited_kernel_is_compiled_anew(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    seen = []
+    for verdict in ("True", "False"):
+        path.write_text(f"def k(packet, length):\n    return {verdict}\n")
+        lab = Lab(f"{path}:k")
+        deliver(lab.world.nics[0], 4, PLAIN, 60)
+        lab.run()
+        seen.append(lab.counters()[1].sent)
+    assert seen == [4, 0]
+
+
+def test_the_second_process_loads_the_loop_from_the_cache(tmp_path: Path) -> None:
+    program = (
+        "from ixy_vfio.apps import kernels; from ixy_vfio.apps.compile import forwarding_loop\n"
+        "print(sum(forwarding_loop(kernels.load('none')).stats.cache_hits.values()))"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    hits = [
+        subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert hits == [b"0\n", b"1\n"]
+
+
+def test_counters_are_plain_integers() -> None:
+    lab = Lab("none")
+    assert lab.counters() == [PortCounters(), PortCounters()]
+    assert not isinstance(lab.counters()[0].received, np.generic)
