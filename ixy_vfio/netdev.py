@@ -137,7 +137,10 @@ class NetDevice(Protocol):
         """The link, now."""
 
     def wait_link(self, deadline: float) -> Link:
-        """The link, as soon as it is up, retrying where the medium needs it. LinkDown after `deadline` seconds."""
+        """The link, as soon as it is up, restarted where the medium needs it. LinkDown after `deadline` seconds.
+
+        May be called again and again with short deadlines: the attempts go on where the last call stopped.
+        """
 
     @property
     def mac(self) -> bytes:

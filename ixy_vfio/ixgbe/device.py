@@ -74,6 +74,7 @@ class Ixgbe:
         self._mac: bytes | None = None
         self._promiscuous = config.promiscuous
         self._totals = counters.Totals(config.queues)
+        self._link = link.Retry(self._bar, self._model)
         self._pages: dict[tuple[int, int], memory.Mapping] = {}
         self._state = State.NEW
 
@@ -98,9 +99,13 @@ class Ixgbe:
         self._memory.view[:size] = bytes(size)
         pci.set_bus_master(self._device, False)  # until the reset the device may still know somebody else's rings
         self.notes = init.reset(self._bar)
+        setup = init.Setup(self._model, self.config, self._promiscuous, self._mac, self._rings, self._link)
         pci.set_bus_master(self._device, True)
-        setup = init.Setup(self._model, self.config, self._promiscuous, self._mac, self._rings)
-        init.configure(self._bar, setup)
+        try:
+            init.configure(self._bar, setup)
+        except BaseException:
+            pci.set_bus_master(self._device, False)
+            raise
         self._totals = counters.Totals(self.config.queues)
         self._state = State.READY
 
@@ -162,7 +167,7 @@ class Ixgbe:
 
     def wait_link(self, deadline: float) -> Link:
         """The link, when it is up."""
-        return link.wait(self._bar, self._model, deadline)
+        return self._link.wait(deadline)
 
     @property
     def mac(self) -> bytes:

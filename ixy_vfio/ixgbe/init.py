@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from ixy_vfio.core.errors import DeadlineError, DeviceError
 from ixy_vfio.core.mmio import Mmio, section
-from ixy_vfio.ixgbe import counters, eeprom, irq, link
+from ixy_vfio.ixgbe import counters, eeprom, irq
+from ixy_vfio.ixgbe.link import Retry
 from ixy_vfio.ixgbe.models import Model
 from ixy_vfio.ixgbe.regs import general as g
 from ixy_vfio.ixgbe.regs import mac as m
@@ -41,6 +42,7 @@ class Setup:
     promiscuous: bool
     mac: bytes | None
     rings: tuple[tuple[Ring, Ring], ...]
+    link: Retry
 
 
 def reset(bar: Mmio) -> list[str]:
@@ -57,7 +59,7 @@ def reset(bar: Mmio) -> list[str]:
 def configure(bar: Mmio, setup: Setup) -> None:
     """4.6.3, second half: up to enabled queues; receive stays off."""
     driver_loaded(bar)
-    link.start(bar, setup.model)
+    setup.link.start()
     counters.initialise(bar)
     initialise_receive(bar, setup)
     initialise_transmit(bar, setup)

@@ -5,6 +5,8 @@ Backplane links are restarted as the EEPROM configured them. SFP+ is a serial 10
 does not come up with it is tried at 1 Gbit/s.
 """
 
+import time
+
 from ixy_vfio.core.errors import LinkDown
 from ixy_vfio.core.mmio import Mmio, polls, section
 from ixy_vfio.ixgbe.eeprom import Resource, held
@@ -51,17 +53,30 @@ def read(bar: Mmio) -> Link:
     return Link(up=True, speed=speeds.get(LinkSpeed(links.speed), 0) if links.speed else 0)
 
 
-def wait(bar: Mmio, model: Model, deadline: float) -> Link:
-    """The link as soon as it is up; restarts it each ATTEMPT seconds. LinkDown after `deadline` seconds."""
-    left, attempt = deadline, 0
-    while True:
-        for _ in polls(min(ATTEMPT, left)):
-            link = read(bar)
+class Retry:
+    """Brings the link up by trying again. Goes on where the last call of `wait` stopped."""
+
+    def __init__(self, bar: Mmio, model: Model) -> None:
+        self._bar = bar
+        self._model = model
+        self._attempt = 0
+        self._since = time.monotonic()
+
+    def start(self) -> None:
+        """The first attempt."""
+        self._attempt = 0
+        self._since = time.monotonic()
+        start(self._bar, self._model, SFP_MODES[0])
+
+    def wait(self, deadline: float) -> Link:
+        """The link as soon as it is up; restarts it each ATTEMPT seconds. LinkDown after `deadline` seconds."""
+        for _ in polls(deadline):
+            link = read(self._bar)
             if link.up:
                 return link
-        left -= ATTEMPT
-        if left <= 0:
-            links = int(LINKS.read(bar))
-            raise LinkDown(f"no link after {deadline:g} s (LINKS {links:#010x}); is the cable in, is the peer up?")
-        attempt += 1
-        start(bar, model, SFP_MODES[attempt % len(SFP_MODES)])
+            if time.monotonic() - self._since >= ATTEMPT:
+                self._attempt += 1
+                self._since = time.monotonic()
+                start(self._bar, self._model, SFP_MODES[self._attempt % len(SFP_MODES)])
+        links = int(LINKS.read(self._bar))
+        raise LinkDown(f"no link after {deadline:g} s (LINKS {links:#010x}); is the cable in, is the peer up?")

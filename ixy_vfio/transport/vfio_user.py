@@ -113,9 +113,9 @@ def _region(channel: _Channel, index: int) -> _Region:
             if flags & wire.REGION_FLAG_CAPS:
                 areas = _sparse_areas(reply.payload, capabilities, areas)
         if len(reply.fds) != (1 if areas else 0):
-            raise DeviceError(f"vfio-user: region {index} came with {len(reply.fds)} file descriptors")
+            raise DeviceError(f"it came with {len(reply.fds)} file descriptors")
         if any(offset % PAGE or area % PAGE or offset + area > size for offset, area in areas):
-            raise DeviceError(f"vfio-user: region {index} has an area that is not whole pages inside it")
+            raise DeviceError("it has an area that is not whole pages inside it")
     except (struct.error, DeviceError) as error:
         _close(reply.fds)
         raise DeviceError(f"vfio-user: region {index}: {error}") from error

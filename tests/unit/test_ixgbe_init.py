@@ -114,6 +114,7 @@ def test_a_queue_that_does_not_come_up_is_a_deadline(register: str) -> None:
     device.bar0.on_write[register] = lambda value: value & ~(1 << 25)
     with pytest.raises(DeadlineError, match=r"enable is not 1 after 0.1 s"):
         port.initialise()
+    assert device.config[4] == 0x2  # and no DMA
 
 
 def test_a_busy_pcie_master_costs_a_second_reset() -> None:
