@@ -23,7 +23,7 @@ class PortCable:
         if one == other:
             raise UsageError(f"cable {spec}: a port cannot be its own far end")
         self.spec = spec
-        self.ports = (one, other)
+        self.ports: tuple[int, ...] = (one, other)
         self.alive = True
 
     def attach(self, plane: DataPlane) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ixy_vfio.core.compiled import compiled, inlined
 from ixy_vfio.core.unsafe import load64
+from ixy_vfio.sim.state import Int
 
 
 def _crc_table() -> NDArray[np.uint32]:
@@ -23,33 +24,33 @@ _CRC_TABLE = _crc_table()
 
 
 @inlined
-def be16(data: Any, at: int) -> Any:
+def be16(data: Any, at: Int) -> Any:
     """The 16-bit word in network order at data[at:]."""
     return np.uint32(data[at]) << np.uint32(8) | np.uint32(data[at + 1])
 
 
 @inlined
-def be32(data: Any, at: int) -> Any:
+def be32(data: Any, at: Int) -> Any:
     """The 32-bit word in network order at data[at:]."""
     return be16(data, at) << np.uint32(16) | be16(data, at + 2)
 
 
 @inlined
-def put_be16(data: Any, at: int, value: int) -> None:
+def put_be16(data: Any, at: Int, value: Int) -> None:
     """Store 16 bits in network order."""
     data[at] = np.uint8(np.uint32(value) >> np.uint32(8))
     data[at + 1] = np.uint8(np.uint32(value) & np.uint32(0xFF))
 
 
 @inlined
-def put_be32(data: Any, at: int, value: int) -> None:
+def put_be32(data: Any, at: Int, value: Int) -> None:
     """Store 32 bits in network order."""
     put_be16(data, at, np.uint32(value) >> np.uint32(16))
     put_be16(data, at + 2, np.uint32(value) & np.uint32(0xFFFF))
 
 
 @compiled
-def add_bytes(data: Any, at: int, length: int, total: int) -> int:
+def add_bytes(data: Any, at: Int, length: Int, total: Int) -> Int:
     """`total` plus the 16-bit words of data[at:at+length], not folded; an odd last byte counts as a word with 0."""
     total = np.uint64(total)
     position, end = np.intp(at), np.intp(at + length)
@@ -66,7 +67,7 @@ def add_bytes(data: Any, at: int, length: int, total: int) -> int:
 
 
 @inlined
-def fold(total: int) -> Any:
+def fold(total: Int) -> Any:
     """A sum folded to 16 bits."""
     total = (total & np.uint64(0xFFFFFFFF)) + (total >> np.uint64(32))
     total = (total & np.uint64(0xFFFF)) + (total >> np.uint64(16))
@@ -76,13 +77,13 @@ def fold(total: int) -> Any:
 
 
 @inlined
-def swapped(value: int) -> Any:
+def swapped(value: Int) -> Any:
     """A 16-bit number in network order, as it counts in a sum."""
     return np.uint64((value & 0xFF) << 8 | value >> 8 & 0xFF)
 
 
 @inlined
-def put_checksum(data: Any, at: int, total: int) -> None:
+def put_checksum(data: Any, at: Int, total: Int) -> None:
     """Store the checksum that goes with a sum."""
     value = fold(total) ^ np.uint32(0xFFFF)
     data[at] = np.uint8(value & np.uint32(0xFF))
@@ -90,7 +91,7 @@ def put_checksum(data: Any, at: int, total: int) -> None:
 
 
 @compiled
-def ethernet_crc(data: Any, at: int, length: int) -> int:
+def ethernet_crc(data: Any, at: Int, length: Int) -> Int:
     """The frame check sequence of data[at:at+length] (IEEE 802.3), to be sent low byte first."""
     crc = np.uint32(0xFFFFFFFF)
     for i in range(at, at + length):

@@ -8,6 +8,7 @@ from ixy_vfio.core.compiled import compiled, inlined
 from ixy_vfio.hw import ixgbe
 from ixy_vfio.sim.checksums import add_bytes, be16, fold, swapped
 from ixy_vfio.sim.frames import HEADER
+from ixy_vfio.sim.state import Int
 
 # Extended status and errors, as in the second word of the write-back (7.1.6.2): status 19:0, errors 31:20.
 DD, EOP, VP, UDPCS, L4CS, IPCS, PIF = (np.uint32(1 << bit) for bit in (0, 1, 3, 4, 5, 6, 7))
@@ -45,7 +46,7 @@ def learn_key(port: Any, registers: Any) -> None:
 
 
 @inlined
-def key_window(key: Any, bit: int) -> Any:
+def key_window(key: Any, bit: Int) -> Any:
     """32 bits of the key from `bit` on; byte 0 of RSSRK comes first, its most significant bit first."""
     window = np.uint32(0)
     for i in range(bit, bit + 32):
@@ -55,7 +56,7 @@ def key_window(key: Any, bit: int) -> Any:
 
 
 @inlined
-def toeplitz(port: Any, data: Any, at: int, size: int, position: int) -> Any:
+def toeplitz(port: Any, data: Any, at: Int, size: Int, position: Int) -> Any:
     """The part of the hash that data[at:at+size] adds when it stands at `position` of the input."""
     total = np.uint32(0)
     for i in range(size):
@@ -64,7 +65,7 @@ def toeplitz(port: Any, data: Any, at: int, size: int, position: int) -> Any:
 
 
 @inlined
-def rss_type(control: int, kinds: int) -> Any:
+def rss_type(control: Int, kinds: Int) -> Any:
     """Which of the fields that MRQC enables a packet of these packet types is hashed over (7.1.2.8.1); 0 for none."""
     if kinds & IPV4:
         if kinds & TYPE_TCP and control >> np.uint32(16) & np.uint32(1):
@@ -82,7 +83,7 @@ def rss_type(control: int, kinds: int) -> Any:
 
 
 @compiled
-def rss_hash(port: Any, data: Any, ip: int, l4: int, kind: int) -> int:
+def rss_hash(port: Any, data: Any, ip: Int, l4: Int, kind: Int) -> Int:
     """The hash over addresses, and ports unless `kind` is of addresses alone."""
     four = kind in (RSS_IPV4, RSS_TCP_IPV4, RSS_UDP_IPV4)
     size = 8 if four else 32
@@ -93,7 +94,7 @@ def rss_hash(port: Any, data: Any, ip: int, l4: int, kind: int) -> int:
 
 
 @compiled
-def check_l4(data: Any, ip: int, l4: int, size: int, protocol: int, addresses: int) -> tuple[int, int]:
+def check_l4(data: Any, ip: Int, l4: Int, size: Int, protocol: Int, addresses: Int) -> tuple[Int, Int]:
     """(packet type, status) of the L4 header; `addresses` bytes of addresses stand at data[ip:]."""
     if protocol == _SCTP and size >= 12:
         return TYPE_SCTP, np.uint32(0)
@@ -109,7 +110,7 @@ def check_l4(data: Any, ip: int, l4: int, size: int, protocol: int, addresses: i
 
 
 @compiled
-def look_at_ipv4(data: Any, ip: int, end: int) -> tuple[int, int, int]:
+def look_at_ipv4(data: Any, ip: Int, end: Int) -> tuple[Int, Int, Int]:
     """(packet type, status, position of the L4 header) of an IPv4 packet at data[ip:end]."""
     header = np.intp(data[ip] & np.uint8(15)) * 4
     size = np.intp(be16(data, ip + 2))
@@ -126,7 +127,7 @@ def look_at_ipv4(data: Any, ip: int, end: int) -> tuple[int, int, int]:
 
 
 @compiled
-def look_at_ipv6(data: Any, ip: int, end: int) -> tuple[int, int, int]:
+def look_at_ipv6(data: Any, ip: Int, end: Int) -> tuple[Int, Int, Int]:
     """(packet type, status, position of the L4 header) of an IPv6 packet at data[ip:end]."""
     last = ip + 40 + np.intp(be16(data, ip + 4))
     if data[ip] >> np.uint8(4) != 6 or last > end:
@@ -144,7 +145,7 @@ def look_at_ipv6(data: Any, ip: int, end: int) -> tuple[int, int, int]:
 
 
 @compiled
-def classify(port: Any, registers: Any, data: Any, position: int, length: int) -> tuple[int, int, int]:
+def classify(port: Any, registers: Any, data: Any, position: Int, length: Int) -> tuple[Int, Int, Int]:
     """(extended status, first word of the write-back, queue) for the frame at `position`."""
     at, status = position + HEADER, np.uint32(0)
     ip, end = at + 14, at + length

@@ -18,7 +18,7 @@ from ixy_vfio.sim.dma import DmaTable
 from ixy_vfio.sim.frames import CAPACITY, accept_all
 from ixy_vfio.sim.mac import receive_from_wire
 from ixy_vfio.sim.receive import receive
-from ixy_vfio.sim.state import MAX_PORTS
+from ixy_vfio.sim.state import MAX_PORTS, Int
 from ixy_vfio.sim.transmit import transmit
 
 
@@ -176,7 +176,9 @@ class DataPlane:
     def step(self, budget: int = 256) -> int:
         """One bounded step over all ports and cables; returns how many packets were moved."""
         moved = sum(cable.bring(self, budget) for cable in self._outside)
-        moved += run(self.ports_state, self.receive_queues, self.transmit_queues, self.fifos, len(self.ports), budget)
+        moved += int(
+            run(self.ports_state, self.receive_queues, self.transmit_queues, self.fifos, len(self.ports), budget)
+        )
         return moved + sum(cable.take(self, budget) for cable in self._outside)
 
     def connect(self, cable: Cable) -> None:
@@ -219,7 +221,7 @@ class DataPlane:
 
 
 @compiled
-def run(ports: Any, receive_queues: Any, transmit_queues: Any, fifos: Any, count: int, budget: int) -> int:
+def run(ports: Any, receive_queues: Any, transmit_queues: Any, fifos: Any, count: Int, budget: Int) -> Int:
     """One step: all ports transmit, then what is on the wire passes the MACs, then all ports receive."""
     moved = np.intp(0)
     for i in range(count):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ixy_vfio.core.compiled import compiled, inlined
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.unsafe import bytes_at, copy_bytes, words32_at, words64_at
-from ixy_vfio.sim.state import MISSES_KEPT
+from ixy_vfio.sim.state import MISSES_KEPT, Int
 
 WINDOW_WORDS = 4  # iova, end (one past the last byte), address in this process, rights
 READABLE, WRITABLE = 1, 2
@@ -94,17 +94,17 @@ def windows_of(port: Any) -> Any:
 
 
 @inlined
-def _start(windows: Any, row: int) -> Any:
+def _start(windows: Any, row: Int) -> Any:
     return windows[row * WINDOW_WORDS]
 
 
 @inlined
-def _end(windows: Any, row: int) -> Any:
+def _end(windows: Any, row: Int) -> Any:
     return windows[row * WINDOW_WORDS + 1]
 
 
 @compiled
-def search(windows: Any, iova: int, right: int) -> int:
+def search(windows: Any, iova: Int, right: Int) -> Int:
     """The row of the window that holds `iova` and grants `right`, or -1."""
     low, high = np.intp(0), np.intp(windows.size // WINDOW_WORDS)
     while low < high:
@@ -120,7 +120,7 @@ def search(windows: Any, iova: int, right: int) -> int:
 
 
 @inlined
-def find(windows: Any, iova: int, right: int, hint: int) -> Any:
+def find(windows: Any, iova: Int, right: Int, hint: Int) -> Any:
     """`search`, but the row `hint` first (which must have come from a `find` for the same right, or be -1)."""
     if 0 <= hint < windows.size // WINDOW_WORDS and _start(windows, hint) <= iova < _end(windows, hint):
         return hint
@@ -128,31 +128,31 @@ def find(windows: Any, iova: int, right: int, hint: int) -> Any:
 
 
 @inlined
-def reach(windows: Any, row: int, iova: int) -> Any:
+def reach(windows: Any, row: Int, iova: Int) -> Any:
     """How many bytes of the window `row` there are from `iova` on."""
     return np.intp(_end(windows, row) - iova)
 
 
 @inlined
-def window_bytes(windows: Any, row: int) -> Any:
+def window_bytes(windows: Any, row: Int) -> Any:
     """The memory of a window as an array of bytes."""
     return bytes_at(windows[row * WINDOW_WORDS + 2], np.intp(_end(windows, row) - _start(windows, row)))
 
 
 @inlined
-def descriptor_words(windows: Any, row: int, iova: int) -> Any:
+def descriptor_words(windows: Any, row: Int, iova: Int) -> Any:
     """The two 64-bit words of a descriptor at `iova`, which the window `row` holds whole."""
     return words64_at(windows[row * WINDOW_WORDS + 2] + (iova - _start(windows, row)), 2)
 
 
 @inlined
-def word32(windows: Any, row: int, iova: int) -> Any:
+def word32(windows: Any, row: Int, iova: Int) -> Any:
     """The 32-bit word at `iova`, as an array of one, which the window `row` holds whole."""
     return words32_at(windows[row * WINDOW_WORDS + 2] + (iova - _start(windows, row)), 1)
 
 
 @compiled
-def record_miss(port: Any, iova: int, length: int, write: int) -> None:
+def record_miss(port: Any, iova: Int, length: Int, write: Int) -> None:
     """Count a miss and keep it for the device model."""
     at = 3 * np.intp(port.misses % np.uint64(MISSES_KEPT))
     port.missed[at] = iova
@@ -162,7 +162,7 @@ def record_miss(port: Any, iova: int, length: int, write: int) -> None:
 
 
 @compiled
-def transfer(port: Any, windows: Any, iova: int, memory: Any, at: int, length: int, write: int) -> int:
+def transfer(port: Any, windows: Any, iova: Int, memory: Any, at: Int, length: Int, write: Int) -> Int:
     """Move `length` bytes between memory[at:] and the windows, page by page; returns how many before a miss."""
     right = WRITABLE if write else READABLE
     done = np.intp(0)
@@ -183,7 +183,7 @@ def transfer(port: Any, windows: Any, iova: int, memory: Any, at: int, length: i
 
 
 @inlined
-def dma_read(port: Any, windows: Any, iova: int, memory: Any, at: int, length: int, hint: int) -> Any:
+def dma_read(port: Any, windows: Any, iova: Int, memory: Any, at: Int, length: Int, hint: Int) -> Any:
     """Read `length` bytes at `iova` into memory[at:]; returns the next hint, or -1 when not all could be read."""
     row = find(windows, iova, READABLE, hint)
     if row >= 0 and length <= reach(windows, row, iova):
@@ -195,7 +195,7 @@ def dma_read(port: Any, windows: Any, iova: int, memory: Any, at: int, length: i
 
 
 @inlined
-def dma_write(port: Any, windows: Any, iova: int, memory: Any, at: int, length: int, hint: int) -> Any:
+def dma_write(port: Any, windows: Any, iova: Int, memory: Any, at: Int, length: Int, hint: Int) -> Any:
     """Write memory[at:at+length] to `iova`; returns the next hint, or -1 when not all could be written."""
     row = find(windows, iova, WRITABLE, hint)
     if row >= 0 and length <= reach(windows, row, iova):

@@ -15,6 +15,7 @@ import numpy as np
 
 from ixy_vfio.core.compiled import compiled, inlined
 from ixy_vfio.core.unsafe import bytes_at, copy_bytes, load64, store64
+from ixy_vfio.sim.state import Int
 
 CAPACITY = 2 << 20  # the 82599's largest packet buffer (512 KiB) of smallest frames, headers, and a step's worth more
 HEADER = 16
@@ -23,7 +24,7 @@ MAX_FRAME = 16128  # the largest MAXFRS.MFS, with CRC
 
 
 @inlined
-def space_of(length: int) -> Any:
+def space_of(length: Int) -> Any:
     """How many bytes of a FIFO a frame of `length` bytes takes."""
     return HEADER + ((np.intp(length) + 15) & ~15)
 
@@ -35,7 +36,7 @@ def fifo_bytes(fifo: Any) -> Any:
 
 
 @inlined
-def reserve(fifo: Any, data: Any, length: int) -> Any:
+def reserve(fifo: Any, data: Any, length: Int) -> Any:
     """The position where a frame of `length` bytes would go, or -1 when there is no room for it."""
     if fifo.frames + fifo.pending == np.uint64(0):
         fifo.head = fifo.tail = fifo.checked = np.uint64(0)
@@ -52,7 +53,7 @@ def reserve(fifo: Any, data: Any, length: int) -> Any:
 
 
 @inlined
-def push(fifo: Any, data: Any, position: int, length: int) -> None:
+def push(fifo: Any, data: Any, position: Int, length: Int) -> None:
     """Add the frame that was written behind the header at `position` (from `reserve`) to the pending ones."""
     store64(data, position, np.uint64(length))
     fifo.tail = np.uint64(position + space_of(length))
@@ -60,7 +61,7 @@ def push(fifo: Any, data: Any, position: int, length: int) -> None:
 
 
 @inlined
-def at_frame(fifo: Any, data: Any, position: int) -> Any:
+def at_frame(fifo: Any, data: Any, position: Int) -> Any:
     """Where the frame at `position` really is: there, or at 0."""
     if position == np.intp(fifo.capacity) or load64(data, position) == GO_ON_AT_0:
         return np.intp(0)
@@ -68,7 +69,7 @@ def at_frame(fifo: Any, data: Any, position: int) -> Any:
 
 
 @inlined
-def frame_length(data: Any, position: int) -> Any:
+def frame_length(data: Any, position: Int) -> Any:
     """Length of the frame at `position`, without CRC."""
     return np.intp(load64(data, position) & np.uint64(0xFFFF))
 
@@ -80,7 +81,7 @@ def oldest(fifo: Any, data: Any) -> Any:
 
 
 @inlined
-def pop(fifo: Any, data: Any, position: int) -> None:
+def pop(fifo: Any, data: Any, position: Int) -> None:
     """Remove the oldest readable frame, which lies at `position`."""
     length = frame_length(data, position)
     fifo.head = np.uint64(position + space_of(length))
@@ -96,7 +97,7 @@ def accept_all(fifo: Any) -> None:
 
 
 @compiled
-def push_frame(fifos: Any, number: int, frame: Any, length: int) -> bool:
+def push_frame(fifos: Any, number: Int, frame: Any, length: Int) -> bool:
     """Push the first `length` bytes of an array into FIFO `number`; false when there is no room."""
     fifo = fifos[number]
     data = fifo_bytes(fifo)
@@ -109,7 +110,7 @@ def push_frame(fifos: Any, number: int, frame: Any, length: int) -> bool:
 
 
 @compiled
-def pop_frame(fifos: Any, number: int, frame: Any) -> int:
+def pop_frame(fifos: Any, number: Int, frame: Any) -> Int:
     """Pop the oldest frame of FIFO `number` into an array; its length, or -1 when there is none."""
     fifo = fifos[number]
     if not fifo.frames:

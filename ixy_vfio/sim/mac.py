@@ -11,7 +11,7 @@ from ixy_vfio.sim.checksums import be16
 from ixy_vfio.sim.classify import PIF, classify, learn_key
 from ixy_vfio.sim.frames import GO_ON_AT_0, HEADER, at_frame, fifo_bytes, frame_length, space_of
 from ixy_vfio.sim.records import add, registers_of, size_class, violate_once
-from ixy_vfio.sim.state import COUNTER_INDEX, Violation
+from ixy_vfio.sim.state import COUNTER_INDEX, Int, Violation
 
 _RXCTRL, _HLREG0, _MAXFRS = ixgbe.RXCTRL.offset() // 4, ixgbe.HLREG0.offset() // 4, ixgbe.MAXFRS.offset() // 4
 _FCTRL, _VLNCTRL, _MCSTCTRL = ixgbe.FCTRL.offset() // 4, ixgbe.VLNCTRL.offset() // 4, ixgbe.MCSTCTRL.offset() // 4
@@ -33,17 +33,17 @@ REJECTED, EXACT, INEXACT = 0, 1, 2
 
 
 @compiled
-def last_address(registers: Any) -> int:
+def last_address(registers: Any) -> Int:
     """One past the last valid receive address (RAH.AV)."""
     count = np.intp(0)
     for i in range(_ADDRESSES):
         if registers[_RAH + 2 * i] & _AV:
-            count = i + 1
+            count = np.intp(i + 1)
     return count
 
 
 @inlined
-def is_own(registers: Any, addresses: int, address: int) -> Any:
+def is_own(registers: Any, addresses: Int, address: Int) -> Any:
     """Whether a destination address is one of RAL/RAH."""
     for i in range(addresses):
         high = registers[_RAH + 2 * i]
@@ -54,7 +54,7 @@ def is_own(registers: Any, addresses: int, address: int) -> Any:
 
 
 @inlined
-def in_table(registers: Any, address: int) -> Any:
+def in_table(registers: Any, address: Int) -> Any:
     """Whether the multicast table (MTA) has the 12 bits of the address that MCSTCTRL.MO selects."""
     control = registers[_MCSTCTRL]
     if not control & _MFE:
@@ -67,7 +67,7 @@ def in_table(registers: Any, address: int) -> Any:
 
 
 @inlined
-def passes_address(registers: Any, addresses: int, address: int) -> Any:
+def passes_address(registers: Any, addresses: Int, address: Int) -> Any:
     """The destination address filter (7.1.1.1): REJECTED, EXACT or INEXACT."""
     control = registers[_FCTRL]
     if is_own(registers, addresses, address):
@@ -80,7 +80,7 @@ def passes_address(registers: Any, addresses: int, address: int) -> Any:
 
 
 @inlined
-def passes_vlan(registers: Any, data: Any, at: int) -> Any:
+def passes_vlan(registers: Any, data: Any, at: Int) -> Any:
     """The VLAN filter (7.1.1.2), for the tagged frame at data[at:]."""
     control, tag = registers[_VLNCTRL], be16(data, at + 14)
     if not control & _VFE:
@@ -92,7 +92,7 @@ def passes_vlan(registers: Any, data: Any, at: int) -> Any:
 
 
 @inlined
-def has_length(port: Any, registers: Any, length: int, tagged: bool) -> Any:
+def has_length(port: Any, registers: Any, length: Int, tagged: bool) -> Any:
     """The length rules for a frame of `length` bytes without CRC: 64 to 1518, or to MAXFRS with JUMBOEN."""
     longest = np.intp(1518)
     if registers[_HLREG0] & _JUMBOEN:
@@ -107,7 +107,7 @@ def has_length(port: Any, registers: Any, length: int, tagged: bool) -> Any:
 
 
 @compiled
-def check_frame(port: Any, registers: Any, data: Any, position: int, length: int, addresses: int) -> int:
+def check_frame(port: Any, registers: Any, data: Any, position: Int, length: Int, addresses: Int) -> Int:
     """REJECTED, EXACT or INEXACT; counts what does not depend on the packet buffer."""
     at = position + HEADER
     tagged = length >= 18 and be16(data, at + 12) == registers[_VLNCTRL] & np.uint32(0xFFFF)
@@ -124,7 +124,7 @@ def check_frame(port: Any, registers: Any, data: Any, position: int, length: int
 
 
 @inlined
-def keep(fifo: Any, data: Any, position: int, write: int, length: int) -> Any:
+def keep(fifo: Any, data: Any, position: Int, write: Int, length: Int) -> Any:
     """Move a frame down to `write`, where the frames before it end; returns its new position."""
     if write == position:
         return position
@@ -138,7 +138,7 @@ def keep(fifo: Any, data: Any, position: int, write: int, length: int) -> Any:
 
 
 @compiled
-def receive_from_wire(port: Any, fifo: Any) -> int:
+def receive_from_wire(port: Any, fifo: Any) -> Int:
     """Put the pending frames of a packet buffer through the MAC; returns how many there were.
 
     Frames that are not wanted, or do not fit, are squeezed out.

@@ -13,6 +13,7 @@ from ixy_vfio.core.unsafe import copy_bytes
 from ixy_vfio.hw import ixgbe
 from ixy_vfio.sim.checksums import add_bytes, be16, be32, fold, put_be16, put_be32, put_checksum, swapped
 from ixy_vfio.sim.frames import HEADER, push, reserve
+from ixy_vfio.sim.state import Int
 
 IXSM, TXSM = np.uint64(1 << 40), np.uint64(1 << 41)  # POPTS of a data descriptor
 UDP, TCP = 0, 1  # L4T
@@ -21,55 +22,55 @@ _DMATXCTL = ixgbe.DMATXCTL.offset() // 4
 
 
 @inlined
-def mac_length(first: int) -> Any:
+def mac_length(first: Int) -> Any:
     """MACLEN of a context."""
     return np.intp(first >> np.uint64(9) & np.uint64(0x7F))
 
 
 @inlined
-def ip_length(first: int) -> Any:
+def ip_length(first: Int) -> Any:
     """IPLEN of a context."""
     return np.intp(first & np.uint64(0x1FF))
 
 
 @inlined
-def l4_type(second: int) -> Any:
+def l4_type(second: Int) -> Any:
     """L4T of a context."""
     return np.intp(second >> np.uint64(11) & np.uint64(3))
 
 
 @inlined
-def l4_length(second: int) -> Any:
+def l4_length(second: Int) -> Any:
     """L4LEN of a context."""
     return np.intp(second >> np.uint64(40) & np.uint64(0xFF))
 
 
 @inlined
-def segment_size(second: int) -> Any:
+def segment_size(second: Int) -> Any:
     """MSS of a context."""
     return np.intp(second >> np.uint64(48))
 
 
 @inlined
-def is_ipv4(second: int) -> Any:
+def is_ipv4(second: Int) -> Any:
     """IPV4 of a context's TUCMD."""
     return second & np.uint64(1 << 10) != 0
 
 
 @compiled
-def fits(first: int, second: int, options: int, length: int) -> bool:
+def fits(first: Int, second: Int, options: Int, length: Int) -> bool:
     """Whether the headers that a context describes lie inside a packet of `length` bytes, and can be worked on."""
     mac, ip = mac_length(first), ip_length(first)
     if options & IXSM and (mac < 14 or ip < 20 or mac + ip > length):
         return False
     if options & TXSM:
         kind = l4_type(second)
-        return mac >= 14 and ip >= 20 and kind <= TCP and mac + ip + (20 if kind == TCP else 8) <= length
+        return bool(mac >= 14 and ip >= 20 and kind <= TCP and mac + ip + (20 if kind == TCP else 8) <= length)
     return True
 
 
 @compiled
-def insert_checksums(data: Any, at: int, length: int, first: int, second: int, options: int, l4_size: int) -> None:
+def insert_checksums(data: Any, at: Int, length: Int, first: Int, second: Int, options: Int, l4_size: Int) -> None:
     """Put IPv4 and TCP or UDP checksums into the packet at data[at:at+length].
 
     The L4 checksum field holds the sum of the pseudo header already: with the length (`l4_size` 0), or without it.
@@ -89,7 +90,7 @@ def insert_checksums(data: Any, at: int, length: int, first: int, second: int, o
 
 
 @inlined
-def insert_tag(data: Any, at: int, registers: Any, tag: int) -> None:
+def insert_tag(data: Any, at: Int, registers: Any, tag: Int) -> None:
     """Turn the packet at data[at + 4:] into a tagged one at data[at:]; DMATXCTL.VT is the type."""
     for i in range(12):
         data[at + i] = data[at + 4 + i]
@@ -99,7 +100,7 @@ def insert_tag(data: Any, at: int, registers: Any, tag: int) -> None:
 
 @compiled
 def finish_segment(
-    data: Any, at: int, first: int, second: int, options: int, payload: int, index: int, offset: int, mask: int
+    data: Any, at: Int, first: Int, second: Int, options: Int, payload: Int, index: Int, offset: Int, mask: Int
 ) -> None:
     """Turn the copied headers at data[at:] into those of segment `index`, whose payload follows them."""
     ip = at + mac_length(first)
@@ -122,8 +123,8 @@ def finish_segment(
 
 @compiled
 def send_segments(
-    fifo: Any, data: Any, registers: Any, packet: Any, length: int, first: int, second: int, options: int, tagged: int
-) -> int:
+    fifo: Any, data: Any, registers: Any, packet: Any, length: Int, first: Int, second: Int, options: Int, tagged: Int
+) -> Int:
     """Cut a packet of headers and payload into segments of MSS bytes (7.2.4); returns how many frames were pushed."""
     headers = mac_length(first) + ip_length(first) + l4_length(second)
     size, tag = segment_size(second), 4 if tagged else 0

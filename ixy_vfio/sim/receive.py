@@ -25,7 +25,7 @@ from ixy_vfio.sim.records import (
     violate,
     violate_once,
 )
-from ixy_vfio.sim.state import COUNTER_INDEX, SCRATCH, Violation
+from ixy_vfio.sim.state import COUNTER_INDEX, SCRATCH, Int, Violation
 
 _HLREG0 = ixgbe.HLREG0.offset() // 4
 _DROP_EN = np.uint32(1 << 28)  # SRRCTL
@@ -43,7 +43,7 @@ def descriptors_left(queue: Any) -> Any:
 
 
 @inlined
-def write_back(words: Any, status: int, info: int, length: int, tag: int, legacy: bool) -> None:
+def write_back(words: Any, status: Int, info: Int, length: Int, tag: Int, legacy: bool) -> None:
     """One descriptor's write-back, DD last: advanced (7.1.6.2) or legacy (7.1.5)."""
     if legacy:
         flags = np.uint64(status & np.uint32(0xFF)) | np.uint64(status >> np.uint32(30)) << np.uint64(14)
@@ -55,14 +55,14 @@ def write_back(words: Any, status: int, info: int, length: int, tag: int, legacy
 
 
 @inlined
-def strip_tag(data: Any, at: int) -> None:
+def strip_tag(data: Any, at: Int) -> None:
     """Take the VLAN tag out: the packet lies at data[at + 4:] afterwards."""
     for i in range(11, -1, -1):
         data[at + 4 + i] = data[at + i]
 
 
 @compiled
-def with_crc(port: Any, data: Any, at: int, length: int) -> Any:
+def with_crc(port: Any, data: Any, at: Int, length: Int) -> Any:
     """A copy of the frame at data[at:at+length] with its CRC behind it."""
     copy = bytes_at(port.scratch, SCRATCH)
     copy_bytes(copy, 0, data, at, length)
@@ -73,7 +73,7 @@ def with_crc(port: Any, data: Any, at: int, length: int) -> Any:
 
 
 @compiled
-def sound(port: Any, number: int, control: int) -> bool:
+def sound(port: Any, number: Int, control: Int) -> bool:
     """Whether the data plane can do what SRRCTL says."""
     kind, size = control >> np.uint32(25) & np.uint32(7), control & np.uint32(31)
     if kind not in (_LEGACY, _ADVANCED):
@@ -87,8 +87,8 @@ def sound(port: Any, number: int, control: int) -> bool:
 
 @compiled
 def deliver(
-    port: Any, queue: Any, windows: Any, number: int, data: Any, at: int, length: int, word: int, info: int, size: int,
-    legacy: bool, tag: int,
+    port: Any, queue: Any, windows: Any, number: Int, data: Any, at: Int, length: Int, word: Int, info: Int, size: Int,
+    legacy: bool, tag: Int,
 ) -> bool:  # fmt: skip
     """Write one packet into as many buffers of `size` bytes as it takes; false when the queue has stopped."""
     row, offset, head = np.intp(-1), np.intp(0), np.intp(queue.head)
@@ -118,7 +118,7 @@ def deliver(
 
 
 @compiled
-def receive_queue(port: Any, queue: Any, number: int, fifo: Any, budget: int) -> int:
+def receive_queue(port: Any, queue: Any, number: Int, fifo: Any, budget: Int) -> Int:
     """Deliver up to `budget` frames from the head of the packet buffer, as long as they are for this queue."""
     registers, windows, data = registers_of(port), windows_of(port), fifo_bytes(fifo)
     block = receive_block(number)
@@ -172,7 +172,7 @@ def receive_queue(port: Any, queue: Any, number: int, fifo: Any, budget: int) ->
 
 
 @compiled
-def receive(port: Any, queues: Any, fifo: Any, budget: int) -> int:
+def receive(port: Any, queues: Any, fifo: Any, budget: Int) -> Int:
     """Deliver up to `budget` frames of a port's packet buffer; returns how many left it."""
     looks_at_receive_queues(port, queues)
     done, data = np.intp(0), fifo_bytes(fifo)

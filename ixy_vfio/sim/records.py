@@ -7,7 +7,7 @@ import numpy as np
 from ixy_vfio.core.compiled import compiled, inlined
 from ixy_vfio.core.unsafe import load_acquire, store_release, words32_at
 from ixy_vfio.hw import ixgbe
-from ixy_vfio.sim.state import QUEUES, VIOLATIONS_KEPT, Violation
+from ixy_vfio.sim.state import QUEUES, VIOLATIONS_KEPT, Int, Violation
 
 # Words of a queue's register block (0x40 bytes), the same for receive and transmit: 8.2.3.8, 8.2.3.9.
 BASE_LOW, BASE_HIGH, LENGTH, HEAD, SRRCTL, TAIL, CONTROL = 0, 1, 2, 4, 5, 6, 10
@@ -25,32 +25,32 @@ def registers_of(port: Any) -> Any:
 
 
 @inlined
-def receive_block(queue: int) -> Any:
+def receive_block(queue: Int) -> Any:
     """Index of the first word of a receive queue's registers."""
     low, high = np.intp(_RECEIVE_LOW), np.intp(_RECEIVE_HIGH)
     return low + queue * 16 if queue < 64 else high + (queue - 64) * 16
 
 
 @inlined
-def transmit_block(queue: int) -> Any:
+def transmit_block(queue: Int) -> Any:
     """Index of the first word of a transmit queue's registers."""
     return np.intp(_TRANSMIT) + queue * 16
 
 
 @inlined
-def receive_counter(registers: Any, queue: int) -> Any:
+def receive_counter(registers: Any, queue: Int) -> Any:
     """Which of the 16 statistics registers counts a receive queue (RQSMR, 8.2.3.23)."""
     return np.intp((registers[_RQSMR + (queue >> 2)] >> np.uint32(8 * (queue & 3))) & np.uint32(15))
 
 
 @inlined
-def transmit_counter(registers: Any, queue: int) -> Any:
+def transmit_counter(registers: Any, queue: Int) -> Any:
     """Which of the 16 statistics registers counts a transmit queue (TQSM, 8.2.3.23)."""
     return np.intp((registers[_TQSM + (queue >> 2)] >> np.uint32(8 * (queue & 3))) & np.uint32(15))
 
 
 @compiled
-def violate(port: Any, kind: Violation, queue: int, value: int) -> None:
+def violate(port: Any, kind: Violation, queue: Int, value: Int) -> None:
     """Record that the driver broke a rule of the book."""
     at = 3 * np.intp(port.violations % np.uint64(VIOLATIONS_KEPT))
     port.violated[at] = np.uint64(kind)
@@ -60,7 +60,7 @@ def violate(port: Any, kind: Violation, queue: int, value: int) -> None:
 
 
 @compiled
-def violate_once(port: Any, kind: Violation, queue: int, value: int) -> None:
+def violate_once(port: Any, kind: Violation, queue: Int, value: Int) -> None:
     """`violate`, but only the first time since the port was reset."""
     bit = np.uint64(1) << np.uint64(kind)
     if not port.reported & bit:
@@ -69,13 +69,13 @@ def violate_once(port: Any, kind: Violation, queue: int, value: int) -> None:
 
 
 @inlined
-def add(port: Any, counter: int, amount: int) -> None:
+def add(port: Any, counter: Int, amount: Int) -> None:
     """Add to a counter."""
     port.statistics[counter] += np.uint64(amount)
 
 
 @inlined
-def size_class(octets: int) -> Any:
+def size_class(octets: Int) -> Any:
     """0..5 for a packet of `octets` with CRC: PRC64, PRC127, PRC255, PRC511, PRC1023, PRC1522 (and PTC...)."""
     if octets <= 64:
         return 0
@@ -89,7 +89,7 @@ def size_class(octets: int) -> Any:
 
 
 @inlined
-def starts_running(port: Any, queue: Any, number: int, registers: Any, block: int, transmits: bool) -> None:
+def starts_running(port: Any, queue: Any, number: Int, registers: Any, block: Int, transmits: bool) -> None:
     """Take base, length and head of a queue over, as the hardware does when ENABLE turns 1."""
     base = np.uint64(registers[block + BASE_LOW]) | np.uint64(registers[block + BASE_HIGH]) << np.uint64(32)
     length = registers[block + LENGTH]
@@ -110,7 +110,7 @@ def starts_running(port: Any, queue: Any, number: int, registers: Any, block: in
 
 
 @inlined
-def checks_ring(port: Any, queue: Any, number: int, registers: Any, block: int, transmits: bool) -> None:
+def checks_ring(port: Any, queue: Any, number: Int, registers: Any, block: Int, transmits: bool) -> None:
     """Head, base and length belong to the hardware while the queue is enabled."""
     head = load_acquire(registers, block + HEAD)
     if head != queue.head:
@@ -123,7 +123,7 @@ def checks_ring(port: Any, queue: Any, number: int, registers: Any, block: int, 
 
 
 @inlined
-def takes_tail(port: Any, queue: Any, number: int, tail: int, transmits: bool) -> None:
+def takes_tail(port: Any, queue: Any, number: Int, tail: Int, transmits: bool) -> None:
     """A doorbell of a running queue."""
     if tail < queue.count:
         queue.tail = tail
@@ -133,7 +133,7 @@ def takes_tail(port: Any, queue: Any, number: int, tail: int, transmits: bool) -
 
 @inlined
 def looks_at(
-    port: Any, queue: Any, number: int, registers: Any, block: int, tails: Any, enabled: Any, transmits: bool
+    port: Any, queue: Any, number: Int, registers: Any, block: Int, tails: Any, enabled: Any, transmits: bool
 ) -> None:
     """Follow a queue's enable bit and doorbell. The tail is read first: a driver enables before it rings."""
     tail = load_acquire(registers, block + TAIL)

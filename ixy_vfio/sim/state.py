@@ -6,12 +6,16 @@ buffer of port i, FIFO MAX_PORTS + i holds what port i sends into a cable that i
 """
 
 from enum import IntEnum
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ixy_vfio.hw import ixgbe
+
+# An integer in compiled code: np.intp for positions and counts, np.uint32 or np.uint64 for what registers and
+# descriptors hold. To the type checker they are different types, to the compiler each is what it was computed as.
+Int: TypeAlias = Any
 
 MAX_PORTS = 32  # a PCI bus has 32 devices, and port N is device N
 QUEUES = ixgbe.RX_QUEUES

@@ -32,7 +32,7 @@ from ixy_vfio.sim.records import (
     transmit_block,
     transmit_counter,
 )
-from ixy_vfio.sim.state import COUNTER_INDEX, NO_CABLE, QUEUES
+from ixy_vfio.sim.state import COUNTER_INDEX, NO_CABLE, QUEUES, Int
 from ixy_vfio.sim.transmit_packet import (
     DEXT,
     HLREG0,
@@ -63,14 +63,14 @@ _DONE = np.uint64(1 << 32)
 
 
 @inlined
-def is_plain(command: int, length: int) -> Any:
+def is_plain(command: Int, length: Int) -> Any:
     """Whether a descriptor is a whole packet on which nothing but padding is to be done."""
     payload = np.intp(command >> np.uint64(46))
     return command & _PLAIN_MASK == _PLAIN and length == payload and SHORTEST <= length <= LONGEST
 
 
 @inlined
-def send_plain(port: Any, windows: Any, fifo: Any, data: Any, address: int, length: int, pads: bool, row: int) -> Any:
+def send_plain(port: Any, windows: Any, fifo: Any, data: Any, address: Int, length: Int, pads: bool, row: Int) -> Any:
     """Push one buffer as a frame; returns the window row for the next, -1 after a miss, -2 when there is no room."""
     frame = max(length, MIN_FRAME) if pads else length
     position = reserve(fifo, data, frame)
@@ -85,7 +85,7 @@ def send_plain(port: Any, windows: Any, fifo: Any, data: Any, address: int, leng
 
 
 @compiled
-def write_head_back(port: Any, windows: Any, low: int, high: int, head: int) -> None:
+def write_head_back(port: Any, windows: Any, low: Int, high: Int, head: Int) -> None:
     """Head write-back (7.2.3.5.2): the head into memory, instead of DD into descriptors."""
     iova = np.uint64(low & np.uint32(0xFFFF_FFFC)) | np.uint64(high) << np.uint64(32)
     row = find(windows, iova, WRITABLE, np.intp(-1))
@@ -96,7 +96,7 @@ def write_head_back(port: Any, windows: Any, low: int, high: int, head: int) -> 
 
 
 @compiled
-def write_done(port: Any, queue: Any, windows: Any, index: int, row: int) -> int:
+def write_done(port: Any, queue: Any, windows: Any, index: Int, row: Int) -> Int:
     """Write DD back into descriptor `index`; returns the window row for the next."""
     iova = queue.base + np.uint64(index) * np.uint64(16)
     row = find(windows, iova, WRITABLE, row)
@@ -114,7 +114,7 @@ def write_done(port: Any, queue: Any, windows: Any, index: int, row: int) -> int
 
 
 @compiled
-def count_sent(port: Any, fifo: Any, position: int, frames: int, counter: int) -> None:
+def count_sent(port: Any, fifo: Any, position: Int, frames: Int, counter: Int) -> None:
     """Statistics for the last `frames` pending frames, the first of which lies at `position` or at 0."""
     data, octets = fifo_bytes(fifo), np.intp(0)
     for _ in range(frames):
@@ -134,7 +134,7 @@ def count_sent(port: Any, fifo: Any, position: int, frames: int, counter: int) -
 
 
 @compiled
-def transmit_queue(port: Any, queue: Any, number: int, fifo: Any, budget: int) -> int:
+def transmit_queue(port: Any, queue: Any, number: Int, fifo: Any, budget: Int) -> Int:
     """Send up to `budget` packets of one queue into `fifo`; returns how many descriptors were done with."""
     registers, windows, data = registers_of(port), windows_of(port), fifo_bytes(fifo)
     block = transmit_block(number)
@@ -188,7 +188,7 @@ def transmit_queue(port: Any, queue: Any, number: int, fifo: Any, budget: int) -
 
 
 @compiled
-def last_command(queue: Any, windows: Any, index: int, row: int) -> int:
+def last_command(queue: Any, windows: Any, index: Int, row: Int) -> Int:
     """The second word of the descriptor that ends a packet; 0 when it cannot be read any more."""
     iova = queue.base + np.uint64(index) * np.uint64(16)
     row = find(windows, iova, READABLE, row)
@@ -198,7 +198,7 @@ def last_command(queue: Any, windows: Any, index: int, row: int) -> int:
 
 
 @compiled
-def transmit(port: Any, queues: Any, fifos: Any, budget: int) -> int:
+def transmit(port: Any, queues: Any, fifos: Any, budget: Int) -> Int:
     """Send up to `budget` packets of each queue of a port; returns how many descriptors were done with."""
     looks_at_transmit_queues(port, queues)
     enabled = registers_of(port)[_DMATXCTL] & _TE

@@ -13,7 +13,7 @@ from ixy_vfio.sim.dma import READABLE, descriptor_words, dma_read, find, reach, 
 from ixy_vfio.sim.frames import HEADER, MAX_FRAME, fifo_bytes, push, reserve, space_of
 from ixy_vfio.sim.offload import fits, insert_checksums, insert_tag, send_segments
 from ixy_vfio.sim.records import registers_of, violate
-from ixy_vfio.sim.state import SCRATCH, Violation
+from ixy_vfio.sim.state import SCRATCH, Int, Violation
 
 WAIT = 0  # the packet is not complete in the ring, or there is no room for it: come back
 MIN_FRAME = 60  # without CRC
@@ -37,13 +37,13 @@ _CONTEXT_RESERVED_2 = np.uint64(0x0000_00EF_DF08_0000)
 
 
 @inlined
-def is_context(command: int) -> Any:
+def is_context(command: Int) -> Any:
     """Whether the second word is that of a context descriptor."""
     return command & (DEXT | _DTYP) == DEXT | _CONTEXT
 
 
 @compiled
-def take_context(port: Any, queue: Any, number: int, first: int, second: int) -> None:
+def take_context(port: Any, queue: Any, number: Int, first: Int, second: Int) -> None:
     """Keep what a context descriptor says, for the packets that name it by IDX."""
     if first & _CONTEXT_RESERVED_1 or second & _CONTEXT_RESERVED_2:
         violate(port, Violation.TX_RESERVED, number, second)
@@ -54,7 +54,7 @@ def take_context(port: Any, queue: Any, number: int, first: int, second: int) ->
 
 
 @compiled
-def check_descriptor(port: Any, number: int, command: int, first: int) -> bool:
+def check_descriptor(port: Any, number: Int, command: Int, first: Int) -> bool:
     """The rules for one data descriptor of a packet whose first has the second word `first`."""
     good = False
     legacy = not command & DEXT
@@ -76,7 +76,7 @@ def check_descriptor(port: Any, number: int, command: int, first: int) -> bool:
 
 
 @compiled
-def check_packet(port: Any, queue: Any, number: int, command: int, total: int) -> bool:
+def check_packet(port: Any, queue: Any, number: Int, command: Int, total: Int) -> bool:
     """The rules for a whole packet of `total` bytes; `command` is the second word of its first descriptor."""
     options = command & (offload.IXSM | offload.TXSM)
     needs_context = bool(options) or command & VLE or command & TSE
@@ -112,7 +112,7 @@ def check_packet(port: Any, queue: Any, number: int, command: int, total: int) -
 
 
 @compiled
-def descriptor(port: Any, queue: Any, windows: Any, index: int, row: int) -> int:
+def descriptor(port: Any, queue: Any, windows: Any, index: Int, row: Int) -> Int:
     """The row of the window that holds descriptor `index`; -1 (and a stopped queue) when there is none."""
     iova = queue.base + np.uint64(index) * np.uint64(16)
     row = find(windows, iova, READABLE, row)
@@ -124,7 +124,7 @@ def descriptor(port: Any, queue: Any, windows: Any, index: int, row: int) -> int
 
 
 @compiled
-def gather(port: Any, queue: Any, windows: Any, head: int, used: int, memory: Any, at: int) -> bool:
+def gather(port: Any, queue: Any, windows: Any, head: Int, used: Int, memory: Any, at: Int) -> bool:
     """Read the buffers of `used` descriptors from `head` on into memory[at:]; false when a byte is out of reach."""
     row, data_row = np.intp(-1), np.intp(-1)
     index, complete = np.intp(head), True
@@ -142,7 +142,7 @@ def gather(port: Any, queue: Any, windows: Any, head: int, used: int, memory: An
 
 
 @compiled
-def build_frame(queue: Any, registers: Any, data: Any, at: int, total: int, command: int) -> None:
+def build_frame(queue: Any, registers: Any, data: Any, at: Int, total: Int, command: Int) -> None:
     """Do the offloads of a packet of `total` bytes, at data[at:], or 4 bytes behind that if it gets a tag."""
     tagged = command & VLE != 0
     start = at + 4 if tagged else at
@@ -165,7 +165,7 @@ def build_frame(queue: Any, registers: Any, data: Any, at: int, total: int, comm
 
 
 @compiled
-def send_frame(port: Any, queue: Any, windows: Any, fifo: Any, head: int, used: int, total: int, command: int) -> bool:
+def send_frame(port: Any, queue: Any, windows: Any, fifo: Any, head: Int, used: Int, total: Int, command: Int) -> bool:
     """Push the packet as one frame; false when there is no room."""
     registers, data = registers_of(port), fifo_bytes(fifo)
     tag = 4 if command & VLE else 0
@@ -185,7 +185,7 @@ def send_frame(port: Any, queue: Any, windows: Any, fifo: Any, head: int, used: 
 
 @compiled
 def send_segmented(
-    port: Any, queue: Any, windows: Any, fifo: Any, head: int, used: int, total: int, command: int
+    port: Any, queue: Any, windows: Any, fifo: Any, head: Int, used: Int, total: Int, command: Int
 ) -> bool:
     """Push the packet as segments; false when there is no room for all of them."""
     index = np.intp(command >> np.uint64(36) & np.uint64(1))
@@ -208,7 +208,7 @@ def send_segmented(
 
 
 @compiled
-def chain(port: Any, queue: Any, windows: Any, head: int, tail: int) -> int:
+def chain(port: Any, queue: Any, windows: Any, head: Int, tail: Int) -> Int:
     """How many descriptors from `head` on make up a packet; WAIT while its last is not there yet."""
     row, index, used = np.intp(-1), np.intp(head), np.intp(0)
     while index != tail and used < MOST_DESCRIPTORS:
@@ -223,7 +223,7 @@ def chain(port: Any, queue: Any, windows: Any, head: int, tail: int) -> int:
 
 
 @compiled
-def transmit_packet(port: Any, queue: Any, number: int, fifo: Any, head: int, tail: int) -> int:
+def transmit_packet(port: Any, queue: Any, number: Int, fifo: Any, head: Int, tail: Int) -> Int:
     """Send the packet whose descriptors start at `head`; returns how many those are, or WAIT."""
     windows, row = windows_of(port), np.intp(-1)
     used = chain(port, queue, windows, head, tail)
