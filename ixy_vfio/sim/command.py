@@ -1,0 +1,182 @@
+"""`ixy-vfio sim`: run simulated 82599 ports, and a helper that leases them."""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from ixy_vfio.core import libc
+from ixy_vfio.core.errors import LeaseError, UsageError
+
+if TYPE_CHECKING:
+    from ixy_vfio.sim.server import Server
+
+HELPER_DEADLINE = 30.0  # seconds for the helper to say `ready`
+HELPER_GRACE = 5.0
+SUMMARY_LINES = 10
+PR_SET_TIMERSLACK = 29  # linux/prctl.h
+MAX_PORTS = 32
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("--dir", type=Path, required=True, help="directory for the sockets; made if it is not there")
+    parser.add_argument("--ports", type=int, default=2, help="how many ports (default: 2)")
+    parser.add_argument(
+        "--cable",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="what a port is plugged into: 0:port:1, 0:tap:NAME, 0:packet:IFNAME, 0:fd:N, 0:pcapng:IN,OUT, "
+        "0:gen:KEY=VALUE,...; repeatable",
+    )
+    parser.add_argument("--trap", action="store_true", help="no register page can be mapped: every access is a message")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="write every register access to FILE")
+    parser.add_argument("--seed", type=int, help="seed of generators without a seed of their own")
+    parser.add_argument("--no-helper", action="store_true", help="serve the ports only; nobody leases them")
+    parser.add_argument(
+        "--die-with-parent", action="store_true", help="end when the process that started this one does"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until SIGTERM, SIGINT or the control socket's `stop`."""
+    if not 1 <= arguments.ports <= MAX_PORTS:
+        raise UsageError(f"--ports {arguments.ports}: 1 to {MAX_PORTS} can be simulated")
+    if arguments.die_with_parent:
+        parent = os.getppid()
+        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            return 1
+    libc.prctl(PR_SET_TIMERSLACK, 1)  # naps of 50 us shall not take 100
+    from ixy_vfio.sim.server import Server  # compiles the data plane: only now
+
+    try:
+        arguments.dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--dir {arguments.dir}: {error.strerror or error}") from error
+    server = Server(arguments.dir, arguments.ports, trap=arguments.trap)
+    helper: _Helper | None = None
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        server.stopping = True
+
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(name, stop)
+    try:
+        _set_up(server, arguments)
+        if not arguments.no_helper:
+            helper = _Helper(server, arguments.dir, arguments.ports)
+            helper.wait_ready()
+        if not server.stopping:
+            print(f"ready {arguments.dir / 'helper.sock'}", flush=True)
+        server.run()
+        if helper is not None:
+            helper.check()
+    finally:
+        server.close()
+        if helper is not None:
+            helper.end()
+    _summary(server)
+    return 0
+
+
+def _set_up(server: "Server", arguments: argparse.Namespace) -> None:
+    """Trace and cables; and compile what has to be compiled before anybody waits for an answer."""
+    if arguments.trace is not None:
+        try:
+            file = arguments.trace.open("w", buffering=1)
+        except OSError as error:
+            raise UsageError(f"--trace {arguments.trace}: {error.strerror or error}") from error
+        for nic in server.nics:
+            nic.bar.trace_file = file
+            nic.bar.label = f"{nic.number} "
+    for spec in arguments.cable:
+        server.connect(_seeded(spec, arguments.seed))
+    server.turn()
+
+
+def _seeded(spec: str, seed: int | None) -> str:
+    """A generator without a seed of its own gets the command's."""
+    if seed is None or ":gen:" not in spec or "seed=" in spec:
+        return spec
+    return f"{spec}{'' if spec.endswith(':') else ','}seed={seed}"
+
+
+class _Helper:
+    """The simulated helper, a child process. The server goes on serving while it starts, and ends when it dies."""
+
+    def __init__(self, server: "Server", directory: Path, ports: int) -> None:
+        command = [sys.executable, "-m", "ixy_vfio.sim.lease", "--dir", str(directory), "--ports", str(ports)]
+        parent = os.getpid()
+        self._server = server
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=lambda: _die_with(parent)
+        )
+        assert self._process.stdout is not None
+        self._pipe = self._process.stdout
+        self._said = b""
+        self.dead = False
+        server.watch(self._pipe.fileno(), self._hear)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has said so."""
+        return b"ready" in self._said
+
+    def _hear(self) -> int:
+        data = os.read(self._pipe.fileno(), 4096)
+        self._said = (self._said + data)[-4096:]
+        if not data:
+            self.dead = True
+            self._server.stopping = True
+            self._server.forget(self._pipe.fileno())
+        return 1
+
+    def wait_ready(self) -> None:
+        """Serve until it is ready. Raises LeaseError when it dies or takes too long."""
+        deadline = time.monotonic() + HELPER_DEADLINE
+        while not self.ready and not self._server.stopping:
+            if time.monotonic() > deadline:
+                raise LeaseError(f"the simulated helper did not start within {HELPER_DEADLINE:.0f} s")
+            self._server.turn()
+        self.check()
+
+    def check(self) -> None:
+        """Raise LeaseError when it has died."""
+        if self.dead:
+            raise LeaseError(f"the simulated helper has ended, status {self._process.wait(HELPER_GRACE)}")
+
+    def end(self) -> None:
+        """SIGTERM, then SIGKILL."""
+        self._process.terminate()
+        try:
+            self._process.wait(HELPER_GRACE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._pipe.close()
+
+
+def _die_with(parent: int) -> None:
+    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _summary(server: "Server") -> None:
+    """What the driver did against the book, on stderr."""
+    count = sum(nic.violation_count for nic in server.nics)
+    if not count:
+        return
+    print(f"ixy-vfio sim: {count} violation{'s' if count > 1 else ''} of the datasheet:", file=sys.stderr)
+    texts = [text for nic in server.nics for text in nic.violations]
+    for text in texts[:SUMMARY_LINES]:
+        print(f"  {text}", file=sys.stderr)
+    if count > SUMMARY_LINES:
+        print(f"  ... and {count - min(len(texts), SUMMARY_LINES)} more", file=sys.stderr)
