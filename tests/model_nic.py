@@ -6,15 +6,17 @@ head registers and believes nothing: an address outside the DMA memory or a malf
 
 # mypy: disable-error-code="type-arg"
 
+import ctypes
+import mmap
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ixy_vfio.core.compiled import compiled
-from ixy_vfio.core.memory import DmaMemory, Mapping
+from ixy_vfio.core.memory import DmaMemory
 from ixy_vfio.core.pool import Pool
-from ixy_vfio.core.unsafe import bytes_at, load_acquire, store_release, words32_at, words64_at
+from ixy_vfio.core.unsafe import load_acquire, store_release, words32_at, words64_at
 from ixy_vfio.ixgbe.datapath import QueuePair
 from ixy_vfio.netdev import Queue, Ring
 
@@ -45,7 +47,7 @@ NIC = np.dtype(
 
 
 @compiled
-def deliver(nic: Any, count: int, word: int, length: int) -> Any:
+def deliver(nic: Any, count: int, word: Any, length: int) -> Any:
     """Write `count` receive descriptors back with `word`, and `length` bytes of packet each. Returns how many."""
     n = nic[0]
     tail = U(load_acquire(words32_at(n.bar, 0x2000), RDT // 4))
@@ -104,12 +106,10 @@ def transmit(nic: Any, count: int) -> Any:
 
 
 class Memory:
-    """Stands in for a `Mapping`: a NumPy array."""
+    """Stands in for a `Mapping`: anonymous shared memory, which a forked worker shares too."""
 
     def __init__(self, size: int) -> None:
-        raw = np.zeros(size + 4096, np.uint8)
-        skip = -raw.ctypes.data % 4096
-        self.array: NDArray[np.uint8] = raw[skip : skip + size]
+        self.array: NDArray[np.uint8] = np.frombuffer(mmap.mmap(-1, size), np.uint8)
         self.size = size
 
     @property
@@ -183,9 +183,4 @@ class World:
 
 def read_bytes(address: int, size: int) -> bytes:
     """Raw memory, for looking at descriptors."""
-    import ctypes
-
     return ctypes.string_at(address, size)
-
-
-__all__ = ["Any", "Mapping", "World", "bytes_at", "deliver", "read_bytes", "transmit"]

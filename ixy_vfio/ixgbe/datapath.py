@@ -204,7 +204,10 @@ def poll(rx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
 
 @inlined
 def reclaim(tx: Any, pool: Any) -> None:
-    """Free the buffers of every block that the device has reported as sent."""
+    """Free the buffers of every block that the device has reported as sent.
+
+    Up to BLOCK - 1 buffers of sent packets stay in the ring until more is sent.
+    """
     while tx.used >= U(BLOCK):
         start = (tx.tail - tx.used) & (tx.size - U(1))
         report = U(words32_at(tx.reports, tx.size // U(BLOCK))[start // U(BLOCK)])
@@ -299,10 +302,8 @@ def _advance(tx: Any, count: Any, report: Any) -> None:
 def send(tx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
     """Send the first of `wanted` packets, as many as there is room for, and return how many; the rest stays yours.
 
-    `indices` and `lengths` are addresses of uint32[wanted].
-    Up to BLOCK - 1 buffers of sent packets stay in the ring until more is sent; `stop` ends that.
+    `indices` and `lengths` are addresses of uint32[wanted]. Call `reclaim` before.
     """
-    reclaim(tx, pool)
     done = U(0)
     total = U(0)
     while done < wanted:
@@ -348,6 +349,7 @@ def send_batch(queue: Any, batch: Any, count: Any) -> Any:
     if count > batch.shape[1]:
         raise IndexError("batch outside its arrays")
     pool = pool_at(queue[0].pool)
+    reclaim(queue[0].tx, pool)
     sent = send(queue[0].tx, pool, U(batch[0].ctypes.data), U(batch[1].ctypes.data), U(count))
     for i in range(sent, U(count)):
         give_packet(pool, batch[0, i], batch[1, i])

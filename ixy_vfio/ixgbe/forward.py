@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ixy_vfio.core.compiled import compiled, inlined, rebound
 from ixy_vfio.core.pool import DATA, HEADROOM, STRIDE, give_packet, pool_at
 from ixy_vfio.core.unsafe import bytes_at, record_at, words32_at
-from ixy_vfio.ixgbe.datapath import BLOCK, QUEUE, poll, send
+from ixy_vfio.ixgbe.datapath import BLOCK, QUEUE, poll, reclaim, send
 
 U = np.uint64
 
@@ -29,6 +29,7 @@ LOOP = np.dtype(
         ("b", "<u8"),
         ("both", "<u8"),  # 1: both directions, 0: only what a receives
         ("batch", "<u8"),  # packets per step
+        ("widest", "<u8"),  # descriptors that the longest packet takes
         ("indices", "<u8"),  # addresses of uint32[batch] each
         ("lengths", "<u8"),
         ("rounds", "<u8"),  # how often to poll each queue before returning
@@ -72,9 +73,16 @@ def _work(rx: Any, pool: Any, indices: Any, lengths: Any, count: Any) -> Any:
 
 
 def _step(loop: Any, source: Any, target: Any) -> Any:
-    """One batch from `source` to `target`. What finds no room is dropped: waiting would only grow latency."""
+    """One batch from `source` to `target`.
+
+    No more is received than `target` has room for: what has to be dropped then, the receiving device drops, and counts.
+    """
     pool = pool_at(source.pool)
+    reclaim(target.tx, pool)
     wanted = loop.batch
+    room = target.tx.size - U(1) - target.tx.used
+    if room < wanted * loop.widest:
+        wanted = room // loop.widest
     if loop.limit != U(0):
         wanted = min(wanted, loop.limit - loop.received)
     count = poll(source.rx, pool, loop.indices, loop.lengths, wanted)

@@ -32,6 +32,7 @@ from ixy_vfio.transport.base import Device
 from ixy_vfio.transport.lease import Lease, Purpose
 
 WORKER_DEADLINE = 5.0  # seconds for a worker to seal itself, or to stop
+_FRAME = 26  # Ethernet header, two VLAN tags, CRC
 WATCH = 0.25  # seconds between looks at the devices
 
 
@@ -216,7 +217,8 @@ class Control:
         count = config.queues
         limit = plan.limit // count + (index < plan.limit % count)
         core = plan.cores[index % len(plan.cores)] if plan.cores else None
-        job = Job(plan.kernel, plan.loop, pool, (a, b), plan.batch, plan.both, limit, core, plan.idle)
+        widest = -(-(config.mtu + _FRAME) // config.buffer_size)
+        job = Job(plan.kernel, plan.loop, pool, (a, b), plan.batch, plan.both, limit, widest, core, plan.idle)
         one = Worker(*worker.start(job), core)
         self.workers.append(one)
         self._selector.register(one.connection, selectors.EVENT_READ, one)

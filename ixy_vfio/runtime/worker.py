@@ -44,6 +44,7 @@ class Job:
     batch: int
     both: bool
     limit: int  # packets; 0: none
+    widest: int  # descriptors that the longest packet takes
     core: int | None
     idle: Idle
 
@@ -57,7 +58,9 @@ class Job:
         return ranges
 
 
-def loop_state(a: QueuePair, b: QueuePair, batch: int, both: bool, limit: int) -> tuple[NDArray[Any], Any]:
+def loop_state(
+    a: QueuePair, b: QueuePair, batch: int, both: bool = True, limit: int = 0, widest: int = 1
+) -> tuple[NDArray[Any], Any]:
     """The loop's record, and the arrays that it points to (to be kept as long as the record)."""
     scratch = np.zeros((2, batch), np.uint32)
     state: NDArray[Any] = np.zeros(1, LOOP)
@@ -66,6 +69,7 @@ def loop_state(a: QueuePair, b: QueuePair, batch: int, both: bool, limit: int) -
         "b": b.address,
         "both": both,
         "batch": batch,
+        "widest": widest,
         "indices": scratch[0].ctypes.data,
         "lengths": scratch[1].ctypes.data,
         "rounds": 1000,
@@ -119,7 +123,7 @@ def _main(job: Job, connection: socket.socket, parent: int) -> int:
 
 
 def _run(job: Job, connection: socket.socket) -> None:
-    state, _scratch = loop_state(*job.pairs, job.batch, job.both, job.limit)
+    state, _scratch = loop_state(*job.pairs, job.batch, job.both, job.limit, job.widest)
     first_packet = 0
     busy_at = last_look = time.monotonic()
     while True:

@@ -1,5 +1,6 @@
 """The packet pool: one owner for each buffer, and the layout of the arena."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def test_an_index_outside(index: int) -> None:
 def test_a_chain_comes_back_whole() -> None:
     p = pool()
     indices = [take(p) for _ in range(3)]
-    for here, there in zip(indices, indices[1:], strict=False):
+    for here, there in itertools.pairwise(indices):
         p.links[here] = there
     assert p.chain(indices[0], 4097) == indices
     put_packet(p.address, np.uint64(indices[0]), np.uint64(4097))

@@ -1,0 +1,194 @@
+"""A worker process of its own, over model NICs in shared memory: sealed, fed, asked, stopped, killed."""
+
+import dataclasses
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ixy_vfio.apps import kernels
+from ixy_vfio.apps.compile import forwarding_loop
+from ixy_vfio.core.errors import WorkerError
+from ixy_vfio.ixgbe.datapath import arm
+from ixy_vfio.runtime import messages, worker
+from ixy_vfio.runtime.control import Worker
+from ixy_vfio.runtime.messages import Kind, PortCounters, Statistics
+from ixy_vfio.runtime.worker import Idle, Job
+from tests.model_nic import World, deliver, transmit
+
+PLAIN = 60 << 32 | 3
+
+
+class Process:
+    """A started worker and the world it works on."""
+
+    def __init__(self, job: Job, world: World) -> None:
+        self.world = world
+        self.worker = Worker(*worker.start(job), None)
+        self.worker.connection.settimeout(20)
+
+    def expect(self, kind: Kind) -> bytes:
+        message = messages.receive(self.worker.connection)
+        assert message is not None
+        assert message[0] is kind, message
+        return message[1]
+
+    def go(self) -> None:
+        self.expect(Kind.READY)
+        messages.send(self.worker.connection, Kind.GO)
+
+    def carry(self, count: int, deadline: float = 20.0) -> int:
+        """Feed port 0 until `count` packets have left port 1; returns how many were delivered."""
+        end = time.monotonic() + deadline
+        delivered = 0
+        while int(self.world.nics[1]["sent"][0]) < count and time.monotonic() < end:
+            delivered += deliver(self.world.nics[0], min(8, count - delivered), PLAIN, 60)
+            transmit(self.world.nics[1], 64)
+        return delivered
+
+
+@pytest.fixture
+def job() -> Job:
+    world = World(buffers=512)
+    for pair in world.pairs:
+        arm(pair.state)
+    loop = forwarding_loop(kernels.load("touch"))
+    made = Job("touch", loop, world.pool, (world.pairs[0], world.pairs[1]), 32, True, 0, 1, None, Idle.SLEEP)
+    _worlds[id(made)] = world
+    return made
+
+
+_worlds: dict[int, World] = {}
+
+
+@pytest.fixture
+def process(job: Job) -> Iterator[Process]:
+    one = Process(job, _worlds.pop(id(job)))
+    yield one
+    one.worker.kill()
+
+
+def test_it_forwards_counts_and_stops(process: Process) -> None:
+    process.go()
+    assert process.carry(5000) == 5000
+    messages.send(process.worker.connection, Kind.ASK)
+    seen = Statistics.unpack(process.expect(Kind.STATISTICS))
+    assert (seen.ports[0].received, seen.ports[1].sent, seen.ports[1].sent_bytes) == (5000, 5000, 300_000)
+    assert 0 < seen.first_packet < time.monotonic_ns()
+    messages.send(process.worker.connection, Kind.STOP)
+    assert Statistics.unpack(process.expect(Kind.DONE)) == seen
+    assert process.worker.wait(10) == 0
+
+
+def test_it_touches_nothing_before_go(process: Process) -> None:
+    process.expect(Kind.READY)
+    deliver(process.world.nics[0], 5, PLAIN, 60)
+    time.sleep(0.05)
+    assert transmit(process.world.nics[1], 10) == 0
+    messages.send(process.worker.connection, Kind.STOP)
+    assert Statistics.unpack(process.expect(Kind.DONE)) == Statistics()
+    assert process.worker.wait(10) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the worker is not dumpable: only root may look at its descriptors")
+def test_what_it_holds_as_root_sees_it(process: Process) -> None:
+    process.expect(Kind.READY)
+    links = [os.readlink(entry) for entry in Path(f"/proc/{process.worker.pid}/fd").iterdir()]
+    assert len(links) == 1
+    assert links[0].startswith("socket:")
+
+
+def test_rights_it_gave_up(process: Process) -> None:
+    process.expect(Kind.READY)
+    lines = Path(f"/proc/{process.worker.pid}/status").read_text().splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    assert status["NoNewPrivs"] == "1"
+    assert status["NSpid"].split()[-1] == str(process.worker.pid)
+    ignored = int(status["SigIgn"], 16)
+    assert all(ignored >> number - 1 & 1 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+
+
+def test_only_its_own_shared_memory_is_mapped(job: Job) -> None:
+    other = World(buffers=64)  # somebody else's packets: mapped in control, not in the worker
+    world = _worlds.pop(id(job))
+    process = Process(job, world)
+    try:
+        process.expect(Kind.READY)
+        shared = [
+            tuple(int(part, 16) for part in line.split()[0].split("-"))
+            for line in Path(f"/proc/{process.worker.pid}/maps").read_text().splitlines()
+            if line.split()[1].endswith("s")
+        ]
+        assert any(begin <= world.memory.address < end for begin, end in shared)
+        assert all(any(begin <= bar.address < end for begin, end in shared) for bar in world.bars)
+        assert not any(begin <= other.memory.address < end for begin, end in shared)
+    finally:
+        process.worker.kill()
+
+
+def test_the_limit_ends_it(job: Job) -> None:
+    process = Process(dataclasses.replace(job, limit=100), _worlds.pop(id(job)))
+    try:
+        process.go()
+        end = time.monotonic() + 20
+        while process.worker.wait(0) is None and time.monotonic() < end:
+            deliver(process.world.nics[0], 8, PLAIN, 60)
+            transmit(process.world.nics[1], 64)
+        assert Statistics.unpack(process.expect(Kind.DONE)).ports[0].received == 100
+    finally:
+        process.worker.kill()
+
+
+def test_a_kernel_that_fails_is_reported_in_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "far.py"
+    path.write_text("def far(packet, length):\n    return packet[100] == 0\n")
+    world = World(buffers=512)
+    for pair in world.pairs:
+        arm(pair.state)
+    kernel = kernels.load(f"{path}:far")
+    job = Job(
+        "far", forwarding_loop(kernel), world.pool, (world.pairs[0], world.pairs[1]), 32, True, 0, 1, None, Idle.POLL
+    )
+    process = Process(job, world)
+    try:
+        process.go()
+        deliver(world.nics[0], 1, PLAIN, 60)
+        with pytest.raises(WorkerError, match=rf"worker {process.worker.pid}: kernel far: IndexError"):
+            process.worker.receive()
+        assert os.waitstatus_to_exitcode(process.worker.wait(10) or 0) == 1
+    finally:
+        process.worker.kill()
+
+
+def test_a_worker_that_is_killed_is_named_with_its_signal(process: Process) -> None:
+    process.go()
+    os.kill(process.worker.pid, signal.SIGKILL)
+    with pytest.raises(WorkerError, match=rf"worker {process.worker.pid} was killed by SIGKILL"):
+        process.worker.receive()
+
+
+def test_it_ends_when_control_closes_the_socket(process: Process) -> None:
+    process.go()
+    process.worker.connection.close()
+    assert os.waitstatus_to_exitcode(process.worker.wait(10) or 0) == 1
+
+
+def test_messages_of_another_size_or_kind_are_refused() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        for bad in (b"x", bytes(511), bytes(513), bytes(512), b"\x01\0\0\0\xff\xff\0\0" + bytes(504)):
+            theirs.send(bad)
+            with pytest.raises(WorkerError, match="message"):
+                messages.receive(ours)
+        messages.send(theirs, Kind.ERROR, b"y" * 1000)
+        assert messages.receive(ours) == (Kind.ERROR, b"y" * messages.TEXT)
+
+
+def test_statistics_survive_the_journey() -> None:
+    one = Statistics(2**64 - 1, (PortCounters(*range(9)), PortCounters(*range(100, 109))))
+    assert Statistics.unpack(one.pack()) == one
+    assert len(one.pack()) <= messages.TEXT
