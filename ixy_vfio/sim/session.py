@@ -132,7 +132,7 @@ class Session:
     def _version(self, message: wire.Message) -> bytes:
         if message.command != Command.VERSION:
             raise ProtocolError("the first message must be VERSION")
-        major, _ = wire.VERSION.unpack_from(message.payload)
+        major, minor = wire.VERSION.unpack_from(message.payload)
         text = message.payload[wire.VERSION.size :].rstrip(b"\0")
         try:
             offered = json.loads(text) if text else {}
@@ -149,7 +149,8 @@ class Session:
         if self.device_only:
             mine[wire.DEVICE_ONLY] = True
         answer = json.dumps({"capabilities": mine}).encode() + b"\0"
-        return wire.VERSION.pack(wire.VERSION_MAJOR, wire.VERSION_MINOR) + answer
+        # A client leaves a server that answers with a newer minor version than its own (QEMU's is 0.0).
+        return wire.VERSION.pack(wire.VERSION_MAJOR, min(minor, wire.VERSION_MINOR)) + answer
 
     def _dma_map(self, message: wire.Message) -> tuple[bytes, tuple[int, ...]]:
         _, flags, offset, iova, size = wire.DMA_MAP.unpack(message.payload)
