@@ -136,6 +136,15 @@ def _store_unaligned64(typing_context, array, index, value):
     return signature, codegen
 
 
+@intrinsic
+def _cycles(typing_context):
+    def codegen(context, builder, signature, args):
+        i64 = ir.IntType(64)
+        return builder.call(builder.module.declare_intrinsic("llvm.readcyclecounter", [], ir.FunctionType(i64, [])), [])
+
+    return types.uint64(), codegen
+
+
 @njit(inline="always")
 def load_acquire(array: Any, index: Any) -> Any:
     """Load array[index], once, before every later load. Raises IndexError outside 0..size-1."""
@@ -198,6 +207,12 @@ def store64(array: Any, index: Any, value: Any) -> None:
 
 
 @njit(inline="always")
+def cycles() -> Any:
+    """The processor's cycle counter (on x86-64 the time-stamp counter, which runs at a constant rate)."""
+    return _cycles()
+
+
+@njit(inline="always")
 def bytes_at(address: Any, size: Any) -> Any:
     """The `size` bytes at `address` as a checked uint8 array that owns nothing (no reference count to keep)."""
     return carray(_pointer(np.uintp(address)), (size,), np.uint8)
@@ -219,3 +234,9 @@ def words64_at(address: Any, count: Any) -> Any:
 def record_at(address: Any, dtype: Any) -> Any:
     """The record of the NumPy structure `dtype` (a global constant) at `address`. Its fields can be assigned."""
     return carray(_pointer(np.uintp(address)), (1,), dtype)[0]
+
+
+@njit(inline="always")
+def records_at(address: Any, count: Any, dtype: Any) -> Any:
+    """`count` records of the NumPy structure `dtype` (a global constant) at `address`, as a checked array."""
+    return carray(_pointer(np.uintp(address)), (count,), dtype)
