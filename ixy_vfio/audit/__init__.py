@@ -1,0 +1,14 @@
+"""`ixy-vfio audit`: shows whether the IOMMU isolation of this machine holds, by looking at it.
+
+    system.py     everything that is read of a machine: files, links, owners and modes; live
+    tree.py       the same from a text file: recorded machines, for tests and bug reports
+    config.py     PCI configuration space
+    host.py       the machine as objects: devices, groups, command line, modules
+    processes.py  who holds what of a device: processes, their mappings; sessions.py makes sessions of them
+    model.py      Finding, Check, and the decorators that make a function a check
+    checks/       the checks: a function each, whose docstring is its page of the documentation
+    runner.py     runs them -> Report; report.py: JSON; table.py, html.py, picture.py: for people; compare.py, pages.py
+
+Adding a check is adding a function to a file in checks/; nothing else lists it. Standard library only: an audit is to
+be quick, and to run where nothing of the driver does.
+"""

@@ -1,0 +1,206 @@
+"""Sessions: the processes that use devices together, found by what they share.
+
+A session of ours is a control process, which holds the device fds, and its children, the workers; all of them map
+packet memory that the helper made (the memfd `ixy_vfio`). A session of another program (DPDK, QEMU, SPDK) is a process
+that has a node below /dev/vfio open, with its children. The helper's processes and the simulator belong to none.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from ixy_vfio.audit.host import ADDRESS, DEVICES, SIMULATED_DOMAIN, Host
+from ixy_vfio.audit.processes import DEVICE_FD, DEVICE_NODE, GROUP_NODE, Process, read_all
+from ixy_vfio.audit.system import Denied
+
+LEASES = "/run/ixy_vfio/leases"  # a file per leased device: "UID PID-OF-THE-HELPER"
+
+
+class Kind(Enum):
+    """Whose session it is."""
+
+    OURS = "ixy_vfio"
+    SIMULATED = "simulated"
+    OTHER = "another program"
+
+
+class Level(Enum):
+    """How far the program that sees packets is from the device."""
+
+    L1 = "L1: one process sees packets and holds the device"
+    L2 = "L2: sealed workers see packets, another process holds the device"
+    L3 = "L3: as L2, on a virtual function"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Processes that use `devices` (addresses) together. `holders` have device fds; `workers` are their children."""
+
+    kind: Kind
+    devices: tuple[str, ...]
+    holders: tuple[Process, ...]
+    workers: tuple[Process, ...]
+    helper: Process | None = None
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        """All of them."""
+        return self.holders + self.workers
+
+    @property
+    def name(self) -> str:
+        """As findings call it: without process ids where it can be, so that two audits can be compared."""
+        what = {Kind.OURS: "session", Kind.SIMULATED: "simulated session", Kind.OTHER: "program"}[self.kind]
+        where = ",".join(self.devices) or f"of {self.holders[0]}"
+        return f"{what} {self.holders[0].name + ' ' if self.kind is Kind.OTHER and self.devices else ''}{where}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """All that was found. `strays` hold a device, and are in no session."""
+
+    sessions: tuple[Session, ...]
+    helpers: tuple[Process, ...]
+    strays: tuple[Process, ...]
+
+    def of(self, address: str) -> list[Session]:
+        """The sessions that use a device."""
+        return [session for session in self.sessions if address in session.devices]
+
+
+def find(host: Host) -> Sessions:
+    """Look at every process."""
+    everybody = list(read_all(host))
+    helpers = tuple(one for one in everybody if is_helper(one))
+    apart = {one.pid for one in everybody if is_helper(one) or is_simulator(one)}
+    concerned = {one.pid: one for one in everybody if one.concerned and one.pid not in apart}
+    for one in everybody:  # a worker hides its memory: not dumpable
+        if one.shown_mappings is None and one.parent in concerned and one.pid not in apart:
+            concerned.setdefault(one.pid, one)
+    found = [_session(host, family, helpers) for family in _families(list(concerned.values()))]
+    strays = tuple(one.holders[0] for one in found if _is_stray(one, found))
+    return Sessions(tuple(one for one in found if not _is_stray(one, found)), helpers, strays)
+
+
+def _runs(process: Process, *names: str) -> bool:
+    """Whether one of the first words of its command line is a program or module of these names."""
+    return any(word.rpartition("/")[2] in names for word in process.argv[:6])
+
+
+def is_helper(process: Process) -> bool:
+    """A process of the real helper: the server, or one for a lease."""
+    return _runs(process, "ixy-vfio-helper", "ixy_vfio_helper") or any(
+        "/ixy_vfio_helper/" in a for a in process.argv[:6]
+    )
+
+
+def is_simulator(process: Process) -> bool:
+    """The simulator, or the helper that comes with it."""
+    first = [word for word in process.argv[1:6] if not word.startswith("-")]
+    return any(word.startswith("ixy_vfio.sim") for word in first) or ("sim" in first and _runs(
+        process, "ixy-vfio", "ixy_vfio.cli", "cli.py"))  # fmt: skip
+
+
+def _families(processes: Sequence[Process]) -> list[list[Process]]:
+    """Put together who shares packet memory, and children with their parents."""
+    families: list[tuple[set[int], list[Process]]] = []
+    for one in sorted(processes, key=lambda one: one.pid):
+        marks = {-one.pid, -one.parent}  # pids negative, inodes positive
+        marks |= {area.inode for area in one.shown_mappings or () if area.is_packet_memory}
+        joined = [family for family in families if family[0] & marks]
+        families = [family for family in families if not family[0] & marks]
+        members = [member for family in joined for member in family[1]]
+        inodes_and_own = {mark for mark in marks if mark != -one.parent}
+        families.append((inodes_and_own.union(*(family[0] for family in joined)), [*members, one]))
+    return [members for _, members in families]
+
+
+def _session(host: Host, family: Sequence[Process], helpers: Sequence[Process]) -> Session:
+    pids = {one.pid for one in family}
+    workers = tuple(one for one in family if one.parent in pids)
+    holders = tuple(one for one in family if one.parent not in pids)
+    areas = [area for one in family for area in one.shown_mappings or ()]
+    packets = any(area.is_packet_memory for area in areas)
+    real = any(area.is_device for area in areas) or any(one.holds_device for one in family)
+    if packets and not real:
+        named = {word for one in holders for word in one.argv if word.startswith(SIMULATED_DOMAIN)}
+        return Session(Kind.SIMULATED, tuple(sorted(named)), holders, workers)
+    devices = {address for one in family for address in devices_of(host, one)}
+    helper = _helper(host, devices, family, helpers)
+    if helper is not None:
+        devices |= devices_of(host, helper)
+    kind = Kind.OURS if packets or helper is not None else Kind.OTHER
+    return Session(kind, tuple(sorted(devices)), holders, workers, helper)
+
+
+def devices_of(host: Host, process: Process) -> set[str]:
+    """The devices that a process has open, as far as /proc tells."""
+    found: set[str] = set()
+    for number, what in (process.shown_fds or {}).items():
+        if group := GROUP_NODE.fullmatch(what):
+            found |= {one.address for one in host.group(group[1]) if one.in_user_space}
+        elif DEVICE_NODE.fullmatch(what):
+            target = host.system.resolve(f"/sys/class/vfio-dev/{what.rpartition('/')[2]}") or ""
+            found |= {part for part in target.split("/")[-3:] if part in host.devices}
+        elif what == DEVICE_FD:  # Linux 6.18 and later say which
+            text = host.read(f"/proc/{process.pid}/fdinfo/{number}").value or ""
+            paths = [line.split()[-1] for line in text.splitlines() if line.startswith("vfio-device-syspath:")]
+            found |= {path.rpartition("/")[2] for path in paths}
+    return found
+
+
+def claims(host: Host) -> dict[str, tuple[int, int]]:
+    """Device -> (uid, process id of the helper) of the leases that the helper recorded."""
+    try:
+        files = [name for name in host.system.names(LEASES) if name.endswith(".lease")]
+        texts = {name.removesuffix(".lease"): (host.read(f"{LEASES}/{name}").value or "").split() for name in files}
+    except Denied:
+        return {}
+    return {
+        address: (int(words[0]), int(words[1]))
+        for address, words in texts.items()
+        if len(words) == 2 and host.exists(f"/proc/{words[1]}/status")
+    }
+
+
+def _helper(host: Host, devices: set[str], family: Sequence[Process], helpers: Sequence[Process]) -> Process | None:
+    """The helper's process that holds the lease of a session: of these devices, else the only one of this user."""
+    uids = set().union(*(one.uids for one in family))
+    leases = claims(host)
+    pids = {pid for address, (uid, pid) in leases.items() if address in devices}
+    if not devices:
+        pids = {pid for uid, pid in leases.values() if uid in uids}
+    found = [one for one in helpers if one.pid in pids]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_stray(one: Session, found: Sequence[Session]) -> bool:
+    """A process with nothing but an fd of a device that a session uses is a second holder, not a session."""
+    if one.kind is not Kind.OTHER or any(GROUP_NODE.fullmatch(what) for what in _fds(one)) or _maps(one):
+        return False
+    others = [other for other in found if other is not one and _maps(other)]
+    return any(not one.devices or set(one.devices) & set(other.devices) for other in others)
+
+
+def _fds(session: Session) -> list[str]:
+    return [what for one in session.processes for what in (one.shown_fds or {}).values()]
+
+
+def _maps(session: Session) -> bool:
+    return any(
+        area.is_device or area.is_packet_memory for one in session.processes for area in one.shown_mappings or ()
+    )
+
+
+def level(host: Host, session: Session) -> Level:
+    """The isolation level. Raises Denied when a worker cannot be seen."""
+    if not any(area.is_device or area.is_packet_memory for one in session.workers for area in one.mappings):
+        return Level.L1
+    virtual = session.devices and all(host.exists(f"{DEVICES}/{address}/physfn") for address in session.devices)
+    return Level.L3 if virtual else Level.L2
+
+
+def parse_address(text: str) -> str | None:
+    """A PCI address with its domain, or None."""
+    full = text.lower() if text.count(":") == 2 else f"0000:{text.lower()}"
+    return full if ADDRESS.fullmatch(full) else None

@@ -1,0 +1,262 @@
+"""A machine as a text file: what an audit reads of it, line by line, so that it can be audited again elsewhere.
+
+    # an empty machine with one device node
+    uid 0                                                   who looked
+    /proc/cmdline: quiet intel_iommu=on                     a file of one line
+    /proc/interrupts:                                       a file of several lines, each indented by four spaces
+        16:  0  IR-IO-APIC  16-fasteoi
+    /sys/bus/pci/devices/0000:03:00.0 -> ../../../devices/pci0000:00/0000:03:00.0
+    /sys/devices/pci0000:00/0000:03:00.0/config = 64 0:8680fb10 4:0701     binary: size, then offset:bytes
+    /dev/vfio/12 @ c 0600 0 0                               kind, mode, owner, group (else - 0644 0 0)
+    /proc/77/map_files/7f00-7f10 ~ 7                        seals of a memfd
+    /proc/77/maps !                                         may not be read
+    /run/ixy_vfio/                                          an empty directory
+
+`Recorder` writes one from a live machine: `ixy-vfio audit --record FILE`.
+"""
+
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from ixy_vfio.audit.system import Denied, Node, System
+
+_LINE = re.compile(r"(/\S*?)(?:(:)(?: (.*))?| -> (.*)| = (\d+)((?: [0-9a-f]+:[0-9a-f]*)*)| @ (.*)| ~ (\d+)| (!)|/)\s*")
+_LINKS = 40  # followed in one path
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is known of one path."""
+
+    data: bytes | None = None
+    link: str | None = None
+    node: Node | None = None
+    seals: int | None = None
+    denied: bool = False
+
+
+@dataclass(slots=True)
+class Tree:
+    """A recorded machine. It is a `System`; `entries` may be edited."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    uid: int = 0
+
+    def update(self, path: str, **values: object) -> None:
+        """Change what is known of a path."""
+        self.entries[path] = replace(self.entries.get(path, Entry()), **values)  # type: ignore[arg-type] # by name
+
+    def remove(self, path: str) -> None:
+        """Take away a path and what lies below it."""
+        for name in [name for name in self.entries if name == path or name.startswith(path + "/")]:
+            del self.entries[name]
+
+    def _find(self, path: str, final: bool = True) -> str:
+        """`path` with links followed; the last component's too unless not `final`. Raises Denied."""
+        for _ in range(_LINKS):
+            parts = path.split("/")
+            for end in range(2, len(parts) + (1 if final else 0)):
+                head = "/".join(parts[:end])
+                entry = self.entries.get(head)
+                if entry is not None and entry.denied:
+                    raise Denied(head)
+                if entry is not None and entry.link is not None:
+                    # What leads nowhere, like `anon_inode:[eventfd]`, stays as it is.
+                    target = posixpath.normpath(posixpath.join(posixpath.dirname(head), entry.link))
+                    path = posixpath.join(target, *parts[end:])
+                    break
+            else:
+                return path
+        return path
+
+    def data(self, path: str) -> bytes | None:
+        """See `System`."""
+        entry = self._entry(path)
+        return entry.data
+
+    def _entry(self, path: str) -> Entry:
+        found = self._find(path)
+        entry = self.entries.get(found, Entry())
+        if entry.denied:
+            raise Denied(path)
+        return entry
+
+    def names(self, path: str) -> list[str]:
+        """See `System`."""
+        self._entry(path)
+        top = self._find(path).rstrip("/") + "/"
+        return sorted({name[len(top) :].split("/")[0] for name in self.entries if name.startswith(top)} - {""})
+
+    def target(self, path: str) -> str | None:
+        """See `System`."""
+        entry = self.entries.get(self._find(path, final=False), Entry())
+        if entry.denied:
+            raise Denied(path)
+        return entry.link
+
+    def resolve(self, path: str) -> str | None:
+        """See `System`."""
+        found = self._find(path)
+        there = found in self.entries or any(name.startswith(found + "/") for name in self.entries)
+        return found if there else None
+
+    def node(self, path: str) -> Node | None:
+        """See `System`."""
+        found = self._find(path)
+        entry = self.entries.get(found)
+        if entry is not None and (entry.node is not None or entry.data is not None):
+            return entry.node or Node("-", 0o644, 0, 0)
+        return Node("d", 0o755, 0, 0) if self.resolve(path) is not None else None
+
+    def seals(self, path: str) -> int | None:
+        """See `System`."""
+        return self._entry(path).seals
+
+
+def load(text: str) -> Tree:
+    """Read a tree. Raises ValueError, which names the line."""
+    tree = Tree()
+    lines = text.splitlines()
+    number = 0
+    while number < len(lines):
+        line = lines[number]
+        number += 1
+        if not line.strip() or line.startswith("#"):
+            continue
+        if line.startswith("uid "):
+            tree.uid = int(line[4:])
+            continue
+        found = _LINE.fullmatch(line)
+        if found is None:
+            raise ValueError(f"line {number}: not understood: {line}")
+        path, colon, value, link, size, chunks, node, seals, denied = found.groups()
+        if colon:
+            body = []
+            while value is None and number < len(lines) and lines[number].startswith("    "):
+                body.append(lines[number][4:])
+                number += 1
+            tree.update(path, data=(value if value is not None else "\n".join(body)).encode() + b"\n")
+        elif node:
+            kind, mode, uid, gid = node.split()
+            tree.update(path, node=Node(kind, int(mode, 8), int(uid), int(gid)))
+        elif size:
+            tree.update(path, data=_binary(int(size), chunks))
+        elif link or seals or denied:
+            tree.update(path, link=link, seals=int(seals) if seals else None, denied=bool(denied))
+        else:
+            tree.update(path, node=Node("d", 0o755, 0, 0))
+    return tree
+
+
+def _binary(size: int, chunks: str) -> bytes:
+    data = bytearray(size)
+    for chunk in chunks.split():
+        offset, value = chunk.split(":")
+        raw = bytes.fromhex(value)
+        data[int(offset, 16) : int(offset, 16) + len(raw)] = raw
+    return bytes(data[:size])
+
+
+def dump(tree: Tree) -> str:
+    """The text that `load` reads."""
+    return (
+        "\n".join([f"uid {tree.uid}", *(line for path in sorted(tree.entries) for line in _lines(tree, path))]) + "\n"
+    )
+
+
+def _lines(tree: Tree, path: str) -> Iterator[str]:
+    entry = tree.entries[path]
+    if entry.denied:
+        yield f"{path} !"
+    if entry.link is not None:
+        yield f"{path} -> {entry.link}"
+    if entry.seals is not None:
+        yield f"{path} ~ {entry.seals}"
+    if entry.node is not None:
+        yield f"{path} @ {entry.node}"
+    if entry == Entry() and not any(name.startswith(path + "/") for name in tree.entries):
+        yield f"{path}/"
+    if entry.data is None:
+        return
+    try:
+        text = entry.data.decode("ascii")
+        plain = all(character.isprintable() or character in "\n\t" for character in text)
+    except UnicodeDecodeError:
+        plain = False
+    if not plain:
+        rows = ((at, entry.data[at : at + 16]) for at in range(0, len(entry.data), 16))
+        yield f"{path} = {len(entry.data)}" + "".join(f" {at:x}:{row.hex()}" for at, row in rows if any(row))
+    elif text.count("\n") <= 1:
+        yield f"{path}: {text.rstrip()}"
+    else:
+        yield f"{path}:"
+        yield from (f"    {line}" for line in text.rstrip("\n").split("\n"))
+
+
+class Recorder:
+    """Looks at a system, and writes down in `tree` all that was looked at."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self.uid = system.uid
+        self.tree = Tree(uid=system.uid)
+
+    def _note(self, path: str, **values: object) -> None:
+        if any(value is not None for value in values.values()):
+            self.tree.update(self._place(path), **values)
+
+    def _place(self, path: str) -> str:
+        """Where the path really lies, so that a file reached in two ways is written once."""
+        return self._system.resolve(path) or path
+
+    def data(self, path: str) -> bytes | None:
+        """See `System`."""
+        try:
+            found = self._system.data(path)
+        except Denied:
+            self._note(path, denied=True)
+            raise
+        self._note(path, data=found)
+        return found
+
+    def names(self, path: str) -> list[str]:
+        """See `System`."""
+        try:
+            found = self._system.names(path)
+        except Denied:
+            self._note(path, denied=True)
+            raise
+        for name in found:  # that they are there; what they are is noted when they are looked at
+            child = f"{self._place(path)}/{name}"
+            link = self._system.target(child)
+            self.tree.entries.setdefault(child, Entry(link=link) if link is not None else Entry())
+        return found
+
+    def target(self, path: str) -> str | None:
+        """See `System`."""
+        found = self._system.target(path)
+        if found is not None:
+            self.tree.update(f"{self._place(posixpath.dirname(path))}/{posixpath.basename(path)}", link=found)
+        return found
+
+    def resolve(self, path: str) -> str | None:
+        """See `System`."""
+        self.target(path)
+        found = self._system.resolve(path)
+        if found is not None:
+            self.tree.entries.setdefault(found, Entry())
+        return found
+
+    def node(self, path: str) -> Node | None:
+        """See `System`."""
+        found = self._system.node(path)
+        self._note(path, node=found)
+        return found
+
+    def seals(self, path: str) -> int | None:
+        """See `System`."""
+        found = self._system.seals(path)
+        self._note(path, seals=found)
+        return found
