@@ -1,0 +1,246 @@
+"""Gives a NIC to vfio-pci, and back to the driver that had it, with its interface's name, MTU and state.
+
+What was found is written to a journal before anything is changed. The journal lies in /run: it is gone when the
+machine has restarted, as is what it undoes. One device at a time, by driver_override; never by new_id, which would
+claim every device of the same kind.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import socket
+import struct
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice
+from ixy_vfio_helper.monitor import Refusal
+
+KNOWN = (  # device ids of Intel that the drivers of this project know: 82599, X540, X550
+    0x10F7, 0x10F8, 0x10F9, 0x10FB, 0x10FC, 0x1507, 0x1514, 0x1517, 0x151C, 0x154D, 0x1557,
+    0x1528, 0x1560, 0x1563, 0x15D1,
+)  # fmt: skip
+NO_INTERFACE = ("", "pci-stub", "uio_pci_generic", "igb_uio")  # drivers that make no network interface
+PROBE_DEADLINE = 10.0  # seconds for a network driver to make its interface
+SIOCSIFNAME, SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8923, 0x8913, 0x8914, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A network interface as it was found."""
+
+    name: str
+    mtu: int
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A device as it was found; `bound`: whether it was then given away completely."""
+
+    address: str
+    driver: str
+    override: str
+    interfaces: list[Interface]
+    bound: bool = False
+
+
+class Journal:
+    """What must be put back, one file per device. Whoever changes something holds it by `with`, alone."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._lock = -1
+
+    def __enter__(self) -> Self:
+        self._lock = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
+
+    def write(self, entry: Entry) -> None:
+        """Write an entry, so that it is there after a crash."""
+        path = self.directory / f"{entry.address}.json"
+        with open(path.with_suffix(".new"), "w") as file:
+            json.dump(asdict(entry), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(file.name, path)
+        os.fsync(self._lock)
+
+    def read(self, address: str) -> Entry | None:
+        """The entry of a device, if there is one."""
+        path = self.directory / f"{address}.json"
+        if not path.exists():
+            return None
+        fields = json.loads(path.read_text())
+        return Entry(**fields | {"interfaces": [Interface(**interface) for interface in fields["interfaces"]]})
+
+    def remove(self, address: str) -> None:
+        """Forget a device."""
+        (self.directory / f"{address}.json").unlink(missing_ok=True)
+        os.fsync(self._lock)
+
+    def addresses(self) -> list[str]:
+        """The devices that have entries."""
+        return sorted(path.stem for path in self.directory.glob("*.json"))
+
+
+def known(device: PciDevice) -> bool:
+    """Whether a driver of this project knows the device."""
+    return device.number("vendor") == 0x8086 and device.number("device") in KNOWN
+
+
+def write(path: Path, text: str) -> None:
+    """Write a sysfs attribute. An empty text would make no system call at all: the newline is what empties it."""
+    path.write_text(text + "\n")
+
+
+def interface_request(number: int, name: str, payload: bytes) -> bytes:
+    """An ioctl on a network interface (netdevice(7))."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        return fcntl.ioctl(any_socket, number, struct.pack("16s24s", name.encode(), payload))[16:]
+
+
+def _set_up(name: str, up: bool) -> None:
+    (flags,) = struct.unpack_from("H", interface_request(SIOCGIFFLAGS, name, b""))
+    interface_request(SIOCSIFFLAGS, name, struct.pack("H", flags | IFF_UP if up else flags & ~IFF_UP))
+
+
+def _interfaces(device: PciDevice) -> list[Interface]:
+    names = sorted(device.entries("net"), key=lambda name: device.number(f"net/{name}/dev_port"))
+    return [
+        Interface(name, device.number(f"net/{name}/mtu"), bool(device.number(f"net/{name}/flags") & IFF_UP))
+        for name in names
+    ]
+
+
+def check(device: PciDevice, down: bool = False, other: bool = False) -> None:
+    """Raise Refusal unless the device can be leased once it is bound, and nobody uses it."""
+    where = device.address
+    if not device.path.is_dir():
+        raise Refusal(f"{where}: no such PCI device; see lspci -D")
+    if device.number("class") >> 8 != 0x0200:
+        raise Refusal(f"{where}: not an Ethernet controller (class {device.read('class')})")
+    if not known(device) and not other:
+        raise Refusal(f"{where}: {device.ids} is no NIC that a driver here knows; --other binds it all the same")
+    device.refuse_without_iommu()
+    for neighbour in device.entries("iommu_group/devices"):
+        found = PciDevice(neighbour, device.root)
+        if neighbour != where and found.driver not in ("", VFIO_PCI) and found.number("class") >> 8 != 0x0604:
+            raise Refusal(
+                f"{where}: shares its IOMMU group with {neighbour} (driver {found.driver}); unbind that first"
+            )
+    for line in device.read("iommu_group/reserved_regions").splitlines():
+        if line.split()[2] == "direct":
+            raise Refusal(f"{where}: the firmware reserves memory for it (RMRR {line}); a setting there may end that")
+    interrupts = (device.root / "proc/interrupts").read_text()
+    if platform.machine() == "x86_64" and "IR-" not in interrupts:
+        raise Refusal(f"{where}: interrupts are not remapped; turn on VT-d (with x2APIC) or AMD-Vi in the firmware")
+    if not (device.root / "sys/bus/pci/drivers" / VFIO_PCI).is_dir():
+        raise Refusal(f"{where}: vfio-pci is not loaded; run: sudo modprobe vfio-pci")
+    _refuse_in_use(device, down)
+
+
+def _refuse_in_use(device: PciDevice, down: bool) -> None:
+    where = device.address
+    if vfs := device.number("sriov_numvfs"):
+        raise Refusal(f"{where}: has {vfs} virtual functions; run: echo 0 > {device.path}/sriov_numvfs")
+    interfaces = _interfaces(device)
+    if not interfaces and device.driver not in (*NO_INTERFACE, VFIO_PCI):
+        raise Refusal(f"{where}: driver {device.driver}, but no interface here: it is in another network namespace")
+    for interface in interfaces:
+        above = [name.partition("_")[2] for name in device.entries(f"net/{interface.name}") if name[:6] == "upper_"]
+        if above or (device.path / "net" / interface.name / "master").exists():
+            raise Refusal(
+                f"{where}: {interface.name} is part of {' '.join(above) or 'another interface'}; remove it there"
+            )
+        if interface.up and not down:
+            raise Refusal(f"{where}: {interface.name} is up; run: ip link set {interface.name} down (or bind --down)")
+
+
+def bind(device: PciDevice, journal: Journal, down: bool = False, other: bool = False) -> None:
+    """Give the device to vfio-pci. Raises Refusal before anything is changed; after an error all is put back."""
+    check(device, down, other)
+    if journal.read(device.address) is not None:
+        raise Refusal(f"{device.address}: bound already, or half way; see ixy-vfio-helper status, or recover")
+    override = device.read("driver_override").replace("(null)", "")
+    entry = Entry(device.address, device.driver, override, _interfaces(device))
+    journal.write(entry)
+    try:
+        for interface in entry.interfaces:
+            if interface.up:
+                _set_up(interface.name, False)
+        _hand_over(device, VFIO_PCI)
+        if device.driver != VFIO_PCI:
+            raise OSError(errno.ENODEV, f"{device.address}: vfio-pci did not take the device; the kernel log says why")
+        journal.write(Entry(**asdict(entry) | {"interfaces": entry.interfaces, "bound": True}))
+    except Exception:
+        restore(device, journal, entry)
+        raise
+
+
+def _hand_over(device: PciDevice, override: str, driver: str | None = None) -> None:
+    """Let `override` (or with "" whichever the kernel chooses) have the device; nobody if `driver` is ""."""
+    write(device.path / "driver_override", override)
+    if device.driver:
+        write(device.path / "driver/unbind", device.address)
+    if driver != "":
+        write(device.root / "sys/bus/pci/drivers_probe", device.address)
+
+
+def restore(device: PciDevice, journal: Journal, entry: Entry) -> None:
+    """Put back what the entry says, from any state in between; then forget the entry."""
+    if device.path.is_dir():  # else it was unplugged
+        if device.driver != entry.driver:
+            _hand_over(device, entry.override, entry.driver)
+        else:
+            write(device.path / "driver_override", entry.override)
+        deadline = time.monotonic() + PROBE_DEADLINE
+        while len(found := _interfaces(device)) < len(entry.interfaces):
+            if time.monotonic() > deadline:
+                raise OSError(
+                    errno.ETIMEDOUT, f"{device.address}: {entry.driver} makes no interface; see the kernel log"
+                )
+            time.sleep(0.05)
+        for now, then in zip(found, entry.interfaces, strict=False):
+            if now.name != then.name:
+                _set_up(now.name, False)
+                interface_request(SIOCSIFNAME, now.name, then.name.encode())
+            if now.mtu != then.mtu:
+                write(device.path / "net" / then.name / "mtu", str(then.mtu))
+            _set_up(then.name, then.up)
+    journal.remove(device.address)
+
+
+def unbind(device: PciDevice, journal: Journal) -> None:
+    """Give the device back to the driver that had it. Raises Refusal while somebody has it open."""
+    entry = journal.read(device.address)
+    if entry is None:
+        raise Refusal(f"{device.address}: was not bound by this helper; there is nothing to put back")
+    try:  # unbinding would wait, perhaps for ever, for whoever has it open; a group opens once
+        os.close(os.open(device.root / "dev/vfio" / device.link("iommu_group"), os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise Refusal(
+                f"{device.address}: a process has it open; end it first (see ixy-vfio-helper status)"
+            ) from None
+    restore(device, journal, entry)
+
+
+def recover(journal: Journal, root: Path) -> list[str]:
+    """Put back every device of which a bind was not finished, or whose unbind was; returns their addresses."""
+    done = []
+    for address in journal.addresses():
+        device = PciDevice(address, root)
+        entry = journal.read(address)
+        if entry is not None and not (entry.bound and device.driver == VFIO_PCI):
+            restore(device, journal, entry)
+            done.append(address)
+    return done

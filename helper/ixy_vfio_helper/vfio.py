@@ -1,0 +1,180 @@
+"""Devices of the kernel's VFIO: what is common to both ways in, and the older one (group and container, type1).
+
+Numbers and layouts: linux/vfio.h. Each device has a container, so an IOMMU domain, of its own.
+"""
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ixy_vfio_helper.memory import WINDOW, Memory, Range
+from ixy_vfio_helper.monitor import log
+from ixy_vfio_helper.protocol import Kind
+
+VFIO = 0x3B00  # _IO(';', number)
+SET_IOMMU, GROUP_GET_STATUS, GROUP_SET_CONTAINER, GROUP_GET_DEVICE_FD = VFIO + 102, VFIO + 103, VFIO + 104, VFIO + 106
+DEVICE_GET_REGION_INFO, DEVICE_SET_IRQS, DEVICE_RESET = VFIO + 108, VFIO + 110, VFIO + 111
+IOMMU_GET_INFO, IOMMU_MAP_DMA, IOMMU_UNMAP_DMA = VFIO + 112, VFIO + 113, VFIO + 114
+TYPE1V2_IOMMU, GROUP_VIABLE, MAP_READ_WRITE, CAP_IOVA_RANGE = 3, 1, 3, 1
+CONFIG_REGION, ERR_IRQ, REQ_IRQ = 7, 3, 4
+EVENTFD_TRIGGER = 0x24  # VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER
+PCI_COMMAND, BUS_MASTER = 4, 0x4
+
+
+def control(fd: int, number: int, layout: str, *fields: int, room: int = 0) -> bytearray:
+    """An ioctl on a structure that begins with its own size; returns it as the kernel left it. Raises OSError."""
+    size = struct.calcsize("=I" + layout) + room
+    data = bytearray(struct.pack("=I" + layout, size, *fields).ljust(size, b"\0"))
+    fcntl.ioctl(fd, number, data)
+    return data
+
+
+@contextlib.contextmanager
+def address_of(memory: Memory) -> Iterator[int]:
+    """Map a memfd into this process for a moment; where it lies there (told by the kernel, as Python does not)."""
+    found = os.fstat(memory.fd)
+    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
+    with mmap.mmap(memory.fd, memory.size):
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            span, _, offset, where, inode = line.split()[:5]
+            first, end = (int(word, 16) for word in span.split("-"))
+            if (where, int(inode), int(offset, 16), end - first) == (device, found.st_ino, 0, memory.size):
+                yield first
+                return
+        raise OSError(errno.EFAULT, "a mapping is not in /proc/self/maps")
+
+
+class FaultLog:
+    """The kernel log from now on: an IOMMU fault of this device means that its data cannot be trusted."""
+
+    def __init__(self, address: str, path: str = "/dev/kmsg") -> None:
+        domain, _, rest = address.partition(":")
+        self._pattern = re.compile(rf"(DMAR|AMD-Vi)\b.*?[^0-9a-f:](?:{domain}:)?{re.escape(rest)}\b.*fault"
+                                   rf"|\b{re.escape(address)}: AMD-Vi: .*FAULT", re.I)  # fmt: skip
+        self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.lseek(self.fd, 0, os.SEEK_END)
+
+    def fault(self) -> str | None:
+        """The first line about a fault of the device that came since the last call."""
+        while True:
+            try:
+                record = os.read(self.fd, 8192).decode("utf-8", "replace")
+            except BlockingIOError:
+                return None
+            except BrokenPipeError:  # records were overwritten before they were read
+                continue
+            head, _, text = record.partition(";")
+            if int(head.split(",")[0]) >> 3 == 0 and self._pattern.search(text):  # facility 0: the kernel itself
+                return text.splitlines()[0]
+
+
+class KernelSession:
+    """A device of vfio-pci. Subclasses open it, alone in an IOMMU domain, and map."""
+
+    kind = Kind.VFIO
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._fds = contextlib.ExitStack()  # closed together; mappings are gone by then
+        self._device = self._request = -1
+        self._log: FaultLog | None = None
+        self._config = 0
+
+    def own(self, fd: int) -> int:
+        """Close this file descriptor when the session is closed."""
+        self._fds.callback(os.close, fd)
+        return fd
+
+    def open_device(self) -> int:
+        """The device's file descriptor, attached to a domain of its own."""
+        raise NotImplementedError
+
+    def open(self) -> int:
+        """Take the device, and ask to be told when the kernel wants it back or it has a fatal error."""
+        self._log = FaultLog(self.address)
+        self.own(self._log.fd)
+        self._device = self.open_device()
+        info = control(self._device, DEVICE_GET_REGION_INFO, "IIIQQ", 0, CONFIG_REGION, 0, 0, 0)
+        self._config = struct.unpack_from("=Q", info, 24)[0]
+        self._request = self.own(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+        control(self._device, DEVICE_SET_IRQS, "IIIIi", EVENTFD_TRIGGER, REQ_IRQ, 0, 1, self._request)
+        with contextlib.suppress(OSError):  # a device without PCI Express error reporting has no such interrupt
+            control(self._device, DEVICE_SET_IRQS, "IIIIi", EVENTFD_TRIGGER, ERR_IRQ, 0, 1, self._request)
+        return self._device
+
+    def bus_master_off(self) -> None:
+        """Clear the bit in the command register, and leave the others."""
+        command = int.from_bytes(os.pread(self._device, 2, self._config + PCI_COMMAND), "little")
+        if command != 0xFFFF:  # else the device is gone
+            os.pwrite(self._device, (command & ~BUS_MASTER).to_bytes(2, "little"), self._config + PCI_COMMAND)
+
+    def reset(self) -> None:
+        """Function level reset (or what the kernel has in its place)."""
+        fcntl.ioctl(self._device, DEVICE_RESET)
+
+    def close(self) -> None:
+        """Close everything that is held of the device."""
+        self._fds.close()
+
+    def watch(self) -> Sequence[int]:
+        """The device's own requests, and the kernel log."""
+        return (self._request, self._log.fd) if self._log else ()
+
+    def trouble(self) -> str | None:
+        """Why the lease must end."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._request)
+            return f"{self.address}: the kernel wants the device back, or it reported a fatal error"
+        fault = self._log.fault() if self._log else None
+        return f"{self.address}: its DMA was blocked: {fault}" if fault else None
+
+
+class GroupSession(KernelSession):
+    """By /dev/vfio/GROUP and a container."""
+
+    def __init__(self, address: str, group: str) -> None:
+        super().__init__(address)
+        self._group = group
+        self._container = -1
+
+    def open_device(self) -> int:
+        """SET_CONTAINER, SET_IOMMU, GET_DEVICE_FD."""
+        self._container = self.own(os.open("/dev/vfio/vfio", os.O_RDWR | os.O_CLOEXEC))
+        group = self.own(os.open(f"/dev/vfio/{self._group}", os.O_RDWR | os.O_CLOEXEC))  # EBUSY: somebody has it
+        if not struct.unpack_from("=I", control(group, GROUP_GET_STATUS, "I", 0), 4)[0] & GROUP_VIABLE:
+            raise OSError(errno.EPERM, f"IOMMU group {self._group} has a device that another driver uses")
+        fcntl.ioctl(group, GROUP_SET_CONTAINER, struct.pack("i", self._container))
+        try:
+            fcntl.ioctl(self._container, SET_IOMMU, TYPE1V2_IOMMU)
+        except PermissionError:
+            log.error("%s: the IOMMU does not remap interrupts; turn that on in the firmware", self.address)
+            raise
+        return self.own(fcntl.ioctl(group, GROUP_GET_DEVICE_FD, bytearray(self.address.encode() + b"\0")))
+
+    def usable(self) -> Sequence[Range]:
+        """The IOVA ranges of the container."""
+        info = control(self._container, IOMMU_GET_INFO, "IQII", 0, 0, 0, 0, room=4072)
+        (offset,) = struct.unpack_from("=I", info, 16)
+        while offset:
+            kind, _, following = struct.unpack_from("=HHI", info, offset)
+            if kind == CAP_IOVA_RANGE:
+                (count,) = struct.unpack_from("=I", info, offset + 8)
+                ranges = struct.iter_unpack("=QQ", info[offset + 16 : offset + 16 + 16 * count])
+                return [(first, last + 1) for first, last in ranges]
+            offset = following
+        return (WINDOW,)  # a kernel before 5.4 does not tell
+
+    def map(self, memory: Memory, iova: int) -> None:
+        """MAP_DMA. It pins the pages, so that this process need not keep them mapped."""
+        with address_of(memory) as address:
+            control(self._container, IOMMU_MAP_DMA, "IQQQ", MAP_READ_WRITE, address, iova, memory.size)
+
+    def unmap(self, iova: int, size: int) -> None:
+        """UNMAP_DMA."""
+        control(self._container, IOMMU_UNMAP_DMA, "IQQ", 0, iova, size)
