@@ -1,14 +1,16 @@
 """How functions are compiled, and where the compiled code is kept between runs.
 
 Numba's own cache looks at the file of the compiled function only: it notices neither a changed callee in another
-file nor another NUMBA_BOUNDSCHECK. So each state of the package has a cache directory of its own, named by a
-digest of everything that ends up in the machine code.
+file nor another NUMBA_BOUNDSCHECK. So each state of a file and of what it imports from this package has a cache
+directory of its own, named by a digest of everything that can end up in the machine code.
 """
 
 import atexit
+import functools
 import hashlib
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -25,12 +27,31 @@ from numba.core import config
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _digest() -> str:
-    """A name for this state of the package, of its compiler and of this CPU."""
-    package = Path(__file__).parent.parent
+PACKAGE = Path(__file__).parent.parent
+_IMPORT = re.compile(r"^\s*(?:from|import) ixy_vfio((?:\.\w+)*)(?: import (\([^)]*\)|[^\n]*)|\s)", re.MULTILINE)
+
+
+def _sources(start: Path) -> list[Path]:
+    """The file and all that it imports from this package, directly or not."""
+    found: set[Path] = set()
+    pending = {start}
+    while pending:
+        path = pending.pop()
+        found.add(path)
+        for module, names in _IMPORT.findall(path.read_text()):
+            place = PACKAGE.joinpath(*module.split(".")[1:])
+            candidates = [place.with_suffix(".py"), place / "__init__.py"]
+            candidates += [place / f"{name}.py" for name in re.findall(r"\w+", names)]
+            pending |= {file for file in candidates if file.is_file()}
+        pending -= found
+    return sorted(found)
+
+
+def _digest(start: Path) -> str:
+    """A name for this state of a file and what it imports, of the compiler and of this CPU."""
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
+    for path in _sources(start):
+        digest.update(f"{path.name}\0".encode() + path.read_bytes())
     for part in (
         numba.__version__,
         np.__version__,
@@ -43,13 +64,16 @@ def _digest() -> str:
     return digest.hexdigest()[:24]
 
 
-def cache_directory() -> Path:
-    """$XDG_CACHE_HOME/ixy_vfio/DIGEST (or under ~/.cache); a temporary directory where that cannot be had.
+@functools.cache
+def cache_directory(source: Path) -> Path:
+    """Where the compiled functions of a source file are kept.
+
+    $XDG_CACHE_HOME/ixy_vfio/DIGEST (or under ~/.cache); a temporary directory where that cannot be had.
 
     What is loaded from it is executed: a directory that somebody else could have written to is not used.
     """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    directory = Path(home) / "ixy_vfio" / _digest()
+    directory = Path(home) / "ixy_vfio" / _digest(source)
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = directory.stat()
@@ -62,13 +86,13 @@ def cache_directory() -> Path:
     return Path(temporary)
 
 
-config.CACHE_DIR = str(cache_directory())  # type: ignore[attr-defined]  # Numba defines it at run time
-
 _OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": True, "error_model": "numpy"}
 
 
 def compiled(function: Function, *, cache: bool = True) -> Function:
     """Compile at the first call, without the GIL and with bounds checks; kept in the cache between runs."""
+    directory = cache_directory(Path(cast(FunctionType, function).__code__.co_filename)) if cache else ""
+    config.CACHE_DIR = str(directory)  # type: ignore[attr-defined]  # Numba defines it at run time
     return cast(Function, njit(cache=cache, **_OPTIONS)(function))
 
 
