@@ -248,6 +248,7 @@ def initialise_transmit(bar: Mmio, setup: Setup) -> None:
     """CRC and padding, packet buffer, rings; the queues are enabled and empty."""
     m.HLREG0.modify(bar, txcrcen=1, txpaden=1)
     set_transmit_buffers(bar, setup.model)
+    clear_rate_limits(bar)
     p.DMATXCTL.modify(bar, te=1)
     for queue, (_, ring) in enumerate(setup.rings):
         initialise_transmit_queue(bar, queue, ring)
@@ -264,6 +265,14 @@ def set_transmit_buffers(bar: Mmio, model: Model) -> None:
         p.TXPBTHRESH(thresh=model.tx_buffer - LONGEST_PACKET if i == 0 else 0).write(bar, i)
     p.MTQC(rt_ena=0, vt_ena=0, num_tc_or_q=0).write(bar)
     p.RTTDCS.modify(bar, arbdis=0)
+
+
+@section("4.6.8")
+def clear_rate_limits(bar: Mmio) -> None:
+    """No queue has a rate limit. A table behind one window, so as in Linux and DPDK no reset is trusted with it."""
+    for queue in range(p.TDT.row.count):
+        p.RTTDQSEL(txdq_idx=queue).write(bar)
+        p.RTTBCNRC(rs_ena=0).write(bar)
 
 
 @section("4.6.8")

@@ -131,7 +131,7 @@ def ring_memory(size: int) -> DmaMemory:
 
 
 def compact(trace: Sequence[Access]) -> Iterator[str]:
-    """One line an access; a run over an array (same section, same value) is one line."""
+    """One line an access; a run over an array (same section, same value) is one line, as is a table behind a window."""
     i = 0
     while i < len(trace):
         section, op, register, value = trace[i]
@@ -142,6 +142,13 @@ def compact(trace: Sequence[Access]) -> Iterator[str]:
                 break
             count += 1
         shown = f"{array}[{index}..{int(index) + count - 1}]" if count > 1 else register
+        if register == "RTTDQSEL":
+            while trace[i + 2 * count : i + 2 * count + 1] == [(section, op, register, value + count)]:
+                assert trace[i + 2 * count + 1] == trace[i + 1]
+                count += 1
+            yield f"{section:<12} {op:<5} {count} times RTTDQSEL from {value}, each RTTBCNRC {trace[i + 1][3]:#010x}"
+            i += 2 * count
+            continue
         yield f"{section:<12} {op:<5} {shown:<18} {value:#010x}"
         i += count
 

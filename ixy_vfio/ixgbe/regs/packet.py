@@ -255,6 +255,20 @@ class RTTDCS(Register, row=hw.RTTDCS, access=RW):
     arbdis: int = bit(6, "descriptor arbiter disabled")
 
 
+class RTTDQSEL(Register, row=hw.RTTDQSEL, access=RW):
+    """Which queue RTTBCNRC speaks of."""
+
+    txdq_idx: int = bits(0, 7, "transmit queue")
+
+
+class RTTBCNRC(Register, row=hw.RTTBCNRC, access=RW):
+    """Rate limit of the selected transmit queue."""
+
+    rf_dec: int = bits(0, 14, "rate factor, fraction")
+    rf_int: int = bits(14, 10, "rate factor, whole part")
+    rs_ena: int = bit(31, "rate limit enabled")
+
+
 # --- 8.2.3.11 DCA --------------------------------------------------------------------------------------------------
 
 
