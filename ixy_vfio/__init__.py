@@ -1,1 +1,40 @@
-"""A user-space network driver in Python for Intel ixgbe NICs, secured by VFIO and the IOMMU."""
+"""A user-space network driver in Python for Intel ixgbe NICs, isolated by VFIO and the IOMMU.
+
+    import ixy_vfio
+
+    with ixy_vfio.open_ports("0000:03:00.0", "0000:03:00.1") as (a, b):
+        for _ in range(1_000_000):
+            batch = a.rx(32)                 # up to 32 packets; does not wait
+            for packet in batch:             # a writable uint8 array each
+                packet[48] += 1
+            b.tx(batch)
+        print(a.counted, b.counted)
+
+`runtime/session.py` has the rest. Nothing heavy is imported before it is used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ixy_vfio.netdev import PortConfig
+    from ixy_vfio.runtime.session import Batch, Port
+    from ixy_vfio.runtime.session import Session as open_ports
+    from ixy_vfio.transport.lease import Lease
+
+_WHERE = {
+    "Batch": ("ixy_vfio.runtime.session", "Batch"),
+    "Lease": ("ixy_vfio.transport.lease", "Lease"),
+    "Port": ("ixy_vfio.runtime.session", "Port"),
+    "PortConfig": ("ixy_vfio.netdev", "PortConfig"),
+    "open_ports": ("ixy_vfio.runtime.session", "Session"),
+}
+
+__all__ = ["Batch", "Lease", "Port", "PortConfig", "open_ports"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _WHERE[name]
+    return getattr(importlib.import_module(module), attribute)
