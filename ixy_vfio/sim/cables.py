@@ -1,52 +1,18 @@
-"""Cables: what a simulated port is plugged into, and the specifications that name them.
+"""The specifications of cables.
 
 0:port:1              back to back
 0:tap:NAME            a TAP interface
 0:packet:IFNAME       a packet socket on an interface (a veth end, say)
 0:fd:N                an inherited packet socket or TAP file descriptor
 0:pcapng:IN,OUT       frames from a capture, and into one; either may be left out
-0:gen:KEY=VALUE,...   a generator and a sink; see generator.py
+0:gen:KEY=VALUE,...   a generator and a sink; see generator_cable.py
 """
 
 from collections.abc import Callable
 
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.sim.dataplane import Cable, DataPlane
-
-
-class PortCable:
-    """Two ports back to back. Frames go straight from the one into the packet buffer of the other."""
-
-    outside = False
-
-    def __init__(self, spec: str, one: int, other: int) -> None:
-        if one == other:
-            raise UsageError(f"cable {spec}: a port cannot be its own far end")
-        self.spec = spec
-        self.ports: tuple[int, ...] = (one, other)
-        self.alive = True
-
-    def attach(self, plane: DataPlane) -> None:
-        """Nothing to take hold of."""
-
-    def bring(self, plane: DataPlane, budget: int) -> int:
-        """Nothing comes from outside."""
-        return 0
-
-    def take(self, plane: DataPlane, budget: int) -> int:
-        """Nothing goes outside."""
-        return 0
-
-    def filenos(self) -> list[int]:
-        """No file descriptors."""
-        return []
-
-    def status(self) -> dict[str, object]:
-        """Only what it is."""
-        return {"spec": self.spec, "alive": self.alive}
-
-    def close(self) -> None:
-        """Nothing to give up."""
+from ixy_vfio.sim.cable import Cable
+from ixy_vfio.sim.generator_cable import GeneratorCable
 
 
 def _port_number(spec: str, text: str) -> int:
@@ -56,10 +22,14 @@ def _port_number(spec: str, text: str) -> int:
 
 
 def _port(spec: str, port: int, rest: str) -> Cable:
-    return PortCable(spec, port, _port_number(spec, rest))
+    """Two ports back to back: frames go straight from the one into the packet buffer of the other."""
+    other = _port_number(spec, rest)
+    if other == port:
+        raise UsageError(f"cable {spec}: a port cannot be its own far end")
+    return Cable(spec, port, other)
 
 
-KINDS: dict[str, Callable[[str, int, str], Cable]] = {"port": _port}
+KINDS: dict[str, Callable[[str, int, str], Cable]] = {"port": _port, "gen": GeneratorCable}
 
 
 def parse_cable(spec: str) -> Cable:

@@ -5,7 +5,8 @@ with its messages: nothing here runs beside it. Register values are read from th
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from time import monotonic_ns
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,42 +15,14 @@ from ixy_vfio.core.compiled import compiled
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.hw import ixgbe
 from ixy_vfio.sim import state
+from ixy_vfio.sim.cable import Cable
 from ixy_vfio.sim.dma import DmaTable
 from ixy_vfio.sim.frames import CAPACITY, accept_all
+from ixy_vfio.sim.generator import generate, sink
 from ixy_vfio.sim.mac import receive_from_wire
 from ixy_vfio.sim.receive import receive
 from ixy_vfio.sim.state import MAX_PORTS, Int
 from ixy_vfio.sim.transmit import transmit
-
-
-class Cable(Protocol):
-    """Something that ports are plugged into. `cables.parse_cable` makes them."""
-
-    spec: str
-    ports: tuple[int, ...]  # numbers of the ports at its ends: one, or two back to back
-    outside: bool  # whether `bring` and `take` do anything
-
-    @property
-    def alive(self) -> bool:
-        """False once the far end is gone for good: no carrier."""
-
-    def attach(self, plane: "DataPlane") -> None:
-        """The ports exist and are free: take hold of what is needed. Raises UsageError."""
-
-    def bring(self, plane: "DataPlane", budget: int) -> int:
-        """Push up to `budget` frames from outside into the port's packet buffer; returns how many."""
-
-    def take(self, plane: "DataPlane", budget: int) -> int:
-        """Send up to `budget` of the frames that the port has sent; returns how many."""
-
-    def filenos(self) -> list[int]:
-        """File descriptors that turn readable when a frame has come from outside."""
-
-    def status(self) -> dict[str, object]:
-        """What the control socket shows of it: counters, and the state of a generator and its sink."""
-
-    def close(self) -> None:
-        """Give up every file descriptor. Idempotent."""
 
 
 class Statistics:
@@ -152,6 +125,8 @@ class DataPlane:
         self.receive_queues = np.zeros((state.MAX_PORTS, state.QUEUES), state.QUEUE)
         self.transmit_queues = np.zeros((state.MAX_PORTS, state.QUEUES), state.QUEUE)
         self.fifos = np.zeros(2 * state.MAX_PORTS, state.FIFO)
+        self.flows = np.zeros(state.MAX_PORTS, state.FLOW)
+        self.clock = monotonic_ns
         self._memory: list[NDArray[np.uint64]] = []  # what addresses in the records point to
         self.ports: list[Port] = []
         self.cables: list[Cable] = []
@@ -176,9 +151,8 @@ class DataPlane:
     def step(self, budget: int = 256) -> int:
         """One bounded step over all ports and cables; returns how many packets were moved."""
         moved = sum(cable.bring(self, budget) for cable in self._outside)
-        moved += int(
-            run(self.ports_state, self.receive_queues, self.transmit_queues, self.fifos, len(self.ports), budget)
-        )
+        queues = (self.receive_queues, self.transmit_queues)
+        moved += int(run(self.ports_state, *queues, self.fifos, self.flows, len(self.ports), self.clock(), budget))
         return moved + sum(cable.take(self, budget) for cable in self._outside)
 
     def connect(self, cable: Cable) -> None:
@@ -189,6 +163,7 @@ class DataPlane:
             if self.ports[number].cable is not None:
                 raise UsageError(f"cable {cable.spec}: port {number} has a cable already")
         cable.attach(self)
+        cable.plane = self
         self.cables.append(cable)
         for number in cable.ports:
             self.ports[number].cable = cable
@@ -221,15 +196,20 @@ class DataPlane:
 
 
 @compiled
-def run(ports: Any, receive_queues: Any, transmit_queues: Any, fifos: Any, count: Int, budget: Int) -> Int:
-    """One step: all ports transmit, then what is on the wire passes the MACs, then all ports receive."""
+def run(
+    ports: Any, receive_queues: Any, transmit_queues: Any, fifos: Any, flows: Any, count: Int, now: Int, budget: Int
+) -> Int:
+    """One step: generators and ports send, what is on the wire passes the MACs, ports receive, sinks take."""
     moved = np.intp(0)
     for i in range(count):
+        if flows[i].active:
+            moved += generate(flows[i], ports[i], receive_queues[i], fifos[i], now, budget)
         moved += transmit(ports[i], transmit_queues[i], fifos, budget)
     for i in range(count):
         if fifos[i].pending:
             receive_from_wire(ports[i], fifos[i])
-        if fifos[MAX_PORTS + i].pending:
-            accept_all(fifos[MAX_PORTS + i])
         moved += receive(ports[i], receive_queues[i], fifos[i], budget)
+        accept_all(fifos[MAX_PORTS + i])
+        if flows[i].active:
+            moved += sink(flows[i], flows, ports[i], fifos[MAX_PORTS + i], now, 2 * budget)
     return moved

@@ -28,7 +28,7 @@ from ixy_vfio.sim.records import (
 from ixy_vfio.sim.state import COUNTER_INDEX, SCRATCH, Int, Violation
 
 _HLREG0 = ixgbe.HLREG0.offset() // 4
-_DROP_EN = np.uint32(1 << 28)  # SRRCTL
+DROP_EN = np.uint32(1 << 28)  # SRRCTL
 _LEGACY, _ADVANCED = 0, 1  # SRRCTL.DESCTYPE
 _VME = np.uint32(1 << 30)  # RXDCTL
 _QPRC, _QBRC, _QPRDC = (COUNTER_INDEX[name] for name in ("QPRC0", "QBRC0", "QPRDC0"))
@@ -125,7 +125,7 @@ def receive_queue(port: Any, queue: Any, number: Int, fifo: Any, budget: Int) ->
     checks_ring(port, queue, number, registers, block, False)
     control, strips = registers[block + SRRCTL], registers[block + CONTROL] & _VME != 0
     size = np.intp(control & np.uint32(31)) * 1024
-    legacy, drops = control >> np.uint32(25) & np.uint32(7) == _LEGACY, control & _DROP_EN != 0
+    legacy, drops = control >> np.uint32(25) & np.uint32(7) == _LEGACY, control & DROP_EN != 0
     crc = 0 if registers[_HLREG0] & CRC_STRIP else 4
     counter = receive_counter(registers, number)
     if not sound(port, number, control):

@@ -9,7 +9,6 @@ from enum import IntEnum
 from typing import Any, Self, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ixy_vfio.hw import ixgbe
 
@@ -19,6 +18,8 @@ Int: TypeAlias = Any
 
 MAX_PORTS = 32  # a PCI bus has 32 devices, and port N is device N
 QUEUES = ixgbe.RX_QUEUES
+NO_FLOW = 255  # a sink that checks nothing
+SEEN = 65536  # sequence numbers of which a sink knows whether they have come
 NO_CABLE = 255  # `outgoing` of a port whose frames go nowhere
 
 # Counters by register name. Octet counters carry one name for their low and high register. Counters of queues are those
@@ -134,8 +135,36 @@ FIFO = np.dtype([
     ("bytes", np.uint64),  # of frames between head and checked, CRC included: what fills the packet buffer
 ])  # fmt: skip
 
-
-def statistics_of(record: Any) -> NDArray[np.uint64]:
-    """The counters of a port record, as a view."""
-    view: NDArray[np.uint64] = record["statistics"]
-    return view
+FLOW = np.dtype([
+    ("active", np.uint8),
+    ("number", np.uint8),  # of the port
+    ("pace", np.uint8),
+    ("expect", np.uint8),  # the port whose generator this sink checks, or NO_FLOW
+    ("streams", np.uint16),
+    ("smallest", np.uint16),
+    ("largest", np.uint16),
+    ("touched", np.int64),  # byte that is not compared, or -1
+    ("destination", np.uint64),  # addresses as they lie in the frame, read little-endian; 0: not known yet
+    ("source", np.uint64),
+    ("seed", np.uint64),
+    ("count", np.uint64),
+    ("cost_frame", np.float64),  # ns of the wire's time that a frame takes, and each of its bytes
+    ("cost_byte", np.float64),
+    ("credit", np.float64),  # ns that may still be used up
+    ("last", np.uint64),  # when credit was given last
+    ("sent", np.uint64),
+    ("sent_bytes", np.uint64),
+    ("received", np.uint64),
+    ("received_bytes", np.uint64),
+    ("following", np.uint64),  # one more than the highest sequence number received
+    ("unique", np.uint64),
+    ("duplicated", np.uint64),
+    ("reordered", np.uint64),
+    ("corrupted", np.uint64),
+    ("foreign", np.uint64),  # frames that no generator sent
+    ("latency_sum", np.uint64),
+    ("latency_min", np.uint64),
+    ("latency_max", np.uint64),
+    ("latencies", np.uint64, (64,)),
+    ("seen", np.uint64, (SEEN // 64,)),
+])  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ixy_vfio.sim.cable import Cable
 from ixy_vfio.sim.cables import parse_cable
 from ixy_vfio.sim.dataplane import DataPlane, Port
 from ixy_vfio.sim.frames import pop_frame, push_frame
@@ -109,38 +110,11 @@ class Rig:
         return frames
 
 
-class Loose:
-    """A cable whose far end is the test."""
-
-    outside = False
-    spec = "loose"
-    alive = True
-
-    def __init__(self, port: int = 0) -> None:
-        self.ports: tuple[int, ...] = (port,)
-
-    def attach(self, plane: Any) -> None: ...
-
-    def bring(self, plane: Any, budget: int) -> int:
-        return 0
-
-    def take(self, plane: Any, budget: int) -> int:
-        return 0
-
-    def filenos(self) -> list[int]:
-        return []
-
-    def status(self) -> dict[str, object]:
-        return {}
-
-    def close(self) -> None: ...
-
-
 def rig(**options: Any) -> Rig:
     """A port on a loose cable, both directions running."""
     plane = DataPlane()
     one = Rig(plane, **options)
-    plane.connect(Loose())
+    plane.connect(Cable("loose", 0))
     one.start_receive()
     one.start_transmit()
     return one
