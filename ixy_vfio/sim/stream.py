@@ -39,12 +39,13 @@ class Stream:
             while len(self._in) < self._wanted:
                 if not self._fill():
                     return None
-            if len(self._in) == wire.HEADER.size and self._wanted == wire.HEADER.size:
+            if len(self._in) == wire.HEADER.size:
                 size = wire.HEADER.unpack_from(self._in)[2]
                 if not wire.HEADER.size <= size <= wire.MAX_MESSAGE:
                     raise ProtocolError(f"a message of {size} bytes")
                 self._wanted = size
-                continue
+                if size > wire.HEADER.size:
+                    continue
             return self._take()
 
     def _take(self) -> wire.Message:
