@@ -155,16 +155,18 @@ class Guest:
                 raise GuestDied(self._obituary("QEMU does not open its sockets"))
             time.sleep(0.01)
         self._control = connect(self.folder / "control.sock", deadline)
-        self.qmp = Qmp(self.folder / "qmp.sock", deadline)
+        try:
+            self.qmp = Qmp(self.folder / "qmp.sock", deadline)
+        except GuestDied as died:
+            raise GuestDied(self._obituary(str(died))) from None
         if not self.pump(lambda: bool(self.release), BOOT_DEADLINE):
             raise GuestDied(self._obituary(f"no agent after {BOOT_DEADLINE:.0f} s"))
 
     def _obituary(self, what: str) -> str:
         texts = []
-        for name in ("qemu.err", "console.log"):
-            with open(self.folder / name, "ab+") as file:  # made if it is not there
-                file.seek(0)
-                texts.append(file.read().decode(errors="replace").strip()[-1500:])
+        for name in ("qemu.err", "console.log", "sim/sim.err"):
+            path = self.folder / name
+            texts.append(path.read_text(errors="replace").strip()[-1500:] if path.exists() else "")
         return f"{what}: " + "\n".join(text for text in texts if text)
 
     def pump(self, done: Any, timeout: float) -> bool:

@@ -59,6 +59,8 @@ class Qmp:
                 data = self._socket.recv(65536)
             except TimeoutError:
                 raise VmError("QEMU did not answer in time") from None
+            except ConnectionError:
+                data = b""
             if not data:
                 raise GuestDied("QEMU has ended")
             self._pending += data

@@ -1,0 +1,165 @@
+"""The real helper in a guest: leases by both ways into VFIO, faults, clients that die, binding and its way back."""
+
+import contextlib
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.vm.harness import Guest
+from tests.vm.harness.guest import Process
+from tests.vm.support import IOMMUFD, STOCK, in_guest, load
+
+pytestmark = pytest.mark.vm
+
+USER, STRANGER = 1000, 1001
+HELPER = [sys.executable, "-I", "-S", "helper/ixy_vfio_helper"]
+WAYS = pytest.mark.parametrize(
+    ("guest", "way"),
+    [(STOCK, "group"), (IOMMUFD, "group"), (IOMMUFD, "cdev")],
+    indirect=["guest"],
+    ids=["stock-group", "iommufd-group", "iommufd-cdev"],
+    scope="session",
+)
+RAW_BIND = "import sys; from tests.vm.inside.raw_vfio import bind; bind(sys.argv[1], sys.argv[2])"
+
+
+def wait_until(ready: Callable[[], bool], deadline: float = 30.0) -> None:
+    end = time.monotonic() + deadline
+    while not ready():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def serving(guest: Guest, way: str, *addresses: str) -> Iterator[Process]:
+    """A helper that leases these devices to USER."""
+    guest.run(["mkdir", "-p", "/run/policy"])
+    guest.put(f"[user.{USER}]\ndevices = {json.dumps(list(addresses))}\n".encode(), "/run/policy/policy.toml")
+    guest.run(["chmod", "644", "/run/policy/policy.toml"])
+    helper = guest.start([*HELPER, "serve", "--policy", "/run/policy/policy.toml", "--way", way])
+    try:
+        wait_until(lambda: guest.run(["test", "-S", "/run/ixy_vfio/helper.sock"], check=False).status == 0)
+        yield helper
+    finally:
+        if helper.poll() is None:
+            guest.run(["kill", str(helper.pid)])
+            helper.wait(30)
+        guest.run(["rm", "-f", "/run/ixy_vfio/helper.sock"])
+
+
+def client(guest: Guest, what: str, address: str, user: int = USER) -> Process:
+    return guest.start([sys.executable, "-m", "tests.vm.inside.leased", what, address, str(user)])
+
+
+def edu(guest: Guest) -> str:
+    """QEMU's edu device, bound. It is no NIC, so that the helper would not do it."""
+    load(guest, "vfio-pci")
+    address = guest.address("nic3")
+    guest.python(RAW_BIND, address, "vfio-pci")
+    return address
+
+
+def command_register(guest: Guest, address: str) -> int:
+    return int.from_bytes(guest.get(f"/sys/bus/pci/devices/{address}/config")[4:6], "little")
+
+
+@WAYS
+def test_an_unprivileged_client_does_dma_in_what_the_helper_mapped(guest: Guest, way: str) -> None:
+    address = edu(guest)
+    with serving(guest, way, address) as helper:
+        for _ in range(2):  # the second time shows that the first gave everything back
+            said = json.loads(client(guest, "dma", address).wait(60).stdout)
+            assert said == {
+                "listed": [address, "vfio-pci", 1], "iova": [0x10_0000_0000, 0x10_0040_0000],
+                "target": "source..", "locked": ["0"], "ended": "the client ended it",
+            }  # fmt: skip
+            assert command_register(guest, address) & 4 == 0
+        guest.run(["kill", str(helper.pid)])
+        assert "failed" not in helper.wait(30).stderr
+
+
+@WAYS
+def test_a_fault_ends_the_lease(guest: Guest, way: str) -> None:
+    address = edu(guest)
+    with serving(guest, way, address):
+        said = json.loads(client(guest, "fault", address).wait(60).stdout)
+    assert said["memory"] == "canary.."
+    assert re.match(rf"{address}: its DMA was blocked: DMAR: .*DMA Write.*fault addr 0x1000001000", said["ended"])
+
+
+@WAYS
+def test_dma_stops_when_the_client_is_killed_although_a_child_has_the_device(guest: Guest, way: str) -> None:
+    address = edu(guest)
+    with serving(guest, way, address) as helper:
+        process = client(guest, "survivor", address)
+        wait_until(lambda: "before" in process.output().stdout)
+        guest.run(["kill", "-9", str(process.pid)])
+        wait_until(lambda: "after" in process.output().stdout)
+        before, after = map(json.loads, process.output().stdout.splitlines())
+        assert before["before"] & 4 == 4
+        assert (after["after"] & 4, after["memory"]) == (0, "canary..")
+        guest.run(["kill", str(helper.pid)])
+        assert "failed" not in helper.wait(30).stderr
+
+
+@WAYS
+def test_the_kernel_gets_a_leased_device_back(guest: Guest, way: str) -> None:
+    address = edu(guest)
+    with serving(guest, way, address):
+        process = client(guest, "wanted_back", address)
+        wait_until(lambda: "up" in process.output().stdout)
+        assert guest.run([*HELPER, "unbind", address], check=False).status == 2
+        guest.run(["sh", "-c", f"echo {address} > /sys/bus/pci/drivers/vfio-pci/unbind"], timeout=60)
+        reason = "the kernel wants the device back, or it reported a fatal error"
+        assert process.wait(30).stdout == f"up\n{address}: {reason}\n"
+
+
+@WAYS
+def test_who_may_not_have_a_device(guest: Guest, way: str) -> None:
+    address, other = edu(guest), guest.address("nic0")
+    with serving(guest, way, address, other):
+        stranger = client(guest, "refused", address, STRANGER).wait(60, check=False)
+        assert f"the helper's policy gives nothing to uid {STRANGER}" in stranger.stdout + stranger.stderr
+        said = client(guest, "refused", other).wait(60).stdout
+        assert re.search(rf"{other}: driver (igb|none); run: sudo ixy-vfio-helper bind {other}", said)
+
+
+def interface(guest: Guest, address: str) -> dict[str, str]:
+    """Name, MTU and whether it is up, of a NIC's interface."""
+    names = guest.run(["ls", f"/sys/bus/pci/devices/{address}/net"], check=False).stdout.split()
+    if not names:
+        return {}
+    read = [guest.get(f"/sys/class/net/{names[0]}/{what}").decode().strip() for what in ("mtu", "flags")]
+    return {"name": names[0], "mtu": read[0], "up": str(int(read[1], 16) & 1)}
+
+
+@in_guest(STOCK, IOMMUFD)
+def test_bind_and_unbind_give_the_interface_back_as_it_was(guest: Guest) -> None:
+    load(guest, "vfio-pci", "igb")
+    address = guest.address("nic0")
+    wait_until(lambda: bool(interface(guest, address)))
+    name = interface(guest, address)["name"]
+    guest.run(["ip", "link", "set", name, "down"])
+    guest.run(["ip", "link", "set", name, "name", "uplink0", "mtu", "1400"])
+    guest.run(["ip", "link", "set", "uplink0", "up"])
+    before = {"name": "uplink0", "mtu": "1400", "up": "1"}
+    assert interface(guest, address) == before
+    refused = guest.run([*HELPER, "bind", "--other", address], check=False)
+    assert refused.status == 2
+    assert (
+        refused.stderr == f"ixy-vfio-helper: {address}: uplink0 is up; run: ip link set uplink0 down (or bind --down)\n"
+    )
+    assert interface(guest, address) == before
+    assert guest.run([*HELPER, "bind", "--other", "--down", address]).stdout == f"{address}: driver vfio-pci\n"
+    assert interface(guest, address) == {}
+    assert "free; unbind gives it back to igb" in guest.run([*HELPER, "status"]).stdout
+    again = guest.run([*HELPER, "bind", "--other", address], check=False)
+    assert (again.status, "bound already" in again.stderr) == (2, True)
+    assert guest.run([*HELPER, "recover"]).stdout == ""  # there is nothing to recover
+    assert guest.run([*HELPER, "unbind", address]).stdout == f"{address}: driver igb\n"
+    assert interface(guest, address) == before
+    assert guest.get(f"/sys/bus/pci/devices/{address}/driver_override") == b"(null)\n"
