@@ -187,9 +187,8 @@ def _fds(session: Session) -> list[str]:
 
 
 def _maps(session: Session) -> bool:
-    return any(
-        area.is_device or area.is_packet_memory for one in session.processes for area in one.shown_mappings or ()
-    )
+    areas = [area for one in session.processes for area in one.shown_mappings or ()]
+    return any(area.is_device or area.is_packet_memory for area in areas)
 
 
 def level(host: Host, session: Session) -> Level:

@@ -161,9 +161,8 @@ def _binary(size: int, chunks: str) -> bytes:
 
 def dump(tree: Tree) -> str:
     """The text that `load` reads."""
-    return (
-        "\n".join([f"uid {tree.uid}", *(line for path in sorted(tree.entries) for line in _lines(tree, path))]) + "\n"
-    )
+    lines = (line for path in sorted(tree.entries) for line in _lines(tree, path))
+    return "\n".join([f"uid {tree.uid}", *lines]) + "\n"
 
 
 def _lines(tree: Tree, path: str) -> Iterator[str]:

@@ -1,0 +1,252 @@
+"""One device: its group, the bridges above it, and what it can do."""
+
+from ixy_vfio.audit.config import (
+    ACS_BITS,
+    EXT_ACS,
+    EXT_ATS,
+    EXT_PASID,
+    EXT_PRI,
+)
+from ixy_vfio.audit.host import DEVICES, Host, PciDevice
+from ixy_vfio.audit.model import Findings, Reading, Severity, device_check, fail, passed, skip, warn
+
+EEPROM_RECORDS = "/run/ixy_vfio/eeprom"  # ADDRESS.bind, ADDRESS.last: digests that the helper wrote
+HARMLESS_DRIVERS = ("pci-stub", "pcieport")  # linux/drivers/vfio/group.c: vfio_dev_driver_allowed
+
+
+def _group(device: PciDevice) -> str:
+    return f"/sys/kernel/iommu_groups/{device.group}/devices"
+
+
+@device_check("device.iommu", Severity.HIGH)
+def behind_iommu(host: Host, device: PciDevice) -> Findings:
+    """The device is behind an IOMMU.
+
+    Looks for the device's IOMMU group.
+
+    Why: a device without a group is not translated: an IOMMU in the machine does not help. VFIO would offer its
+    no-IOMMU mode at most.
+
+    Fix: see iommu.present. If the IOMMU is on and other devices have groups, the firmware's table leaves this device
+    out: a bug of the firmware.
+    """
+    path = f"{DEVICES}/{device.address}/iommu_group"
+    if device.group is None:
+        yield fail("it has no IOMMU group", Reading(path, None))
+    else:
+        yield passed(f"group {device.group}", Reading(path, device.group))
+
+
+@device_check("device.group", Severity.HIGH)
+def group(host: Host, device: PciDevice) -> Findings:
+    """The device is alone in its group, or whoever has it has all of the group.
+
+    Looks at the members of the group and their drivers. A group is viable when no member is driven by the kernel, but
+    for bridges.
+
+    Why: members of a group can reach each other past the IOMMU, and share one domain. A foreign driver in the group
+    makes VFIO refuse it; two users of one group can attack each other.
+
+    Fix: put the card into another slot, turn on ACS in the firmware's setup, or bind the others to vfio-pci too if
+    nobody needs them.
+    """
+    if device.group is None:
+        yield skip("it has no IOMMU group")
+        return
+    others = [one for one in host.group(device.group) if one.address != device.address and not one.is_bridge]
+    foreign = [one for one in others if one.driver and not one.in_user_space and one.driver not in HARMLESS_DRIVERS]
+    evidence = host.names(_group(device))
+    if foreign:
+        yield fail(f"group {device.group} is not viable: {'; '.join(map(str, foreign))}", evidence)
+    elif others:
+        yield warn(f"shares group {device.group} with {'; '.join(map(str, others))}", evidence)
+    else:
+        yield passed(f"alone in group {device.group}", evidence)
+
+
+@device_check("device.acs", Severity.HIGH, needs_root=True)
+def acs(host: Host, device: PciDevice) -> Findings:
+    """Every bridge above sends what comes from below to the IOMMU.
+
+    Looks at the Access Control Services of every bridge above the device (root): source validation, request and
+    completion redirect, upstream forwarding. A bridge without ACS is accepted where the kernel vouches for it (a
+    quirk: it gave the device a group without the bridge).
+
+    Why: a switch may pass a request straight to a sibling, which then never meets the IOMMU.
+
+    Fix: turn ACS on in the firmware's setup; put the card into a slot of the processor; do not boot with
+    pci=disable_acs_redir=.
+    """
+    if not device.bridges:
+        yield passed("no bridge is above it")
+        return
+    members = {one.address for one in host.group(device.group)} if device.group else set()
+    readings, good = [], True
+    for address in device.bridges:
+        bridge = host.devices.get(address)
+        if bridge is None:
+            continue
+        config = host.config_space(bridge)
+        at = config.extended(EXT_ACS)
+        control = config.word(at + 6) if at else 0
+        capable = config.word(at + 4) if at else 0
+        missing = [text for bit, text in ACS_BITS.items() if not control & bit]
+        readings.append(Reading(config.path, f"ACS control {control:#06x}" if at else "no ACS"))
+        if at is None and config.port_type == "upstream port":
+            continue  # redirection is the matter of the ports below and above it
+        if missing and (at is not None or address in members):
+            good = False
+            lacks = "has no ACS" if at is None else f"does not do {', '.join(missing)}"
+            cannot = " (and cannot)" if at is not None and any(not capable & bit for bit in ACS_BITS) else ""
+            yield fail(f"bridge {address} {lacks}{cannot}", readings[-1])
+    if good:
+        yield passed(f"{len(readings)} bridges above redirect", *readings)
+
+
+@device_check("device.reserved", Severity.MEDIUM)
+def reserved(host: Host, device: PciDevice) -> Findings:
+    """The firmware reserves no memory for the device.
+
+    Looks at the group's reserved regions for type `direct` (RMRR of Intel, unity maps of AMD).
+
+    Why: such memory must stay reachable for the device, in every domain: firmware and device share it. Linux refuses
+    the device to VFIO for that; servers of HPE are known for it, for all slots.
+
+    Fix: turn it off in the firmware's setup (HPE: "shared memory features", by conrep or hp-rcu), per slot. Do not
+    use a kernel that was patched to ignore RMRRs.
+    """
+    if device.group is None:
+        yield skip("it has no IOMMU group")
+        return
+    reading = host.read(f"/sys/kernel/iommu_groups/{device.group}/reserved_regions")
+    regions = [line.split() for line in (reading.value or "").splitlines()]
+    direct = [f"{line[0]}-{line[1]}" for line in regions if line[-1] == "direct"]
+    relaxed = [f"{line[0]}-{line[1]}" for line in regions if line[-1] == "direct-relaxable"]
+    if direct:
+        yield fail(f"direct: {', '.join(direct)}; VFIO refuses the device", reading)
+    elif relaxed:
+        yield warn(f"direct, but given up for VFIO: {', '.join(relaxed)}", reading)
+    else:
+        yield passed("none", reading)
+
+
+@device_check("device.ats", Severity.HIGH, needs_root=True)
+def ats(host: Host, device: PciDevice) -> Findings:
+    """The device cannot say that an address was translated already.
+
+    Looks whether Address Translation Services, Page Request Interface or PASID are enabled in the device (root).
+
+    Why: with ATS a device marks requests as translated, and the IOMMU lets them pass unseen; a device with hostile
+    firmware reaches all memory that way (Thunderclap, NDSS 2019).
+
+    Fix: boot with pci=noats. Bridges with ACS translation blocking stop such requests too.
+    """
+    config = host.config_space(device)
+    enabled = []
+    for name, number, offset, bit in (
+        ("ATS", EXT_ATS, 6, 0x8000), ("PRI", EXT_PRI, 4, 1), ("PASID", EXT_PASID, 6, 1),
+    ):  # fmt: skip
+        at = config.extended(number)
+        if at is not None and config.word(at + offset) & bit:
+            enabled.append(Reading(config.path, f"{name} control {config.word(at + offset):#06x}"))
+    if enabled:
+        names = ", ".join((reading.value or "").split()[0] for reading in enabled)
+        yield fail(f"on: {names}", *enabled)
+    else:
+        yield passed("ATS, PRI and PASID are off or not there", Reading(config.path, f"{len(config.data)} bytes"))
+
+
+@device_check("device.reset", Severity.MEDIUM)
+def reset(host: Host, device: PciDevice) -> Findings:
+    """The device can be reset on its own.
+
+    Looks at reset_method, which lists what the kernel can use (Linux 5.15; before that, whether there is `reset`).
+
+    Why: a reset is what ends DMA and wipes the state of one user before the next; a bus reset hits all devices below
+    the bridge.
+
+    Fix: none for this device. Do not give it to users who do not trust each other.
+    """
+    reading = host.read(f"{DEVICES}/{device.address}/reset_method")
+    methods = (reading.value or "").split()
+    if not methods and host.version >= (5, 15):
+        yield fail("it has no usable reset", reading)
+    elif not methods:
+        node, reading = host.node(f"{DEVICES}/{device.address}/reset")
+        yield passed("it has a reset", reading) if node else fail("it has no usable reset", reading)
+    elif methods == ["bus"]:
+        yield warn("only by resetting its bus", reading)
+    else:
+        yield passed(", ".join(methods), reading)
+
+
+@device_check("device.bus_master", Severity.HIGH, needs_root=True)
+def bus_master(host: Host, device: PciDevice) -> Findings:
+    """Nobody's DMA is on.
+
+    A device that waits for its next user, bound to a driver for user space and open nowhere (root), has bus mastering
+    off.
+
+    Why: it may still be running the rings of its last user, and write into memory that is somebody else's by now.
+    This is what is left when a driver was killed while another process kept its device open.
+
+    Fix: unbind and bind the device again, or `setpci -s ADDRESS COMMAND=0:4`.
+    """
+    if not device.in_user_space:
+        yield skip(f"driven by {device.driver or 'nobody'}")
+        return
+    config = host.config_space(device)
+    command = Reading(config.path, f"COMMAND {config.word(4):#06x}")
+    if not config.bus_master:
+        yield passed("off", command)
+    elif host.sessions.of(device.address) or host.sessions.strays:
+        yield passed("on, in use", command)
+    elif not host.root:
+        yield skip("on; whether anybody has the device open is shown to root only", command)
+    else:
+        yield fail("on, and nobody has the device open", command)
+
+
+@device_check("device.sriov", Severity.MEDIUM)
+def sriov(host: Host, device: PciDevice) -> Findings:
+    """No virtual function hangs on a physical one that a program drives.
+
+    Looks at sriov_numvfs of a physical function that is bound to a driver for user space.
+
+    Why: who drives the physical function resets, listens to and configures all of its virtual functions, whoever has
+    them.
+
+    Fix: write 0 into sriov_numvfs before the device is given away; give away virtual functions, and leave the
+    physical one to the kernel (level L3).
+    """
+    reading = host.read(f"{DEVICES}/{device.address}/sriov_numvfs")
+    count = int(reading.value or 0)
+    if host.exists(f"{DEVICES}/{device.address}/physfn"):
+        yield passed("it is a virtual function")
+    elif count and device.in_user_space:
+        yield fail(f"{count} virtual functions on a physical function that a program drives", reading)
+    else:
+        yield passed(f"{count} virtual functions", reading)
+
+
+@device_check("device.eeprom", Severity.HIGH)
+def eeprom(host: Host, device: PciDevice) -> Findings:
+    """The device's EEPROM is as it was when it was bound.
+
+    Compares the digest that the helper took when it bound the device with the one after the last lease
+    (/run/ixy_vfio/eeprom).
+
+    Why: who holds a physical function of an 82599 can write its EEPROM and option ROM. That outlives every reset, and
+    a changed option ROM runs in the firmware at the next boot.
+
+    Fix: do not use the device. Write the vendor's image back (on a machine you trust) and look who had the last
+    lease.
+    """
+    first = host.read(f"{EEPROM_RECORDS}/{device.address}.bind")
+    last = host.read(f"{EEPROM_RECORDS}/{device.address}.last")
+    if first.value is None or last.value is None:
+        yield skip("no digests were recorded by the helper", first, last)
+    elif first.value != last.value:
+        yield fail("changed since it was bound", first, last)
+    else:
+        yield passed("unchanged", first, last)

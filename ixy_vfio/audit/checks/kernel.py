@@ -1,0 +1,94 @@
+"""The kernel below it all."""
+
+from ixy_vfio.audit.host import Host
+from ixy_vfio.audit.model import Findings, Reading, Severity, host_check, passed, skip, warn
+
+VERSION_FLOOR = (5, 8)
+REQUIRED = {  # option -> why
+    "STRICT_DEVMEM": "/dev/mem shows all memory",
+    "IO_STRICT_DEVMEM": "/dev/mem reaches registers of devices in use",
+    "SECCOMP_FILTER": "workers cannot filter system calls",
+    "SECURITY_LANDLOCK": "workers cannot give up the file system",
+}
+
+
+@host_check("kernel.version", Severity.LOW)
+def version(host: Host) -> Findings:
+    """The kernel is new enough for VFIO to be sound.
+
+    The floor is Linux 5.8. Distributions bring fixes to older kernels; that cannot be seen from here.
+
+    Why: before 5.8 a driver could make the machine halt by touching disabled registers (CVE-2020-12888).
+
+    Fix: use a newer kernel, or ask the distribution whether it has the fix.
+    """
+    if host.version == (0, 0):
+        yield skip("unknown", host.release)
+    elif host.version < VERSION_FLOOR:
+        yield warn(f"{host.release.value} is older than 5.8", host.release)
+    else:
+        yield passed(f"{host.release.value}", host.release)
+
+
+@host_check("kernel.config", Severity.LOW)
+def config(host: Host) -> Findings:
+    """The kernel was built with what isolation needs.
+
+    Looks for STRICT_DEVMEM, IO_STRICT_DEVMEM, SECCOMP_FILTER and SECURITY_LANDLOCK in the kernel's configuration, and
+    for VFIO_NOIOMMU, which should not be there.
+
+    Why: each is a layer that a worker or root's tools would otherwise miss.
+
+    Fix: use a kernel of a distribution, or build with these options.
+    """
+    path, options = host.config
+    if not path:
+        yield skip("the configuration of this kernel is nowhere to be read")
+        return
+    missing = [f"no {name}: {why}" for name, why in REQUIRED.items() if options.get(name) != "y"]
+    if missing:
+        yield warn("; ".join(missing), Reading(path, f"{len(options)} options"))
+    else:
+        yield passed("all options that matter are set", Reading(path, f"{len(options)} options"))
+    if options.get("VFIO_NOIOMMU") == "y" and not missing:
+        yield passed("VFIO_NOIOMMU is built in; vfio.noiommu says whether it is used", Reading(path, "VFIO_NOIOMMU=y"))
+
+
+@host_check("kernel.lockdown", Severity.LOW)
+def lockdown(host: Host) -> Findings:
+    """Even root cannot change the running kernel.
+
+    Looks at /sys/kernel/security/lockdown.
+
+    Why: without it, root can write to the kernel by /dev/mem, kexec or module parameters, and can map BARs by
+    resourceN; a hole in a root daemon is then a hole in the kernel.
+
+    Fix: boot with Secure Boot, or with lockdown=integrity.
+    """
+    reading = host.read("/sys/kernel/security/lockdown")
+    if reading.value is None:
+        yield warn("this kernel has no lockdown (or securityfs is not mounted)", reading)
+    elif "[none]" in reading:
+        yield warn("lockdown is off", reading)
+    else:
+        yield passed("lockdown is on", reading)
+
+
+@host_check("kernel.landlock", Severity.LOW)
+def landlock(host: Host) -> Findings:
+    """The kernel offers Landlock.
+
+    Looks at the list of active security modules. Whether a process uses Landlock is not shown in /proc by any kernel,
+    so this is all that an outsider can see of it.
+
+    Why: with Landlock a worker gives up all files, TCP ports and abstract sockets before it sees a packet.
+
+    Fix: boot with landlock in lsm=, on Linux 5.13 or newer.
+    """
+    reading = host.read("/sys/kernel/security/lsm")
+    if reading.value is None:
+        yield skip("securityfs is not mounted", reading)
+    elif "landlock" in (reading.value or "").split(","):
+        yield passed("Landlock is active", reading)
+    else:
+        yield warn("Landlock is not active", reading)

@@ -1,0 +1,178 @@
+"""DMA memory of a session: its seals, its domain, and whether the IOMMU maps what the ledger says."""
+
+import re
+
+from ixy_vfio.audit.host import Host
+from ixy_vfio.audit.model import Findings, Reading, Severity, fail, passed, session_check, skip, warn
+from ixy_vfio.audit.processes import GROUP_NODE, PAGE
+from ixy_vfio.audit.sessions import Kind, Session
+from ixy_vfio.audit.system import Denied
+
+LEDGERS = "/run/ixy_vfio/leases"  # ADDRESS.ledger: a line `IOVA SIZE rw PURPOSE` for each mapping of a device
+INTEL = "/sys/kernel/debug/iommu/intel"
+SEALS = 0x7  # F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW, linux/fcntl.h
+READ, WRITE = 1, 2  # bits of a VT-d page table entry
+Pages = dict[int, str]  # IOVA of a page -> rights
+
+
+@session_check("session.seals", Severity.MEDIUM, needs_root=True)
+def seals(host: Host, session: Session) -> Findings:
+    """Memory that devices write cannot shrink.
+
+    Asks for the seals of packet memory through /proc/PID/map_files (root): it must be sealed against shrinking,
+    growing and further seals.
+
+    Why: who can shrink a shared memfd makes every process that touches it die, and frees pages while a device is told
+    to write to them.
+
+    Fix: let the helper make the memory; it seals it before it passes it.
+    """
+    if session.kind is Kind.OTHER:
+        yield skip("its memory is its own")
+        return
+    bad, unknown = [], 0
+    for process in session.processes:
+        for area in process.shown_mappings or ():
+            if not area.is_packet_memory:
+                continue
+            path = f"/proc/{process.pid}/map_files/{area.start:x}-{area.end:x}"
+            found = host.system.seals(path)
+            unknown += found is None
+            if found is not None and found & SEALS != SEALS:
+                bad.append(Reading(path, f"seals {found:#x}"))
+    if bad:
+        yield fail("packet memory is not sealed", *bad)
+    elif unknown:
+        yield skip("the seals of packet memory are not shown")
+    else:
+        yield passed("packet memory is sealed")
+
+
+@session_check("session.container", Severity.HIGH)
+def container(host: Host, session: Session) -> Findings:
+    """Each device has an IOMMU domain of its own.
+
+    Counts, in each process, groups against containers (/dev/vfio/vfio), and device nodes against iommufds
+    (/dev/iommu).
+
+    Why: in a common container every device reaches the memory of all. A device that is taken over by one bug then
+    reads the packets of the others. And who holds the node of a device can attach it to any address space of the same
+    iommufd.
+
+    Fix: one container or iommufd for each device, as our helper has; DPDK: one process for each device.
+    """
+    shared = []
+    for process in filter(None, (*session.processes, session.helper)):
+        held = list((process.shown_fds or {}).values())
+        groups = {what for what in held if GROUP_NODE.fullmatch(what)}
+        nodes = {what for what in held if what.startswith("/dev/vfio/devices/")}
+        if len(groups) > max(held.count("/dev/vfio/vfio"), 1) or len(nodes) > max(held.count("/dev/iommu"), 1):
+            shared.append((process, sorted(groups | nodes)))
+    if shared:
+        text = "; ".join(f"{process}: {', '.join(what)} in one" for process, what in shared)
+        yield warn(text, *(Reading(f"/proc/{process.pid}/fd", " ".join(what)) for process, what in shared))
+    elif session.kind is Kind.SIMULATED:
+        yield skip("a simulated device: no IOMMU is involved")
+    else:
+        yield passed("one domain for each device")
+
+
+@session_check("session.dma", Severity.HIGH, needs_root=True)
+def ledger(host: Host, session: Session) -> Findings:
+    """The IOMMU lets devices reach what the helper's ledger says, and nothing else.
+
+    Compares, page by page and with rights, the helper's ledger with the IOMMU's own tables: those of VT-d in debugfs
+    (root), else the iommu:map trace events of the helper's process where they are on.
+
+    Why: a mapping that nobody accounts for is memory that a device can read or write without a reason.
+
+    Fix: end the session, and look into the helper's log. To see the tables, mount debugfs and use a kernel with
+    INTEL_IOMMU_DEBUGFS; on other IOMMUs turn on events/iommu/map before the session starts.
+    """
+    if session.kind is not Kind.OURS:
+        yield skip("a simulated device: no IOMMU is involved" if session.kind is Kind.SIMULATED else "it has no ledger")
+        return
+    for address in session.devices:
+        path = f"{LEDGERS}/{address}.ledger"
+        text = host.read(path).value
+        if text is None:
+            yield skip(f"{address}: the helper wrote no ledger", Reading(path, None))
+            continue
+        expected = _expected(text)
+        source, actual = _kernel_view(host, session, address)
+        if actual is None:
+            yield skip(
+                f"{address}: this kernel does not show what is mapped", Reading(path, text), Reading(source, None)
+            )
+            continue
+        extra = sorted(page for page, rights in actual.items() if expected.get(page) != rights)
+        missing = sorted(set(expected) - set(actual))
+        if extra:
+            first = f"{extra[0]:#x} {actual[extra[0]]}"
+            yield fail(
+                f"{address}: {len(extra)} pages that the ledger does not allow, from {first}", Reading(source, first)
+            )
+        elif missing:
+            yield warn(
+                f"{address}: {len(missing)} pages of the ledger are not mapped", Reading(source, f"{missing[0]:#x}")
+            )
+        else:
+            yield passed(
+                f"{address}: {len(actual)} pages, as the ledger says", Reading(path, text), Reading(source, "same")
+            )
+
+
+def _expected(text: str) -> Pages:
+    pages: Pages = {}
+    for line in text.splitlines():
+        iova, size, rights = line.split()[:3]
+        pages |= dict.fromkeys(range(int(iova, 16), int(iova, 16) + int(size, 16), PAGE), rights)
+    return pages
+
+
+def _kernel_view(host: Host, session: Session, address: str) -> tuple[str, Pages | None]:
+    """(file, pages); None when nothing shows them."""
+    for path in (f"{INTEL}/{address}/domain_translation_struct", f"{INTEL}/domain_translation_struct"):
+        if text := host.read(path).value:
+            return path, _vtd(text, address)
+    path = "/sys/kernel/tracing"
+    try:
+        if session.helper is not None and host.read(f"{path}/events/iommu/map/enable").value == "1":
+            return f"{path}/trace", _traced(host.read(f"{path}/trace").value or "", session.helper.pid)
+    except Denied:
+        pass
+    return path, None
+
+
+def _vtd(text: str, address: str) -> Pages:
+    """What drivers/iommu/intel/debugfs.c prints: per device, page frame number and the entries that lead to it."""
+    pages: Pages = {}
+    ours = False
+    for line in text.splitlines():
+        if line.startswith("Device "):
+            ours = line.split()[1] == address
+        elif ours and line.startswith("0x"):
+            frame, *entries = line.replace("|", " ").split()
+            values = [int(entry, 16) for entry in entries[-3:]]  # PDPE, PDE, PTE
+            leaf = next((depth for depth in (2, 1, 0) if values[depth]), 0)
+            rights = ("r" if values[leaf] & READ else "") + ("w" if values[leaf] & WRITE else "")
+            first = int(frame, 16) * PAGE
+            pages |= dict.fromkeys(range(first, first + PAGE * 512 ** (2 - leaf), PAGE), rights)
+    return pages
+
+
+_TRACE = re.compile(r"-(\d+)\s.*\b(map|unmap): IOMMU: iova=0x([0-9a-f]+) (?:- 0x[0-9a-f]+ )?.*?size=(?:0x)?([0-9a-f]+)")
+
+
+def _traced(text: str, pid: int) -> Pages:
+    """What the events of one process add up to. They do not say rights: taken as read and write."""
+    pages: Pages = {}
+    for line in text.splitlines():
+        if (found := _TRACE.search(line)) and int(found[1]) == pid:
+            first, size = int(found[3], 16), int(found[4], 0 if found[4].isdigit() else 16)
+            for page in range(first, first + size, PAGE):
+                if found[2] == "map":
+                    pages[page] = "rw"
+                else:
+                    pages.pop(page, None)
+    return pages
