@@ -13,6 +13,8 @@ from collections.abc import Callable
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.sim.cable import Cable
 from ixy_vfio.sim.generator_cable import GeneratorCable
+from ixy_vfio.sim.packet_socket import open_fd, open_packet
+from ixy_vfio.sim.tap import open_tap
 
 
 def _port_number(spec: str, text: str) -> int:
@@ -29,7 +31,20 @@ def _port(spec: str, port: int, rest: str) -> Cable:
     return Cable(spec, port, other)
 
 
-KINDS: dict[str, Callable[[str, int, str], Cable]] = {"port": _port, "gen": GeneratorCable}
+def _capture(spec: str, port: int, rest: str) -> Cable:
+    from ixy_vfio.sim.pcapng import CaptureCable  # loads all of dpkt, which most runs do not need
+
+    return CaptureCable(spec, port, rest)
+
+
+KINDS: dict[str, Callable[[str, int, str], Cable]] = {
+    "port": _port,
+    "tap": open_tap,
+    "packet": open_packet,
+    "fd": open_fd,
+    "pcapng": _capture,
+    "gen": GeneratorCable,
+}
 
 
 def parse_cable(spec: str) -> Cable:
