@@ -45,7 +45,8 @@ def config(host: Host) -> Findings:
     if not path:
         yield skip("the configuration of this kernel is nowhere to be read")
         return
-    missing = [f"no {name}: {why}" for name, why in REQUIRED.items() if options.get(name) != "y"]
+    needed = {name: why for name, why in REQUIRED.items() if "DEVMEM" not in name or options.get("DEVMEM") == "y"}
+    missing = [f"no {name}: {why}" for name, why in needed.items() if options.get(name) != "y"]
     if missing:
         yield warn("; ".join(missing), Reading(path, f"{len(options)} options"))
     else:

@@ -1,0 +1,86 @@
+"""Runs the checks on a machine, or on one device of it."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from ixy_vfio.audit import checks as _checks  # registers them  # noqa: F401
+from ixy_vfio.audit.host import SIMULATED_DOMAIN, Host, PciDevice
+from ixy_vfio.audit.model import CHECKS, Check, Finding, Reading, Scope, Status, skip
+from ixy_vfio.audit.report import Report, Result
+from ixy_vfio.audit.scene import draw
+from ixy_vfio.audit.sessions import Session, parse_address
+from ixy_vfio.audit.system import Denied
+from ixy_vfio.core.errors import UsageError
+
+
+def audit(host: Host, target: str | None = None) -> Report:
+    """Run every check. `target`: a PCI address, /dev/vfio/GROUP, or a process id; None: the whole machine.
+
+    Raises UsageError when there is no such device, or nothing to look at.
+    """
+    if not host.exists("/proc/version") and not host.exists("/proc/cmdline"):
+        raise UsageError("/proc is not mounted; the audit cannot look at this machine")
+    devices, sessions = _subjects(host, target)
+    results = []
+    for check in CHECKS.values():
+        if check.scope is Scope.HOST:
+            results.append(_run(check, "", host))
+        elif check.scope is Scope.DEVICE:
+            results += [_run(check, device.address, host, device) for device in devices]
+        else:
+            results += [_run(check, session.name, host, session) for session in sessions]
+    return Report(
+        target=target or "host",
+        kernel=host.release.value or "unknown",
+        uid=host.system.uid,
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        results=results,
+        scene=draw(host, devices, sessions),
+    )
+
+
+def _subjects(host: Host, target: str | None) -> tuple[Sequence[PciDevice], Sequence[Session]]:
+    """The devices and sessions under audit."""
+    every = host.sessions.sessions
+    if target is None:
+        used = {address for session in every for address in session.devices}
+        return [one for one in host.devices.values() if one.in_user_space or one.address in used], every
+    if target.isdigit():
+        sessions = [session for session in every if int(target) in {one.pid for one in session.processes}]
+        if not sessions:
+            raise UsageError(f"process {target}: uses no device that you may see; name a device, or run as root")
+        used = {address for session in sessions for address in session.devices}
+        return [one for one in host.devices.values() if one.address in used], sessions
+    if target.startswith("/dev/vfio/"):
+        devices = [one for one in host.group(target.removeprefix("/dev/vfio/")) if not one.is_bridge]
+        if not devices:
+            raise UsageError(f"{target}: no such group; /sys/kernel/iommu_groups has all of them")
+        return devices, [session for one in devices for session in host.sessions.of(one.address)][:1]
+    address = parse_address(target)
+    if address is None:
+        raise UsageError(f"{target}: not a PCI address like 0000:03:00.0, a group like /dev/vfio/12, or a process id")
+    if address.startswith(SIMULATED_DOMAIN) and address not in host.devices:
+        if not (sessions := host.sessions.of(address)):
+            raise UsageError(f"{address}: a simulated port, and no session that you may see uses it")
+        return [], sessions
+    if address not in host.devices:
+        raise UsageError(f"{address}: there is no such PCI device; `lspci -D` lists them")
+    return [host.devices[address]], host.sessions.of(address)
+
+
+def _run(check: Check, subject: str, host: Host, *more: PciDevice | Session) -> Result:
+    """One check on one subject; what cannot be read or understood is a SKIP."""
+    findings: list[Finding] = []
+    try:
+        findings += check.function(host, *more)
+    except Denied as denied:
+        path = str(denied)
+        findings.append(skip(f"{path} may not be read by you; run as root", Reading(path, None)))
+    except (ValueError, IndexError, OSError) as error:
+        findings.append(skip(f"could not be judged: {type(error).__name__}: {error}"))
+    findings = findings or [skip("nothing to look at")]
+    # A part that was fine says nothing beside one that was not.
+    worst = max(finding.status for finding in findings)
+    if worst > Status.SKIP:
+        findings = [finding for finding in findings if finding.status is not Status.PASS]
+    return Result(check.name, check.title, check.severity, subject, sorted(findings, key=lambda one: -one.status))
