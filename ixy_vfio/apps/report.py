@@ -64,7 +64,7 @@ def summary(control: "Control", ring: int, seconds: float, started: float) -> di
         "ports": [
             {
                 "address": plan.addresses[i],
-                "mac": control.ports[i].mac.hex(":"),
+                "mac": control.macs[i].hex(":"),
                 "link": str(snapshot.links[i]) if snapshot.links else "unknown",
                 "rx_packets": counted[i].received,
                 "rx_bytes": counted[i].received_bytes,

@@ -126,6 +126,7 @@ class Control:
         self.notes: list[str] = []
         self.lease: Lease | None = None
         self.ports: list[NetDevice] = []
+        self.macs: list[bytes] = []
         self.workers: list[Worker] = []
         self.snapshot: Snapshot | None = None
         self.stopping = False
@@ -189,6 +190,7 @@ class Control:
         for port in self.ports:
             port.initialise()
             self.notes += [str(note) for note in port.notes]
+            self.macs.append(port.mac)
         for index in range(plan.config.queues):
             self._start_worker(index, devices)
         self.notes += lease.notes
