@@ -144,7 +144,10 @@ class NetDevice(Protocol):
 
     @property
     def mac(self) -> bytes:
-        """The address whose unicast packets are received: 6 bytes, the one of the EEPROM unless it was set."""
+        """The address whose unicast packets are received: 6 bytes, the one of the EEPROM unless it was set.
+
+        Needs the device only before the first `initialise`.
+        """
 
     @mac.setter
     def mac(self, address: bytes) -> None:

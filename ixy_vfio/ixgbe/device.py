@@ -56,6 +56,10 @@ def ring_memory(config: PortConfig) -> int:
     return config.queues * (_ring_size(config.rx_ring) + _ring_size(config.tx_ring))
 
 
+def _is_port_address(address: bytes) -> bool:
+    return len(address) == 6 and not address[0] & 1 and any(address)
+
+
 class Ixgbe:
     """A port of an 82599, X540 or X550. Each member's guarantee is written in `netdev.NetDevice`."""
 
@@ -71,7 +75,8 @@ class Ixgbe:
         self._model = model_of(pci.identify(device)[1])
         self._memory = rings
         self._rings = self._lay_out_rings()
-        self._mac: bytes | None = None
+        self._mac: bytes | None = None  # as asked for
+        self._eeprom_mac: bytes | None = None  # known from the first `initialise` on
         self._promiscuous = config.promiscuous
         self._totals = counters.Totals(config.queues)
         self._link = link.Retry(self._bar, self._model)
@@ -107,6 +112,10 @@ class Ixgbe:
             pci.set_bus_master(self._device, False)
             raise
         self._totals = counters.Totals(self.config.queues)
+        if self._mac is None:
+            self._eeprom_mac = init.read_mac(self._bar)
+            if not _is_port_address(self._eeprom_mac):
+                self.notes = [*self.notes, f"the EEPROM's address {self._eeprom_mac.hex(':')} is not one; set another"]
         self._state = State.READY
 
     def enable_receive(self) -> None:
@@ -172,11 +181,11 @@ class Ixgbe:
     @property
     def mac(self) -> bytes:
         """The address of the port."""
-        return init.read_mac(self._bar) if self._mac is None else self._mac
+        return self._mac or self._eeprom_mac or init.read_mac(self._bar)
 
     @mac.setter
     def mac(self, address: bytes) -> None:
-        if len(address) != 6 or address[0] & 1 or not any(address):
+        if not _is_port_address(address):
             raise UsageError(f"{address.hex(':')}: a port's address has 6 bytes, is not zero and not a group address")
         self._mac = bytes(address)
         if self._state in (State.READY, State.RECEIVING):

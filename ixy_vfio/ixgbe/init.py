@@ -148,18 +148,21 @@ def clear_filters(bar: Mmio) -> None:
     p.MCSTCTRL.modify(bar, mfe=0)
 
 
+@section("4.6.7")
 def write_mac(bar: Mmio, address: bytes) -> None:
     """Receive address 0. The high half, with the valid bit, is written last."""
     p.RAL(address=int.from_bytes(address[:4], "little")).write(bar)
     p.RAH(address=int.from_bytes(address[4:], "little"), av=1).write(bar)
 
 
+@section("4.6.7")
 def read_mac(bar: Mmio) -> bytes:
     """Receive address 0; after a reset the one from the EEPROM."""
     low, high = p.RAL.read(bar), p.RAH.read(bar)
     return low.address.to_bytes(4, "little") + high.address.to_bytes(2, "little")
 
 
+@section("4.6.7")
 def write_promiscuous(bar: Mmio, on: bool) -> None:
     """Packets to the port and to all; to everybody only when asked. Bad packets never."""
     p.FCTRL.modify(bar, sbp=0, mpe=int(on), upe=int(on), bam=1)

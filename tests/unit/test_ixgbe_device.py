@@ -219,12 +219,26 @@ def test_wait_link_gives_up() -> None:
 def test_mac_is_that_of_the_eeprom_until_it_is_set() -> None:
     port, device = make_port()
     assert port.mac.hex(":") == "52:02:03:04:05:06"
+    port.initialise()
+    device.bar0.gone = True  # a report at the end needs no device
+    assert port.mac.hex(":") == "52:02:03:04:05:06"
+
+
+def test_mac_that_was_set_outlives_the_reset() -> None:
+    port, device = make_port()
     port.mac = bytes.fromhex("020000000001")
     port.initialise()
     assert (device.bar0["RAL[0]"], device.bar0["RAH[0]"]) == (0x0000_0002, 0x8000_0100)
     port.mac = bytes.fromhex("0200000000ff")
     assert device.bar0["RAH[0]"] == 0x8000_FF00
     assert port.mac.hex() == "0200000000ff"
+
+
+def test_an_eeprom_without_an_address_is_noted() -> None:
+    port, device = make_port()
+    device.bar0["RAL[0]"], device.bar0["RAH[0]"] = 0, 0x8000_0000
+    port.initialise()
+    assert port.notes == ["the EEPROM's address 00:00:00:00:00:00 is not one; set another"]
 
 
 @pytest.mark.parametrize("address", ["", "0100000000ff", "000000000000", "02000000000000"])
