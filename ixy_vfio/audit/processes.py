@@ -12,6 +12,7 @@ DEVICE_FD = "anon_inode:[vfio-device]"
 DEVICE_NODE = re.compile(r"/dev/vfio/devices/vfio\d+")
 GROUP_NODE = re.compile(r"/dev/vfio/(\d+|noiommu-\d+)")
 PACKET_MEMORY = "/memfd:ixy_vfio"
+SIMULATED_BAR = "/memfd:ixy-sim-bar0-"
 REGION_SHIFT = 40  # vfio_pci: file offset = region << 40 | offset in the BAR
 PAGE = 4096
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) \S+ (\d+) *(.*)")
@@ -30,13 +31,18 @@ class Area:
     path: str
 
     @property
-    def is_device(self) -> bool:
-        """Pages of a BAR."""
+    def is_real_bar(self) -> bool:
+        """Pages of a BAR of a real device."""
         return DEVICE_FD in self.path or DEVICE_NODE.match(self.path) is not None
 
     @property
+    def is_bar(self) -> bool:
+        """Pages of a BAR, of a real device or a simulated one."""
+        return self.is_real_bar or self.path.startswith(SIMULATED_BAR)
+
+    @property
     def is_packet_memory(self) -> bool:
-        """Memory from the helper: rings or packets. (A port of the simulator names its BAR ixy_vfio-something.)"""
+        """Memory from the helper: rings or packets."""
         return self.path.removesuffix(" (deleted)") == PACKET_MEMORY
 
     @property
@@ -104,7 +110,7 @@ class Process:
     def concerned(self) -> bool:
         """Whether it has anything to do with a device."""
         mappings = self.shown_mappings or ()
-        return self.holds_device or any(one.is_device or one.is_packet_memory for one in mappings)
+        return self.holds_device or any(one.is_bar or one.is_packet_memory for one in mappings)
 
     def fact(self, key: str) -> Reading:
         """A line of /proc/PID/status as evidence."""

@@ -97,7 +97,7 @@ def _process(role: str, process: Process) -> ProcessBox:
     return ProcessBox(
         role, process.name, process.pid, sorted(process.uids), _count(fds),
         None if areas is None else [
-            f"BAR{area.region} {area.bar_range[0]:#x}-{area.bar_range[1] - 1:#x}" for area in areas if area.is_device
+            f"BAR{area.region} {area.bar_range[0]:#x}-{area.bar_range[1] - 1:#x}" for area in areas if area.is_bar
         ],
         None if areas is None else sum(area.end - area.start for area in areas if area.is_packet_memory),
     )  # fmt: skip

@@ -5,8 +5,8 @@ packet memory that the helper made (the memfd `ixy_vfio`). A session of another 
 that has a node below /dev/vfio open, with its children. The helper's processes and the simulator belong to none.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from ixy_vfio.audit.host import ADDRESS, DEVICES, SIMULATED_DOMAIN, Host
@@ -41,18 +41,12 @@ class Session:
     holders: tuple[Process, ...]
     workers: tuple[Process, ...]
     helper: Process | None = None
+    name: str = ""  # as findings call it: without process ids where it can be, so that two audits can be compared
 
     @property
     def processes(self) -> tuple[Process, ...]:
         """All of them."""
         return self.holders + self.workers
-
-    @property
-    def name(self) -> str:
-        """As findings call it: without process ids where it can be, so that two audits can be compared."""
-        what = {Kind.OURS: "session", Kind.SIMULATED: "simulated session", Kind.OTHER: "program"}[self.kind]
-        where = ",".join(self.devices) or f"of {self.holders[0]}"
-        return f"{what} {self.holders[0].name + ' ' if self.kind is Kind.OTHER and self.devices else ''}{where}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +73,18 @@ def find(host: Host) -> Sessions:
             concerned.setdefault(one.pid, one)
     found = [_session(host, family, helpers) for family in _families(list(concerned.values()))]
     strays = tuple(one.holders[0] for one in found if _is_stray(one, found))
-    return Sessions(tuple(one for one in found if not _is_stray(one, found)), helpers, strays)
+    return Sessions(tuple(_named([one for one in found if not _is_stray(one, found)])), helpers, strays)
+
+
+def _named(sessions: Sequence[Session]) -> Iterator[Session]:
+    taken: set[str] = set()
+    for one in sessions:
+        what = one.holders[0].name if one.kind is Kind.OTHER else "session"
+        name = f"{what} {','.join(one.devices)}" if one.devices else f"{what} pid {one.holders[0].pid}"
+        if name in taken:
+            name += f" pid {one.holders[0].pid}"
+        taken.add(name)
+        yield replace(one, name=name)
 
 
 def _runs(process: Process, *names: str) -> bool:
@@ -121,7 +126,7 @@ def _session(host: Host, family: Sequence[Process], helpers: Sequence[Process]) 
     holders = tuple(one for one in family if one.parent not in pids)
     areas = [area for one in family for area in one.shown_mappings or ()]
     packets = any(area.is_packet_memory for area in areas)
-    real = any(area.is_device for area in areas) or any(one.holds_device for one in family)
+    real = any(area.is_real_bar for area in areas) or any(one.holds_device for one in family)
     if packets and not real:
         named = {word for one in holders for word in one.argv if word.startswith(SIMULATED_DOMAIN)}
         return Session(Kind.SIMULATED, tuple(sorted(named)), holders, workers)
@@ -188,12 +193,12 @@ def _fds(session: Session) -> list[str]:
 
 def _maps(session: Session) -> bool:
     areas = [area for one in session.processes for area in one.shown_mappings or ()]
-    return any(area.is_device or area.is_packet_memory for area in areas)
+    return any(area.is_bar or area.is_packet_memory for area in areas)
 
 
 def level(host: Host, session: Session) -> Level:
     """The isolation level. Raises Denied when a worker cannot be seen."""
-    if not any(area.is_device or area.is_packet_memory for one in session.workers for area in one.mappings):
+    if not any(area.is_bar or area.is_packet_memory for one in session.workers for area in one.mappings):
         return Level.L1
     virtual = session.devices and all(host.exists(f"{DEVICES}/{address}/physfn") for address in session.devices)
     return Level.L3 if virtual else Level.L2

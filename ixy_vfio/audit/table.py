@@ -14,12 +14,13 @@ def render(report: Report, width: int = 100, colour: bool = False, verbose: bool
     """The lines: a check a line, worst first; with `verbose` each with its evidence, why it matters, what to do."""
     subjects = [result.subject for result in report.results if result.subject]
     names = max(len(result.check) for result in report.results)
+    in_short = {subject: _short(subject) for subject in subjects}
     yield f"Audit of {report.target}, Linux {report.kernel}, as {'root' if report.uid == 0 else f'uid {report.uid}'}"
     yield from (f"  {line}" for line in sessions(report))
     yield ""
     for result in report.worst_first:
         head = f"{result.status.name}  {result.check:<{names}}  "
-        text = (f"{result.subject}: " if subjects and result.subject else "") + _text(result)
+        text = (f"{in_short[result.subject]}: " if result.subject else "") + _text(result)
         line = head + text
         if len(line) > width and not verbose:
             line = line[: width - 3].rstrip() + "..."
@@ -43,6 +44,12 @@ def sessions(report: Report) -> Iterator[str]:
     idle = [device.address for device in report.scene.devices if device.address not in used]
     if idle:
         yield f"in no session: {', '.join(idle)}"
+
+
+def _short(subject: str) -> str:
+    """A session of several devices by the first of them."""
+    first, *more = subject.split(",")
+    return f"{first}+{len(more)}" if more else first
 
 
 def _text(result: Result) -> str:
