@@ -150,9 +150,8 @@ def test_bind_and_unbind_give_the_interface_back_as_it_was(guest: Guest) -> None
     assert interface(guest, address) == before
     refused = guest.run([*HELPER, "bind", "--other", address], check=False)
     assert refused.status == 2
-    assert (
-        refused.stderr == f"ixy-vfio-helper: {address}: uplink0 is up; run: ip link set uplink0 down (or bind --down)\n"
-    )
+    remedy = "run: ip link set uplink0 down (or bind --down)"
+    assert refused.stderr == f"ixy-vfio-helper: {address}: uplink0 is up; {remedy}\n"
     assert interface(guest, address) == before
     assert guest.run([*HELPER, "bind", "--other", "--down", address]).stdout == f"{address}: driver vfio-pci\n"
     assert interface(guest, address) == {}

@@ -18,7 +18,7 @@ MAX_DEVICES = 12
 NICS: dict[str, dict[str, object]] = {
     "igb": {},
     "e1000e": {},
-    "edu": {},
+    "edu": {"dma_mask": (1 << 39) - 1},  # else it reaches 256 MiB only
     "virtio-net-pci": {"iommu_platform": True, "disable-legacy": "on"},
 }
 IOMMUS = ("intel", "amd", "virtio", "none")

@@ -1,16 +1,20 @@
 """Starts `ixy-vfio sim`, whose ports a guest gets as PCI devices."""
 
+import json
 import select
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.vm.harness.errors import Missing, VmError
 from tests.vm.harness.kernel import TREE
 
 START_DEADLINE = 180.0  # a cold compilation on a busy machine
+ASK_DEADLINE = 30.0
 
 
 class Simulator:
@@ -49,11 +53,15 @@ class Simulator:
         """What it has written to standard error."""
         return (self.folder / "sim.err").read_text(errors="replace")
 
-    def ask(self, cmd: str, **more: object) -> object:
-        """One command to its control socket; returns the answer."""
-        from ixy_vfio.sim.control import ask
-
-        return ask(self.folder / "control.sock", {"cmd": cmd, **more})
+    def ask(self, cmd: str, **more: object) -> dict[str, Any]:
+        """One command to its control socket (a line of JSON each way); returns the answer."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+            control.settimeout(ASK_DEADLINE)
+            control.connect(str(self.folder / "control.sock"))
+            control.sendall(json.dumps({"cmd": cmd, **more}).encode() + b"\n")
+            with control.makefile("rb") as lines:
+                answer: dict[str, Any] = json.loads(lines.readline())
+        return answer
 
     def stop(self) -> None:
         """End it, at last by force. Idempotent."""

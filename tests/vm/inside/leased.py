@@ -1,5 +1,6 @@
 """A client of the helper in a guest: leases QEMU's edu device, without privileges, and lets it do DMA."""
 
+import contextlib
 import json
 import mmap
 import os
@@ -11,9 +12,25 @@ from pathlib import Path
 from ixy_vfio_helper import protocol
 from ixy_vfio_helper.protocol import Allocated, Attach, Attached, End, Ended, Hello, List, Listed, Memory, Message
 
-from tests.vm.inside.raw_vfio import PAGE, Device, edu_dma
+from tests.vm.inside.raw_vfio import PAGE, Device
 
 SOCKET = "/run/ixy_vfio/helper.sock"
+
+
+def edu_dma(device: Device, iova: int, to_memory: bool) -> None:
+    """As raw_vfio.edu_dma, with addresses of 64 bits."""
+    buffer = 0x40000
+    source, destination = (buffer, iova) if to_memory else (iova, buffer)
+    start, _ = device.region(0)
+    os.pwrite(device.fd, source.to_bytes(8, "little"), start + 0x80)
+    os.pwrite(device.fd, destination.to_bytes(8, "little"), start + 0x88)
+    device.write(0, 0x90, PAGE)
+    device.write(0, 0x98, 3 if to_memory else 1)
+    deadline = time.monotonic() + 20
+    while device.read(0, 0x98) & 1:
+        if time.monotonic() > deadline:
+            raise TimeoutError("edu: the DMA does not end")
+        time.sleep(0.02)
 
 
 class Client:
@@ -24,15 +41,21 @@ class Client:
         self.connection.settimeout(30)
         self.connection.connect(SOCKET)
         self.sequence = 0
-        self.ask(Hello())
+        welcome, _ = self.ask(Hello())
+        if isinstance(welcome, Ended):
+            raise SystemExit(welcome.reason)
 
     def ask(self, message: Message) -> tuple[Message, list[int]]:
         self.sequence += 1
-        protocol.send(self.connection, message, self.sequence)
+        with contextlib.suppress(OSError):  # a refusal closes at once; what it said can still be read
+            protocol.send(self.connection, message, self.sequence)
         return self.hear()
 
     def hear(self) -> tuple[Message, list[int]]:
-        received = protocol.receive(self.connection, protocol.REPLIES)
+        try:
+            received = protocol.receive(self.connection, protocol.REPLIES)
+        except ConnectionResetError:
+            received = protocol.receive(self.connection, protocol.REPLIES)
         assert received is not None
         return received[1:]
 
