@@ -13,6 +13,8 @@ AUTOC2_EEPROM = 0x000A_0000  # serial PMA/PMD 2: SFI
 AUTOC_FORCE_UP = 0x1
 AUTOC_RESTART = 0x1000
 AUTOC_MODE_SHIFT, MODE_10G_SERIAL = 13, 3
+MODES_NEGOTIATED = (4, 6, 7)  # backplane modes with clause 73 autonegotiation
+ANLP1_FIRST_STATE = 0x1_0000
 AUTOC2_SERIAL_SHIFT, SERIAL_SFI = 16, 2
 AUTOC2_LINK_DISABLE = 0x7000_0000
 LINKS_UP, LINKS_STAYED_UP, LINKS_10G = 0x4000_0000, 0x80, 0x3000_0000
@@ -94,6 +96,10 @@ class Link:
     def _write_autoc(self, _: int, value: int) -> None:
         if value & AUTOC_RESTART:
             self._restart = True
+            self._become(False)
+            # With nobody to negotiate with, the arbitration gets as far as its first state and stays there.
+            negotiating = value >> AUTOC_MODE_SHIFT & 7 in MODES_NEGOTIATED
+            self._bar.set(ixgbe.ANLP1, ANLP1_FIRST_STATE if negotiating else 0)
         self._bar.set(ixgbe.AUTOC, value & ~AUTOC_RESTART)
 
     def _read_links(self, _: int) -> int:

@@ -27,6 +27,8 @@ FDIRCTRL_INIT_DONE, FDIRCMD_COMMAND = 0x8, 0x3
 # Seconds after a reset; on hardware microseconds to some 10 ms (section 4.6.3).
 RESET_TIME, EEPROM_TIME, DMA_TIME = 0.0001, 0.0010, 0.0015
 
+SLOW_TICK = 0.001  # how often reset and link are looked at
+NO_CAUSES = bytes(ixgbe.RX_QUEUES)
 VIOLATIONS_KEPT = 1000
 ALL_ONES = 0xFFFF_FFFF
 
@@ -75,6 +77,10 @@ class Nic:
         self.sfp = Sfp(self.bar)
         self.link = Link(self.bar, self._carrier, self._link_changed)
         self._reset_at = 0.0
+        self._causes: list[tuple[memoryview, NDArray[np.uint8], bool]] = []
+        self._slow_due = 0.0
+        self._link_ready = False  # the MAC's set-up has been read from the EEPROM; a software reset leaves it alone
+        self._settling = True  # a reset or the link is on its way
         self._phase = 0  # 0 in reset, 1 reset done, 2 EEPROM read, 3 DMA ready
         self._queues_changing: dict[int, int] = {}  # word of an xXDCTL -> its ENABLE bit until the data plane saw it
         self._hook()
@@ -82,6 +88,10 @@ class Nic:
     def plug(self, port: PlanePort) -> None:
         """Join with the data plane, and power up. Before it no access is served."""
         self._plane = port
+        self._causes = [
+            (memoryview(port.receive_causes), port.receive_causes, False),
+            (memoryview(port.transmit_causes), port.transmit_causes, True),
+        ]
         self.statistics = Statistics(self.bar, port.statistics)
         self.reset(link=True)
 
@@ -112,7 +122,8 @@ class Nic:
             self._plane.receive_causes[:] = 0
             self._plane.transmit_causes[:] = 0
         self._phase = 0
-        self._reset_at = self._clock()
+        self._link_ready = not link and self._link_ready
+        self._slow_due = self._reset_at = self._clock()
         self._config_changed()
 
     def full_reset(self) -> None:
@@ -124,10 +135,17 @@ class Nic:
         """After every step of the data plane: causes, clocks. Returns when it must be called again, if it must."""
         if self.gone:
             return None
-        self._queues_changing.clear()
+        if self._queues_changing:
+            self._queues_changing.clear()
         self._take_causes()
-        times = [self._advance_reset(now), self.link.tick(now, self._phase >= 2), self.interrupts.tick(now)]
-        return min((time for time in times if time is not None), default=None)
+        due = self.interrupts.tick(now)
+        if now >= self._slow_due:
+            times = [self._advance_reset(now), self.link.tick(now, self._link_ready)]
+            self._slow_due = min([now + SLOW_TICK, *(time for time in times if time is not None)])
+            self._settling = any(time is not None for time in times)
+        if self._settling and (due is None or self._slow_due < due):
+            due = self._slow_due
+        return due
 
     def region_read(self, region: int, offset: int, size: int) -> bytes:
         """A read of BAR0, the MSI-X BAR or configuration space, inside its bounds."""
@@ -158,7 +176,7 @@ class Nic:
     @property
     def shines(self) -> bool:
         """Whether this end of the cable sends light: set up, out of reset, not removed."""
-        return self._phase >= 2 and not self.gone and self.link.light
+        return self._link_ready and not self.gone and self.link.light
 
     def vanish(self) -> None:
         """Surprise removal: all reads give ones, no DMA, no interrupt, no light."""
@@ -174,11 +192,8 @@ class Nic:
             self._plane.violations.clear()
 
     def _take_causes(self) -> None:
-        port = self._plane
-        if port is None:
-            return
-        for causes, transmit in ((port.receive_causes, False), (port.transmit_causes, True)):
-            if causes.any():
+        for view, causes, transmit in self._causes:
+            if bytes(view) != NO_CAUSES:  # a tenth of the time of causes.any(), and done at every step
                 for queue in np.flatnonzero(causes):
                     self.interrupts.queue(int(queue), transmit)
                 causes[:] = 0
@@ -189,6 +204,7 @@ class Nic:
             self._phase += 1
             if self._phase == 2:
                 self.eeprom.auto_read()
+                self._link_ready = True
             elif self._phase == 3:
                 self.bar.set(ixgbe.RDRXCTL, self.bar.get(ixgbe.RDRXCTL) | RDRXCTL_DMA_DONE)
         return self._reset_at + times[self._phase] if self._phase < 3 else None

@@ -32,7 +32,7 @@ class Rule:
     access: Access
     reset: int  # value after reset; of the first register only where `reset_first`
     mask: int  # bits that a write changes (RW) or may be 1 (W1C, SPECIAL)
-    tolerated: int  # bits outside the mask that Linux's ixgbe writes all the same: no effect, no violation
+    tolerated: int  # bits outside the mask whose writes have no effect and are no violation
     reset_first: bool
 
 
@@ -40,9 +40,17 @@ _RULES: list[Rule] = []
 
 
 def _rule(
-    row: Register, access: Access, mask: int = 0, reset: int = 0, *, tolerated: int = 0, first: bool = False
+    row: Register,
+    access: Access,
+    mask: int = 0,
+    reset: int = 0,
+    *,
+    status: int = 0,
+    tolerated: int = 0,
+    first: bool = False,
 ) -> None:
-    _RULES.append(Rule(row, access, reset, mask, tolerated, first))
+    """`status`: read-only bits that the device changes; what is written there has no effect and is no violation."""
+    _RULES.append(Rule(row, access, reset, mask, status | tolerated, first))
 
 
 def _more(name: str, offset: int, access: Access, mask: int = 0, reset: int = 0, *, count: int = 1) -> None:
@@ -63,7 +71,7 @@ _rule(ixgbe.CTRL, SPECIAL, 0x0400_000C)
 _rule(ixgbe.STATUS, RO, reset=0x0008_0000, tolerated=ALL)
 _rule(ixgbe.CTRL_EXT, RW, 0x1403_4000)
 _rule(ixgbe.ESDP, SPECIAL, 0x0303_FFFF)
-_rule(ixgbe.I2CCTL, SPECIAL, 0x0000_000A, 0x0000_000F)
+_rule(ixgbe.I2CCTL, SPECIAL, 0x0000_000A, 0x0000_000F, status=0x5)
 _rule(ixgbe.FRTIMER, SPECIAL)
 _rule(ixgbe.TCPTIMER, RW, 0x0000_0FFF)
 _rule(ixgbe.LEDCTL, RW, 0xCFCF_CFEF)
@@ -75,8 +83,8 @@ _more("PFMBICR", 0x00710, W1C, ALL, count=4)
 _more("PFMBIMR", 0x00720, RW, ALL, count=2)
 
 # 8.2.3.2 EEPROM and flash
-_rule(ixgbe.EEC, SPECIAL, 0x0080_0077)
-_rule(ixgbe.EERD, SPECIAL, 0x0000_FFFD)
+_rule(ixgbe.EEC, SPECIAL, 0x0080_0077, status=0x003F_FF88)
+_rule(ixgbe.EERD, SPECIAL, 0x0000_FFFD, status=0xFFFF_0002)
 _rule(ixgbe.EEWR, SPECIAL, ALL)
 _rule(ixgbe.FLA, SPECIAL, ALL)
 _rule(ixgbe.EEMNGCTL, RO, reset=0x000C_0000)
@@ -169,7 +177,7 @@ _more("IMIRVP", 0x0EC60, RW, 0x0000_000F)
 _more("PFFLPL", 0x050B0, RO, count=2)
 
 # Flow director (7.1.2.7)
-_rule(ixgbe.FDIRCTRL, SPECIAL, 0xFF1F_7FB3, 0x0000_0000)
+_rule(ixgbe.FDIRCTRL, SPECIAL, 0xFF1F_7FB3, status=0x8)
 _rule(ixgbe.FDIRHKEY, RW, ALL, 0x8000_0001)
 _rule(ixgbe.FDIRSKEY, RW, ALL, 0x8000_0001)
 _rule(ixgbe.FDIRFREE, RO, reset=0x0000_7FFF)
@@ -215,7 +223,7 @@ _rule(ixgbe.SRRCTL, RW, 0x1FC0_3F1F, 0x0000_0402)
 _rule(ixgbe.RDT, RW, 0x0000_FFFF)
 _rule(ixgbe.RXDCTL, SPECIAL, 0x4200_0000)
 _rule(ixgbe.RSCCTL, RW, 0x0000_000D)
-_rule(ixgbe.RDRXCTL, RW, 0x063F_0002, 0x0010_0000)
+_rule(ixgbe.RDRXCTL, RW, 0x063F_0002, 0x0010_0000, status=0x8)
 _rule(ixgbe.RXPBSIZE, RW, 0x000F_FC00, 0x0008_0000, first=True)
 _rule(ixgbe.RXCTRL, RW, 0x0000_0001, tolerated=0x0000_0002)
 _rule(ixgbe.RXMEMWRAP, RO)
@@ -302,7 +310,7 @@ _rule(ixgbe.HLREG0, RW, 0x18F3_8407, 0x0801_0403)
 _rule(ixgbe.HLREG1, RO)
 _rule(ixgbe.PAP, RW, 0x0000_FFFF, 0x0000_FFFF)
 _rule(ixgbe.MSCA, SPECIAL, ALL)
-_rule(ixgbe.MSRWD, RW, 0x0000_FFFF)
+_rule(ixgbe.MSRWD, RW, 0x0000_FFFF, status=0xFFFF_0000)
 _rule(ixgbe.MAXFRS, RW, 0xFFFF_0000, 0x05EE_0000)
 _rule(ixgbe.PCSS1, RO)
 _rule(ixgbe.PCSS2, RO)
