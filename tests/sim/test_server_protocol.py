@@ -1,0 +1,461 @@
+"""The vfio-user server: commands, roles, and what it does with garbage."""
+
+import errno
+import fcntl
+import json
+import mmap
+import os
+import random
+import shutil
+import socket
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ixy_vfio.core.errors import UsageError
+from ixy_vfio.hw import ixgbe
+from ixy_vfio.sim.server import Server
+from ixy_vfio.transport import wire
+from ixy_vfio.transport.wire import Command
+from tests.sim.vfio_client import Client
+
+CONFIG = wire.CONFIG_REGION
+
+
+class Running:
+    """A server in a thread of the test."""
+
+    def __init__(self, ports: int = 2, **options: bool) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="ixy-sim-"))
+        self.server = Server(self.directory, ports, **options)
+        self.server.turn()
+        self._thread = threading.Thread(target=self.server.run)
+        self._thread.start()
+        self.idle_fds = open_fds()  # of the process, while nobody is connected
+
+    def client(self, port: int = 0) -> Client:
+        return Client(self.directory / f"port{port}.sock")
+
+    def control(self, **request: Any) -> dict[str, Any]:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(10)
+            connection.connect(str(self.directory / "control.sock"))
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            answer: dict[str, Any] = json.loads(connection.makefile().readline())
+            return answer
+
+    def eventually(self, ready: Callable[[], bool]) -> None:
+        end = time.monotonic() + 10
+        while not ready():
+            assert time.monotonic() < end
+            time.sleep(0.001)
+
+    def nothing_is_left(self, extra: int = 0) -> None:
+        """All connections are gone, with every descriptor that came over them; the test has `extra` of its own."""
+        self.eventually(lambda: not self.server.sessions and open_fds() == self.idle_fds + extra)
+
+    def close(self) -> None:
+        self.server.stopping = True
+        self._thread.join()
+        self.server.close()
+        shutil.rmtree(self.directory)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Running]:
+    running = Running()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def owner(running: Running) -> Iterator[Client]:
+    with running.client() as client:
+        client.version()
+        yield client
+    running.eventually(lambda: not running.server.sessions)
+
+
+def open_fds() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def memory(size: int) -> int:
+    fd = os.memfd_create("test")
+    os.ftruncate(fd, size)
+    return fd
+
+
+def dma_map(client: Client, iova: int, size: int, fds: list[int], offset: int = 0) -> bytes:
+    return client.call(Command.DMA_MAP, wire.DMA_MAP.pack(wire.DMA_MAP.size, 3, offset, iova, size), fds)
+
+
+def test_version_carries_the_capabilities(running: Running) -> None:
+    with running.client() as client:
+        answer = client.version(max_msg_fds=8)
+        assert answer == {"capabilities": {"max_msg_fds": 16, "max_data_xfer_size": 1048544}}
+    running.eventually(lambda: not running.server.sessions)
+
+
+def test_device_info(owner: Client) -> None:
+    reply = owner.call(Command.DEVICE_GET_INFO, wire.DEVICE_INFO.pack(16, 0, 0, 0))
+    assert wire.DEVICE_INFO.unpack(reply) == (16, 3, 9, 5)
+
+
+def test_region_info_names_its_capabilities_before_there_is_room_for_them(owner: Client) -> None:
+    reply = owner.call(Command.DEVICE_GET_REGION_INFO, wire.REGION_INFO.pack(32, 0, 0, 0, 0, 0))
+    assert wire.REGION_INFO.unpack(reply) == (80, 0xF, 0, 32, 0x80000, 0)
+    assert owner.fds == []
+    reply = owner.call(Command.DEVICE_GET_REGION_INFO, wire.REGION_INFO.pack(80, 0, 0, 0, 0, 0))
+    assert wire.REGION_INFO.unpack_from(reply) == (80, 0xF, 0, 32, 0x80000, 0)
+    assert struct.unpack_from("<HHIIIQQQQ", reply, 32) == (1, 1, 0, 2, 0, 0x1000, 0x1000, 0x6000, 0x2000)
+    assert len(owner.fds) == 1
+
+
+@pytest.mark.parametrize(("index", "size"), [(1, 0), (4, 0x4000), (6, 0), (7, 4096), (8, 0)])
+def test_the_other_regions(owner: Client, index: int, size: int) -> None:
+    reply = owner.call(Command.DEVICE_GET_REGION_INFO, wire.REGION_INFO.pack(80, 0, index, 0, 0, 0))
+    assert wire.REGION_INFO.unpack(reply) == (32, 3 if size else 0, index, 0, size, 0)
+
+
+@pytest.mark.parametrize(("index", "flags", "count"), [(0, 0, 0), (1, 0, 0), (2, 1, 64), (3, 9, 1), (4, 9, 1)])
+def test_interrupt_info(owner: Client, index: int, flags: int, count: int) -> None:
+    reply = owner.call(Command.DEVICE_GET_IRQ_INFO, wire.IRQ_INFO.pack(16, 0, index, 0))
+    assert wire.IRQ_INFO.unpack(reply) == (16, flags, index, count)
+
+
+def test_the_shared_pages_are_the_queue_registers(running: Running, owner: Client) -> None:
+    owner.call(Command.DEVICE_GET_REGION_INFO, wire.REGION_INFO.pack(80, 0, 0, 0, 0, 0))
+    fd = owner.fds.pop()
+    with pytest.raises(PermissionError):
+        os.ftruncate(fd, 0)
+    assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
+    for offset, size in (ixgbe.RX_QUEUE_PAGES, ixgbe.TX_QUEUE_PAGES):
+        with mmap.mmap(fd, size, offset=offset) as page:
+            view = memoryview(page).cast("I")
+            view[0x40 // 4] = 0x1234_5680
+            assert owner.read(offset + 0x40) == 0x1234_5680
+            owner.write(offset + 0x44, 0x77)
+            assert view[0x44 // 4] == 0x77
+            view.release()
+    os.close(fd)
+
+
+def test_configuration_space_in_any_size(owner: Client) -> None:
+    assert owner.read(0, 4, CONFIG) == 0x10FB_8086
+    assert owner.read(8, 4, CONFIG) == 0x0200_0001
+    assert owner.read(0, 4096, CONFIG) & 0xFFFF_FFFF == 0x10FB_8086
+    owner.write(4, 0x0006, 2, CONFIG)
+    assert owner.read(4, 2, CONFIG) == 0x0006
+
+
+def test_bus_master_and_reset(running: Running, owner: Client) -> None:
+    port = running.server.ports[0]
+    owner.write(4, 0x0006, 2, CONFIG)
+    assert port.bus_master is True
+    owner.write(ixgbe.MAXFRS.offset(), 0x2400_0000)
+    assert owner.call(Command.DEVICE_RESET) == b""
+    assert owner.read(ixgbe.MAXFRS.offset()) == 0x05EE_0000
+    assert port.bus_master is True
+    owner.write(4, 0x0002, 2, CONFIG)
+    assert port.bus_master is False
+
+
+def test_posted_writes_get_no_reply_and_keep_their_order(owner: Client) -> None:
+    for value in range(200):
+        owner.post(ixgbe.FCTTV.offset(), value)
+    assert owner.read(ixgbe.FCTTV.offset()) == 199
+
+
+def test_interrupts_by_eventfd(owner: Client) -> None:
+    one, two = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2))
+    trigger = wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_EVENTFD
+    owner.write(4, 0x0006, 2, CONFIG)
+    owner.set_irqs(trigger, wire.MSIX_IRQ, 0, 1, [one])
+    owner.set_irqs(trigger, wire.MSIX_IRQ, 5, 1, [two])
+    assert owner.read(0x72, 2, CONFIG) == 0x803F
+    owner.set_irqs(wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, wire.MSIX_IRQ, 0, 6)
+    assert (os.eventfd_read(one), os.eventfd_read(two)) == (1, 1)
+    owner.write(ixgbe.EIMS.offset(), 1)
+    owner.write(ixgbe.EICS.offset(), 1)
+    assert os.eventfd_read(one) == 1
+    owner.set_irqs(trigger, wire.MSIX_IRQ, 0, 1)  # no file descriptor: taken away
+    owner.set_irqs(wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, wire.MSIX_IRQ, 0, 0)
+    assert owner.read(0x72, 2, CONFIG) == 0x003F
+    for index in (wire.ERR_IRQ, wire.REQ_IRQ):
+        owner.set_irqs(trigger, index, 0, 1, [two])
+    os.close(one)
+    os.close(two)
+
+
+@pytest.mark.parametrize(
+    ("flags", "index", "start", "count"),
+    [
+        (wire.IRQ_SET_TRIGGER, 2, 0, 1),  # no data type
+        (wire.IRQ_SET_DATA_NONE, 2, 0, 1),  # no action
+        (wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, 2, 60, 5),
+        (wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, 0, 0, 1),
+        (wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, 9, 0, 1),
+        (wire.IRQ_SET_MASK | wire.IRQ_SET_DATA_EVENTFD, 2, 0, 1),
+        (0x100 | wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, 2, 0, 1),
+    ],
+)
+def test_wrong_interrupt_settings_are_refused(owner: Client, flags: int, index: int, start: int, count: int) -> None:
+    with pytest.raises(OSError) as refused:
+        owner.set_irqs(flags, index, start, count)
+    assert refused.value.errno == errno.EINVAL
+    assert owner.read(ixgbe.FWSM.offset()) == 0x8000  # the connection goes on
+
+
+def test_dma_windows(running: Running, owner: Client) -> None:
+    table = running.server.ports[0].dma
+    fd = memory(0x4000)
+    assert dma_map(owner, 0x10000, 0x1000, [fd]) == b""
+    assert dma_map(owner, 0x20000, 0x3000, [fd], 0x1000) == b""
+    assert dma_map(owner, 0xE000_0000, 0x1000, []) == b""  # a BAR: by message only
+    assert len(table) == 2
+    for iova, size, offset in (
+        (0x30000, 0x5000, 0),
+        (0x10800, 0x1000, 0),
+        (0x30000, 0, 0),
+        ((1 << 64) - 4096, 8192, 0),
+    ):
+        with pytest.raises(OSError) as refused:
+            dma_map(owner, iova, size, [fd], offset)
+        assert refused.value.errno == errno.EINVAL
+    unmap = wire.DMA_UNMAP.pack(24, 0, 0, 0x1_0000_0000)
+    assert owner.call(Command.DMA_UNMAP, unmap) == unmap
+    assert len(table) == 0
+    dma_map(owner, 0x10000, 0x4000, [fd])
+    owner.call(Command.DMA_UNMAP, wire.DMA_UNMAP.pack(24, wire.DMA_UNMAP_ALL, 0, 0))
+    assert len(table) == 0
+    os.close(fd)
+
+
+def test_windows_go_with_their_owner(running: Running) -> None:
+    maps = Path("/proc/self/maps").read_text().count("memfd:test")
+    fd = memory(0x2000)
+    with running.client(1) as client:
+        client.version()
+        dma_map(client, 0, 0x1000, [fd])
+        assert len(running.server.ports[1].dma) == 1
+    running.eventually(lambda: not running.server.sessions)
+    os.close(fd)
+    assert len(running.server.ports[1].dma) == 0
+    assert Path("/proc/self/maps").read_text().count("memfd:test") == maps
+    running.nothing_is_left()
+
+
+def test_one_owner_a_port(running: Running, owner: Client) -> None:
+    with running.client() as second, pytest.raises(OSError) as refused:
+        second.version()
+    assert refused.value.errno == errno.EBUSY
+    with running.client(1) as other:
+        other.version()
+
+
+def test_a_device_only_client_uses_the_device_but_maps_nothing(running: Running, owner: Client) -> None:
+    fd = memory(0x1000)
+    with running.client() as lent:
+        assert lent.version(**{wire.DEVICE_ONLY: True})["capabilities"][wire.DEVICE_ONLY] is True
+        lent.write(ixgbe.FCTTV.offset(), 42)
+        assert owner.read(ixgbe.FCTTV.offset()) == 42
+        for call in (
+            lambda: dma_map(lent, 0, 0x1000, [fd]),
+            lambda: lent.call(Command.DMA_UNMAP, wire.DMA_UNMAP.pack(24, 2, 0, 0)),
+        ):
+            with pytest.raises(PermissionError):
+                call()
+        owner.socket.shutdown(socket.SHUT_RDWR)
+        assert lent.receive() is None  # it ends with its owner
+    os.close(fd)
+
+
+def test_a_device_only_client_needs_an_owner(running: Running) -> None:
+    with running.client() as lent, pytest.raises(PermissionError):
+        lent.version(**{wire.DEVICE_ONLY: True})
+
+
+GARBAGE: dict[str, bytes] = {
+    "size too small": wire.HEADER.pack(1, 4, 15, 0, 0),
+    "size too large": wire.HEADER.pack(1, 4, wire.MAX_MESSAGE + 1, 0, 0),
+    "size huge": wire.HEADER.pack(1, 4, 0xFFFF_FFFF, 0, 0),
+    "unknown flags": wire.pack(1, Command.DEVICE_GET_INFO, bytes(16), flags=0x8000_0000),
+    "unasked reply": wire.pack(1, Command.DMA_READ, b"", flags=wire.TYPE_REPLY),
+    "short read": wire.pack(1, Command.REGION_READ, b"\0" * 15),
+    "short map": wire.pack(1, Command.DMA_MAP, bytes(31)),
+    "short interrupt set": wire.pack(1, Command.DEVICE_SET_IRQS, bytes(19)),
+    "write without data": wire.pack(1, Command.REGION_WRITE, wire.REGION_ACCESS.pack(0, 0, 4)),
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE.keys())
+def test_garbage_ends_its_connection_and_nothing_else(running: Running, garbage: bytes) -> None:
+    with running.client() as bad, running.client(1) as good:
+        good.version()
+        bad.version()
+        bad.socket.sendall(garbage)
+        assert bad.receive() is None
+        assert good.read(ixgbe.FWSM.offset()) == 0x8000
+    running.nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        wire.pack(1, Command.DEVICE_GET_INFO, bytes(16)),
+        wire.pack(1, Command.VERSION, b"\0"),
+        wire.pack(1, Command.VERSION, wire.VERSION.pack(0, 1) + b"not json\0"),
+        wire.pack(1, Command.VERSION, wire.VERSION.pack(0, 1) + b"[1]\0"),
+        wire.pack(1, Command.VERSION, wire.VERSION.pack(0, 1) + b'{"capabilities": 3}\0'),
+        wire.pack(1, Command.VERSION, wire.VERSION.pack(0, 1) + b"[" * 100_000 + b"\0"),
+    ],
+)
+def test_a_connection_starts_with_version(running: Running, first: bytes) -> None:
+    with running.client() as client:
+        client.socket.sendall(first)
+        assert client.receive() is None
+    running.eventually(lambda: not running.server.sessions)
+
+
+def test_unexpected_file_descriptors_are_closed(running: Running) -> None:
+    fd = memory(0x1000)
+    for command, payload, count in (
+        (Command.DEVICE_GET_INFO, bytes(16), 1),
+        (Command.DMA_MAP, wire.DMA_MAP.pack(32, 3, 0, 0, 0x1000), 2),
+        (Command.DEVICE_SET_IRQS, wire.IRQ_SET.pack(20, 36, 2, 0, 4), 3),
+        (Command.DEVICE_SET_IRQS, wire.IRQ_SET.pack(20, 33, 2, 0, 4), 4),
+        (Command.DMA_MAP, b"", 16),
+    ):
+        with running.client() as client:
+            client.version()
+            client.send(command, payload, [fd] * count)
+            assert client.receive() is None
+        running.eventually(lambda: not running.server.sessions)
+    with running.client() as client:  # half a message with descriptors, and gone
+        client.version()
+        socket.send_fds(client.socket, [b"\1\0"], [fd] * 4)
+    running.nothing_is_left(extra=1)
+    os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("region", "offset", "count"),
+    [(0, 0x80000, 4), (0, 0x7FFFE, 4), (1, 0, 4), (7, 4094, 4), (7, (1 << 64) - 4, 4), (9, 0, 4), (7, 0, 0)],
+)
+def test_accesses_outside_a_region_are_refused(owner: Client, region: int, offset: int, count: int) -> None:
+    with pytest.raises(OSError) as refused:
+        owner.call(Command.REGION_READ, wire.REGION_ACCESS.pack(offset, region, count))
+    assert refused.value.errno == errno.EINVAL
+    with pytest.raises(OSError) as refused:
+        owner.call(Command.REGION_WRITE, wire.REGION_ACCESS.pack(offset, region, count) + bytes(count))
+    assert refused.value.errno == errno.EINVAL
+
+
+def test_an_unknown_command_is_refused(owner: Client) -> None:
+    with pytest.raises(OSError) as refused:
+        owner.call(99)
+    assert refused.value.errno == errno.ENOTSUP
+
+
+def test_a_client_that_does_not_read_its_replies_blocks_itself_alone(running: Running, owner: Client) -> None:
+    with running.client(1) as deaf:
+        deaf.version()
+        deaf.socket.settimeout(0.2)
+        read = wire.pack(1, Command.REGION_READ, wire.REGION_ACCESS.pack(0, CONFIG, 4096))
+        with pytest.raises(TimeoutError):
+            deaf.socket.sendall(read * 10_000)
+        assert owner.read(ixgbe.FWSM.offset()) == 0x8000
+    running.eventually(lambda: len(running.server.sessions) == 1)
+
+
+def test_random_messages_do_not_harm(running: Running) -> None:
+    rng = random.Random(82599)
+    for _ in range(150):
+        with running.client() as client:
+            client.version()
+            client.socket.settimeout(0.5)
+            try:
+                for _ in range(20):
+                    payload = rng.randbytes(rng.choice((0, 8, 16, 20, 24, 32, 80)))
+                    client.send(rng.randrange(16), payload, flags=rng.choice((0, 0, 0, 0x10)))
+            except OSError:
+                pass
+        running.nothing_is_left()
+    with running.client() as client:
+        client.version()
+        assert client.read(0, 4, CONFIG) == 0x10FB_8086
+    running.eventually(lambda: not running.server.sessions)
+    running.control(cmd="violations", clear=True)
+
+
+def test_control_socket(running: Running, owner: Client) -> None:
+    running.control(cmd="violations", clear=True)
+    owner.write(ixgbe.FWSM.offset(), 1)
+    text = "port 0: FWSM: write of 0x00000001 to a read-only register"
+    assert running.control(cmd="violations") == {"count": 1, "violations": [text]}
+    assert running.control(cmd="violations", clear=True)["count"] == 1
+    assert running.control(cmd="violations") == {"count": 0, "violations": []}
+    assert running.control(cmd="trace", port=0, on=True) == {}
+    owner.write(ixgbe.LEDCTL.offset(), 0xE)
+    assert running.control(cmd="trace", port=0) == {"trace": [["write", 0x200, 0xE]]}
+    assert running.control(cmd="trace", port=0, on=False) == {}
+    assert running.control(cmd="counters", port=1)["counters"] == {}
+    assert running.control(cmd="cables") == {"cables": []}
+    assert "error" in running.control(cmd="link", port=0)
+    assert running.control(cmd="counters", port=7) == {"error": "there is no port 7"}
+    assert running.control(cmd="nonsense") == {"error": "unknown command 'nonsense'"}
+
+
+def test_a_cable_brings_the_link_and_vanishing_takes_it(running: Running) -> None:
+    single = Running(2)
+    try:
+        assert single.control(cmd="counters", port=0)["link"] is False
+        assert single.control(cmd="cable", spec="0:port:1") == {}
+        assert "port 0 has a cable" in single.control(cmd="cable", spec="0:port:1")["error"]
+        single.eventually(lambda: all(nic.link.up for nic in single.server.nics))
+        single.control(cmd="link", port=1, up=False)
+        single.eventually(lambda: not any(nic.link.up for nic in single.server.nics))
+        single.control(cmd="link", port=1, up=True)
+        single.eventually(lambda: all(nic.link.up for nic in single.server.nics))
+        with single.client() as client:
+            client.version()
+            single.control(cmd="vanish", port=0)
+            assert client.read(ixgbe.STATUS.offset()) == 0xFFFF_FFFF
+            assert client.read(0, 4, CONFIG) == 0xFFFF_FFFF
+            client.write(ixgbe.CTRL.offset(), 0)
+        single.eventually(lambda: not single.server.nics[1].link.up)
+    finally:
+        single.close()
+
+
+def test_trap_mode_offers_no_pages() -> None:
+    trapping = Running(1, trap=True)
+    try:
+        with trapping.client() as client:
+            client.version()
+            reply = client.call(Command.DEVICE_GET_REGION_INFO, wire.REGION_INFO.pack(80, 0, 0, 0, 0, 0))
+            assert wire.REGION_INFO.unpack(reply) == (32, 3, 0, 0, 0x80000, 0)
+            client.write(ixgbe.RDLEN.offset(3), 0xF_FFFF)
+            assert client.read(ixgbe.RDLEN.offset(3)) == 0xF_FF80
+    finally:
+        trapping.close()
+
+
+def test_a_directory_in_use_is_refused_and_a_stale_socket_is_not(running: Running, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="in use by a running simulator"):
+        Server(running.directory, 1)
+    with running.client() as client:  # the running one is unharmed
+        client.version()
+    stale = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    stale.bind(str(tmp_path / "port0.sock"))
+    stale.close()
+    server = Server(tmp_path, 1)
+    server.close()
+    assert list(tmp_path.iterdir()) == []
