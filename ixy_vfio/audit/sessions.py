@@ -131,7 +131,7 @@ def _session(host: Host, family: Sequence[Process], helpers: Sequence[Process]) 
         named = {word for one in holders for word in one.argv if word.startswith(SIMULATED_DOMAIN)}
         return Session(Kind.SIMULATED, tuple(sorted(named)), holders, workers)
     devices = {address for one in family for address in devices_of(host, one)}
-    helper = _helper(host, devices, family, helpers)
+    helper = _helper(host, devices, family if packets else (), helpers)
     if helper is not None:
         devices |= devices_of(host, helper)
     kind = Kind.OURS if packets or helper is not None else Kind.OTHER
@@ -169,7 +169,7 @@ def claims(host: Host) -> dict[str, tuple[int, int]]:
 
 
 def _helper(host: Host, devices: set[str], family: Sequence[Process], helpers: Sequence[Process]) -> Process | None:
-    """The helper's process that holds the lease of a session: of these devices, else the only one of this user."""
+    """The helper's process that holds the lease of these devices; when they are unknown, the only one of this user."""
     uids = set().union(*(one.uids for one in family))
     leases = claims(host)
     pids = {pid for address, (uid, pid) in leases.items() if address in devices}

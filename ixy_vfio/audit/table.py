@@ -53,8 +53,8 @@ def _short(subject: str) -> str:
 
 
 def _text(result: Result) -> str:
-    more = f" (and {len(result.findings) - 1} more)" if len(result.findings) > 1 else ""
     fine = result.status is Status.PASS
+    more = f" (and {len(result.findings) - 1} more)" if len(result.findings) > 1 and not fine else ""
     return (f"{result.title}: {result.findings[0].text}" if fine else result.findings[0].text) + more
 
 

@@ -39,7 +39,7 @@ def behind_iommu(host: Host, device: PciDevice) -> Findings:
 
 @device_check("device.group", Severity.HIGH)
 def group(host: Host, device: PciDevice) -> Findings:
-    """The device is alone in its group, or whoever has it has all of the group.
+    """The group is the device's alone, and viable.
 
     Looks at the members of the group and their drivers. A group is viable when no member is driven by the kernel, but
     for bridges.
@@ -66,7 +66,7 @@ def group(host: Host, device: PciDevice) -> Findings:
 
 @device_check("device.acs", Severity.HIGH, needs_root=True)
 def acs(host: Host, device: PciDevice) -> Findings:
-    """Every bridge above sends what comes from below to the IOMMU.
+    """Every bridge above redirects requests to the IOMMU (ACS).
 
     Looks at the Access Control Services of every bridge above the device (root): source validation, request and
     completion redirect, upstream forwarding. A bridge without ACS is accepted where the kernel vouches for it (a
@@ -100,7 +100,7 @@ def acs(host: Host, device: PciDevice) -> Findings:
             cannot = " (and cannot)" if at is not None and any(not capable & bit for bit in ACS_BITS) else ""
             yield fail(f"bridge {address} {lacks}{cannot}", readings[-1])
     if good:
-        yield passed(f"{len(readings)} bridges above redirect", *readings)
+        yield passed(f"{', '.join(device.bridges)}", *readings)
 
 
 @device_check("device.reserved", Severity.MEDIUM)
@@ -132,7 +132,7 @@ def reserved(host: Host, device: PciDevice) -> Findings:
 
 @device_check("device.ats", Severity.HIGH, needs_root=True)
 def ats(host: Host, device: PciDevice) -> Findings:
-    """The device cannot say that an address was translated already.
+    """ATS, PRI and PASID are off.
 
     Looks whether Address Translation Services, Page Request Interface or PASID are enabled in the device (root).
 
@@ -153,7 +153,7 @@ def ats(host: Host, device: PciDevice) -> Findings:
         names = ", ".join((reading.value or "").split()[0] for reading in enabled)
         yield fail(f"on: {names}", *enabled)
     else:
-        yield passed("ATS, PRI and PASID are off or not there", Reading(config.path, f"{len(config.data)} bytes"))
+        yield passed("off or not there", Reading(config.path, f"{len(config.data)} bytes"))
 
 
 @device_check("device.reset", Severity.MEDIUM)
@@ -182,7 +182,7 @@ def reset(host: Host, device: PciDevice) -> Findings:
 
 @device_check("device.bus_master", Severity.HIGH, needs_root=True)
 def bus_master(host: Host, device: PciDevice) -> Findings:
-    """Nobody's DMA is on.
+    """Bus mastering is off while nobody uses the device.
 
     A device that waits for its next user, bound to a driver for user space and open nowhere (root), has bus mastering
     off.

@@ -65,7 +65,7 @@ def passthrough(host: Host) -> Findings:
 
 @host_check("iommu.lazy", Severity.LOW)
 def lazy(host: Host) -> Findings:
-    """What the kernel unmaps is unreachable at once.
+    """The kernel unmaps strictly: at once, not later.
 
     Looks for groups whose default domain is lazy (`DMA-FQ`: unmapped pages stay reachable for up to 10 ms). Sessions
     over VFIO are always strict; this is about the kernel's own devices.
@@ -119,7 +119,7 @@ def interrupt_remapping(host: Host) -> Findings:
 
 @host_check("iommu.compatibility_format", Severity.MEDIUM)
 def compatibility_format(host: Host) -> Findings:
-    """Interrupts that ask not to be remapped are refused.
+    """Interrupts in compatibility format are blocked.
 
     A device may send an interrupt in compatibility format, which has no index into the remapping table. In x2APIC
     mode no such interrupt passes. Looks at the IOMMU's status register where debugfs shows it (root), else at whether
@@ -184,14 +184,18 @@ def early_dma(host: Host) -> Findings:
         data = host.system.data(path)
         if data is not None and len(data) > offset:
             evidence = Reading(path, f"flags {data[offset]:#04x}")
-            yield passed("the firmware opted in", evidence) if data[offset] & flag else warn("it does not", evidence)
+            yield (
+                passed("the firmware opted in", evidence)
+                if data[offset] & flag
+                else warn("the firmware did not opt in", evidence)
+            )
             return
     yield skip("the firmware has no table of an IOMMU")
 
 
 @host_check("iommu.acs_override", Severity.HIGH)
 def acs_override(host: Host) -> Findings:
-    """Groups are what the hardware isolates, not what somebody wished for.
+    """No option claims isolation that the hardware lacks.
 
     Looks for options on the command line that split groups (pcie_acs_override of an out-of-tree patch,
     pci=config_acs=) or turn redirection off (pci=disable_acs_redir=).

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from ixy_vfio.audit.host import DEVICES, Host
+from ixy_vfio.audit.host import Host
 from ixy_vfio.audit.model import Findings, Reading, Severity, fail, passed, session_check, skip, warn
 from ixy_vfio.audit.processes import Area, Process
 from ixy_vfio.audit.sessions import Kind, Level, Session, level
@@ -10,7 +10,6 @@ from ixy_vfio.audit.sessions import Kind, Level, Session, level
 # Pages of BAR0 that hold nothing but queues: base, length, head, tail of rings. 82599 datasheet, section 8.2.3.8 and 9.
 QUEUE_PAGES = ((0x1000, 0x2000), (0x6000, 0x8000), (0xD000, 0xE000))
 WORKER_FDS = ("socket:", "anon_inode:[eventfd]", "anon_inode:[eventpoll]", "pipe:")
-SEALS = 0x7  # F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW, linux/fcntl.h
 SIMULATED = "a simulated device: no IOMMU is involved"
 
 
@@ -33,9 +32,7 @@ def iommu(host: Host, session: Session) -> Findings:
     if session.kind is Kind.SIMULATED:
         yield skip(SIMULATED)
     elif without:
-        yield fail(
-            f"no IOMMU group: {', '.join(without)}", *(Reading(f"{DEVICES}/{one}/iommu_group", None) for one in without)
-        )
+        yield skip(f"no IOMMU group: {', '.join(without)}; see device.iommu")
     elif not session.devices:
         yield skip("which devices it has is not shown (before Linux 6.18 to root only)")
     else:
@@ -168,9 +165,9 @@ def _place(area: Area) -> str:
 
 @session_check("session.exec", Severity.MEDIUM, needs_root=True)
 def executable(host: Host, session: Session) -> Findings:
-    """No memory of it is writable and executable, and no memory that a device writes is executable.
+    """No memory is writable and executable.
 
-    Looks at the rights in /proc/PID/maps.
+    Looks at the rights in /proc/PID/maps. Registers and packet memory must not be executable at all.
 
     Why: who can write code needs no other hole. Compiled code of Numba is executable, but no longer writable.
 
