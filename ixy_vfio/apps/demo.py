@@ -125,13 +125,11 @@ def _traffic(*words: str) -> list[str]:
 def _ping_and_transfer(lab: Lab, size: int) -> None:
     for here, there in ((0, 1), (1, 0)):
         result = json.loads(lab.run(here, _traffic("ping", ADDRESSES[there], "20")).stdout)
-        _say(
-            "host {} pings host {}: {received} of {sent} answered, median {median_ms:.2f} ms".format(
-                here, there, **result
-            )
-        )
         if result["received"] != result["sent"]:
-            raise DemoError("pings were lost")
+            raise DemoError(f"host {here} pings host {there}: {result['received']} of {result['sent']} answered")
+        _say(
+            "host {} pings host {}: {sent} of {sent} answered, median {median_ms:.2f} ms".format(here, there, **result)
+        )
         receiver = lab.start(there, _traffic("receive", ADDRESSES[there]))
         assert receiver.stdout is not None
         receiver.stdout.readline()
