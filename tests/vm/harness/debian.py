@@ -147,9 +147,9 @@ class Debian:
             raise Missing(f"{program} {words[0]} failed: {reason[-1]}")
         return done.stdout
 
-    def depends(self, package: str) -> list[str]:
-        """The names that `package` of SUITE depends on."""
-        lines = self._apt("apt-cache", "depends", package).splitlines()
+    def depends(self, package: str, suite: str = SUITE) -> list[str]:
+        """The names that `package` of `suite` depends on."""
+        lines = self._apt("apt-cache", "depends", "-t", suite, package).splitlines()
         return [line.split()[1] for line in lines if line.strip().startswith("Depends:")]
 
     def version(self, package: str, suite: str = SUITE) -> str:
