@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import pytest
 
+from ixy_vfio.sim.ask import ask
+
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 START_DEADLINE = 120.0  # a cold compilation of everything, on a busy machine
 
@@ -60,9 +62,7 @@ class Simulator:
 
     def ask(self, cmd: str, **more: Any) -> Any:
         """One command to the control socket."""
-        from ixy_vfio.sim.control import ask
-
-        return ask(self.directory / "control.sock", {"cmd": cmd, **more})
+        return ask(self.directory / "control.sock", cmd=cmd, **more)
 
     def stop(self) -> str:
         """End it; returns what it wrote to standard error."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ixy_vfio.core.errors import IxyError
+from ixy_vfio.sim.ask import ask
 from ixy_vfio.sim.lab import ADDRESSES, Lab, LabError
 
 PORTS = ("8259:00:00.0", "8259:00:01.0")
@@ -146,9 +147,7 @@ def _ping_and_transfer(lab: Lab, size: int) -> None:
 
 
 def _ask_simulator(directory: Path, command: str) -> Any:
-    from ixy_vfio.sim.control import ask
-
-    return ask(directory / "control.sock", {"cmd": command})
+    return ask(directory / "control.sock", cmd=command)
 
 
 def _wait_for_generators(directory: Path) -> None:
