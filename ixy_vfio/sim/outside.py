@@ -23,6 +23,7 @@ class OutsideCable(Cable):
     """Frames in by `read`, out by `write`; both raise OSError, BlockingIOError when there is nothing to be done now."""
 
     outside = True
+    shortest = 0  # bytes to which a frame from outside is padded
 
     def __init__(self, spec: str, port: int) -> None:
         super().__init__(spec, port)
@@ -55,6 +56,9 @@ class OutsideCable(Cable):
             except OSError as error:
                 self.failed(error)
                 return count
+            if 0 < length < self.shortest:
+                self.buffer[length : self.shortest] = 0
+                length = self.shortest
             if length > LARGEST:
                 self.oversize += 1
             elif length and push_frame(plane.fifos, self.ports[0], self.buffer, length):
@@ -92,7 +96,9 @@ class OutsideCable(Cable):
 
 
 class FdCable(OutsideCable):
-    """A cable on a file descriptor that it owns."""
+    """A cable on a file descriptor that it owns. Linux leaves it to the NIC to pad a frame to Ethernet's minimum."""
+
+    shortest = 60  # without CRC
 
     def __init__(self, spec: str, port: int, fd: int) -> None:
         super().__init__(spec, port)
