@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ixy_vfio.apps import report
 from ixy_vfio.core.errors import IxyError
 from ixy_vfio.sim.ask import ask
 from ixy_vfio.sim.lab import ADDRESSES, Lab, LabError
@@ -180,8 +181,8 @@ def _end_forwarder(forwarder: "subprocess.Popen[str]") -> None:
     output, _ = forwarder.communicate(timeout=20)
     if forwarder.returncode:
         raise DemoError(f"the forwarder ended with status {forwarder.returncode}")
-    summary = json.loads(output)
-    print(json.dumps(summary, indent=2))
+    for line in report.text(json.loads(output)).splitlines():
+        _say(f"forwarder: {line}")
 
 
 def _check_simulator(directory: Path) -> None:

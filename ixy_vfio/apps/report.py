@@ -108,9 +108,7 @@ class Table:
         now, addresses = snapshot.time, control.plan.addresses
         before, old = self._last or (now - 1.0, [PortCounters(), PortCounters()])
         self._last = (now, counted)
-        lines = [
-            f"{'direction':29} {'Mpps':>8} {'Mbit/s':>9} {'packets':>14} {'dropped':>10} {'errors':>8} {'missed':>8}"
-        ]
+        lines = [_HEAD]
         for i in range(2):
             source, target = counted[i], counted[1 - i]
             packets = target.sent - old[1 - i].sent
