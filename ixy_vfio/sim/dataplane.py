@@ -63,6 +63,7 @@ class Port:
         self._record = plane.ports_state[number]
         self._record["registers"] = registers.ctypes.data
         self._record["outgoing"] = state.NO_CABLE
+        self._wired = state.NO_CABLE  # `outgoing` without loopback
         self._drained = 0
         self._violations: list[str] = []
         self.dma = DmaTable(self._record)
@@ -87,6 +88,18 @@ class Port:
     @link_up.setter
     def link_up(self, up: bool) -> None:
         self._record["link_up"] = up
+
+    @property
+    def loopback(self) -> bool:
+        """Whether what the port sends comes back to it (HLREG0.LPBK), and nothing goes to the cable."""
+        return int(self._record["outgoing"]) == self.number
+
+    @loopback.setter
+    def loopback(self, on: bool) -> None:
+        if on != self.loopback:
+            self._wired, self._record["outgoing"] = (
+                (int(self._record["outgoing"]), self.number) if on else (self._wired, self._wired)
+            )
 
     @property
     def carrier(self) -> bool:

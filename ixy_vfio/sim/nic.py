@@ -19,9 +19,11 @@ from ixy_vfio.transport import wire
 
 CTRL_MASTER_DISABLE, CTRL_LINK_RESET, CTRL_RESET = 0x4, 0x8, 0x0400_0000
 STATUS_MASTER_ENABLED = 0x0008_0000
+HLREG0_LOOPBACK = 0x8000
 RDRXCTL_DMA_DONE = 0x8
 SEC_DISABLE, SEC_READY = 0x2, 0x1
 QUEUE_ENABLE = 0x0200_0000  # RXDCTL, TXDCTL
+FDIRHASH = 0x0EE28
 FDIRCTRL_INIT_DONE, FDIRCMD_COMMAND = 0x8, 0x3
 
 # Seconds after a reset; on hardware microseconds to some 10 ms (section 4.6.3).
@@ -38,6 +40,7 @@ class PlanePort(Protocol):
 
     bus_master: bool
     link_up: bool
+    loopback: bool
     receive_causes: NDArray[np.uint8]
     transmit_causes: NDArray[np.uint8]
 
@@ -89,8 +92,8 @@ class Nic:
         """Join with the data plane, and power up. Before it no access is served."""
         self._plane = port
         self._causes = [
-            (memoryview(port.receive_causes), port.receive_causes, False),
-            (memoryview(port.transmit_causes), port.transmit_causes, True),
+            (port.receive_causes.data, port.receive_causes, False),
+            (port.transmit_causes.data, port.transmit_causes, True),
         ]
         self.statistics = Statistics(self.bar, port.statistics)
         self.reset(link=True)
@@ -118,6 +121,7 @@ class Nic:
         self._queues_changing.clear()
         if self._plane is not None:
             self._plane.reset()
+            self._plane.loopback = False
             self.statistics.clear()
             self._plane.receive_causes[:] = 0
             self._plane.transmit_causes[:] = 0
@@ -168,6 +172,9 @@ class Nic:
             self.config.write(offset, data)
         elif region != wire.BAR0_REGION:
             self.msix.write(offset, data)
+        elif len(data) == 8 and offset == FDIRHASH:  # made for one 64-bit store: FDIRHASH with FDIRCMD, which starts it
+            self.bar.write(offset, int.from_bytes(data[:4], "little"))
+            self.bar.write(offset + 4, int.from_bytes(data[4:], "little"))
         elif len(data) != 4 or offset % 4:
             self.violate(f"write of {data[:8].hex()} ({len(data)} bytes) at {offset:#07x}: write aligned 32-bit words")
         else:
@@ -176,7 +183,8 @@ class Nic:
     @property
     def shines(self) -> bool:
         """Whether this end of the cable sends light: set up, out of reset, not removed."""
-        return self._link_ready and not self.gone and self.link.light
+        dark = self.gone or self.bar.get(ixgbe.HLREG0) & HLREG0_LOOPBACK
+        return self._link_ready and not dark and self.link.light
 
     def vanish(self) -> None:
         """Surprise removal: all reads give ones, no DMA, no interrupt, no light."""
@@ -230,6 +238,7 @@ class Nic:
     def _hook(self) -> None:
         bar = self.bar
         bar.on_write(ixgbe.CTRL, self._write_ctrl)
+        bar.on_write(ixgbe.HLREG0, self._write_hlreg0)
         bar.on_read(ixgbe.CTRL, self._read_ctrl)
         bar.on_read(ixgbe.FRTIMER, lambda _: int(self._clock() * 1e6) & ALL_ONES)
         bar.on_read(ixgbe.SECTXSTAT, lambda _: SEC_READY if bar.get(ixgbe.SECTXCTRL) & SEC_DISABLE else 0)
@@ -239,6 +248,12 @@ class Nic:
         for row in (ixgbe.RXDCTL, ixgbe.TXDCTL):
             bar.on_write(row, self._write_queue_control(row))
             bar.on_read(row, self._read_queue_control(row))
+
+    def _write_hlreg0(self, _: int, value: int) -> None:
+        """With MAC loopback (section 3.7.6) the wire is left alone, which the other end sees as darkness."""
+        loopback = bool(self.bar.merge(ixgbe.HLREG0, value) & HLREG0_LOOPBACK)
+        if self._plane is not None:
+            self._plane.loopback = loopback
 
     def _write_ctrl(self, _: int, value: int) -> None:
         self.bar.merge(ixgbe.CTRL, value & CTRL_MASTER_DISABLE)

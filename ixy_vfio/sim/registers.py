@@ -63,7 +63,10 @@ def _more(name: str, offset: int, access: Access, mask: int = 0, reset: int = 0,
 #   FCTRL      DPF and PMCF, which the 82599 has in MFLCN
 #   RAH        the VMDq bits of the 82598, by the register test
 #   RDLEN, TDBAL  bits below the alignment, by the register test
+#   EITR       bits 2:0, below the resolution of the interval
 #   RXCTRL     DMBYPS, by the loopback test
+#   RXDCTL     SWFLSH, which TXDCTL has, while it flushes the queues before a reset
+#   FCRTH      a difference that went below 0, for packet buffers of size 0
 #   EIMS, EIMC, EIAM: all ones; EICR all ones
 
 # 8.2.3.1 General control
@@ -99,7 +102,7 @@ _rule(ixgbe.GRC, RW, 0x0000_0002)
 _rule(ixgbe.PFCTOP, RW, ALL)
 _rule(ixgbe.FCTTV, RW, ALL)
 _rule(ixgbe.FCRTL, RW, 0x8007_FFF0)
-_rule(ixgbe.FCRTH, RW, 0x8007_FFF0)
+_rule(ixgbe.FCRTH, RW, 0x8007_FFF0, tolerated=0x7FF8_0000)
 _rule(ixgbe.FCRTV, RW, 0x0000_FFFF)
 _rule(ixgbe.FCCFG, RW, 0x0000_0018)
 _rule(ixgbe.TFCS, RO)
@@ -124,6 +127,7 @@ _rule(ixgbe.PIENA, RW, 0x0000_001F)
 _more("MREVID", 0x11064, RO, reset=1)
 _more("PCIE_DIAG", 0x11090, RO, count=8)
 _more("PCIEECCCTL", 0x1106C, RO)
+_more("FWSTS", 0x15F0C, W1C, 0x0000_0200)  # firmware reset indication; Linux clears it before every host command
 
 # 8.2.3.5 Interrupt (interrupts.py)
 _rule(ixgbe.EICR, SPECIAL, ALL)
@@ -134,7 +138,7 @@ _rule(ixgbe.EIMC, SPECIAL, ALL)
 _rule(ixgbe.EIAM, RW, 0x7FFF_FFFF, tolerated=0x8000_0000)
 _rule(ixgbe.EITRSEL, RW, ALL)
 _rule(ixgbe.GPIE, RW, 0xC000_FFFF)
-_rule(ixgbe.EITR, SPECIAL, 0x8FFF_8FF8)
+_rule(ixgbe.EITR, SPECIAL, 0x8FFF_8FF8, tolerated=0x7)
 _rule(ixgbe.IVAR, RW, 0xBFBF_BFBF)
 _rule(ixgbe.IVAR_MISC, RW, 0x0000_BFBF)
 _rule(ixgbe.EICS_EX, SPECIAL, ALL)
@@ -221,7 +225,7 @@ _rule(ixgbe.DCA_RXCTRL, RW, 0xFF00_B2E0, 0x0000_B200)
 _rule(ixgbe.RDH, RW, 0x0000_FFFF)
 _rule(ixgbe.SRRCTL, RW, 0x1FC0_3F1F, 0x0000_0402)
 _rule(ixgbe.RDT, RW, 0x0000_FFFF)
-_rule(ixgbe.RXDCTL, SPECIAL, 0x4200_0000)
+_rule(ixgbe.RXDCTL, SPECIAL, 0x4200_0000, tolerated=0x0400_0000)
 _rule(ixgbe.RSCCTL, RW, 0x0000_000D)
 _rule(ixgbe.RDRXCTL, RW, 0x063F_0002, 0x0010_0000, status=0x8)
 _rule(ixgbe.RXPBSIZE, RW, 0x000F_FC00, 0x0008_0000, first=True)
@@ -348,6 +352,7 @@ _more("FHFT", 0x09000, RW, ALL, count=256)
 _more("FHFT_EXT", 0x09800, RW, ALL, count=128)
 _rule(ixgbe.MANC, RO)
 _rule(ixgbe.HICR, RO)
+_more("FWSTS", 0x15F0C, W1C, 0x0000_0200)
 _rule(ixgbe.TSYNCRXCTL, RW, 0x0000_001E)
 _rule(ixgbe.TSYNCTXCTL, RW, 0x0000_0010)
 _rule(ixgbe.SYSTIML, RW, ALL)

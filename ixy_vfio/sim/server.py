@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 
 from ixy_vfio.core.errors import DeviceError, UsageError
+from ixy_vfio.sim.cable import Cable
 from ixy_vfio.sim.cables import parse_cable
 from ixy_vfio.sim.control import Control
-from ixy_vfio.sim.dataplane import Cable, DataPlane, Port
+from ixy_vfio.sim.dataplane import DataPlane, Port
 from ixy_vfio.sim.nic import Nic
 from ixy_vfio.sim.session import Refused, Session
 from ixy_vfio.sim.stream import Stream

@@ -24,7 +24,7 @@ class Counters(Protocol):
     def __setitem__(self, name: str, value: int) -> None:
         """Set a counter."""
 
-    def __contains__(self, name: object) -> bool:
+    def __contains__(self, name: str) -> bool:
         """Whether there is one of that name."""
 
 

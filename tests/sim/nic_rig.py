@@ -20,7 +20,7 @@ class Counters:
     def __setitem__(self, name: str, value: int) -> None:
         self.values[self._index[name]] = value
 
-    def __contains__(self, name: object) -> bool:
+    def __contains__(self, name: str) -> bool:
         return name in self._index
 
 
@@ -29,7 +29,7 @@ class FakePort:
 
     def __init__(self) -> None:
         self.bus_master = False
-        self.link_up = False
+        self.link_up = self.loopback = False
         self.receive_causes: NDArray[np.uint8] = np.zeros(128, np.uint8)
         self.transmit_causes: NDArray[np.uint8] = np.zeros(128, np.uint8)
         self.carrier = True

@@ -278,3 +278,13 @@ def test_sequential_reads_and_a_wrong_address(rig: Rig) -> None:
     bus.start()
     assert not bus.send(0xF0)  # no thermal sensor
     bus.stop()
+
+
+def test_mac_loopback_turns_the_port_on_itself(rig: Rig) -> None:
+    rig.write(ixgbe.HLREG0, rig.read(ixgbe.HLREG0) | 0x8000)
+    assert (rig.port.loopback, rig.nic.shines) == (True, False)
+    rig.write(ixgbe.HLREG0, rig.read(ixgbe.HLREG0) & ~0x8000)
+    assert (rig.port.loopback, rig.nic.shines) == (False, True)
+    rig.write(ixgbe.HLREG0, rig.read(ixgbe.HLREG0) | 0x8000)
+    rig.write(ixgbe.CTRL, RESET)
+    assert rig.port.loopback is False
