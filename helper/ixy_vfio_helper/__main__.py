@@ -67,10 +67,13 @@ def _change(arguments: argparse.Namespace, claims: Claims, journal: bind.Journal
         raise Refusal(f"{arguments.address}: not a PCI address like 0000:03:00.0")
     if arguments.command == "bind":
         bind.bind(device, journal, arguments.down, arguments.other)
-    elif claims.claim(device.address, os.getuid()) is None:  # held until this process ends
+    elif (claim := claims.claim(device.address, os.getuid())) is None:
         raise Refusal(f"{device.address}: it is leased (see ixy-vfio-helper status); end the lease first")
     else:
-        bind.unbind(device, journal)
+        try:
+            bind.unbind(device, journal)
+        finally:
+            os.close(claim)
     print(f"{device.address}: driver {device.driver or 'none'}")
 
 
