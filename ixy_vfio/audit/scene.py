@@ -61,7 +61,11 @@ def draw(host: Host, devices: Sequence[PciDevice], sessions: Sequence[Session]) 
 
 
 def _device(host: Host, device: PciDevice) -> DeviceBox:
-    neighbours = [] if device.group is None else [str(one) for one in host.group(device.group) if one != device]
+    neighbours = (
+        []
+        if device.group is None
+        else [f"{one.address} {one.driver or 'no driver'}" for one in host.group(device.group) if one != device]
+    )
     try:
         ledger = host.read(f"/run/ixy_vfio/leases/{device.address}.ledger").value or ""
     except Denied:
@@ -74,8 +78,9 @@ def _device(host: Host, device: PciDevice) -> DeviceBox:
 
 
 def _range(words: list[str]) -> str:
-    first, size = int(words[0], 16), int(words[1], 16)
-    return f"{first:#x}-{first + size - 1:#x} {' '.join(words[2:])}"
+    size = int(words[1], 16)
+    amount = f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
+    return f"{words[0]}, {amount}: {' '.join(words[2:])}"
 
 
 def _session(host: Host, session: Session) -> SessionBox:
@@ -104,10 +109,10 @@ def _process(role: str, process: Process) -> ProcessBox:
 
 
 def _count(fds: list[str] | None) -> list[str] | None:
-    """Kinds of file descriptors, with how many there are of each."""
+    """Kinds of file descriptors, with how many there are of each; those that lead to a device first."""
     if fds is None:
         return None
-    short = [what.split(":[")[0] if what.startswith(("socket:", "pipe:")) else what for what in fds]
-    kinds = dict.fromkeys(what.removeprefix("anon_inode:").strip("[]") for what in short)
-    names = [what.removeprefix("anon_inode:").strip("[]") for what in short]
+    names = [what.split(":[")[0] if what.startswith(("socket:", "pipe:")) else what for what in fds]
+    names = [what.removeprefix("anon_inode:").strip("[]") for what in names]
+    kinds = sorted(set(names), key=lambda kind: ("vfio" not in kind, kind != "/dev/iommu", names.index(kind)))
     return [f"{kind} x{names.count(kind)}" if names.count(kind) > 1 else kind for kind in kinds]

@@ -20,7 +20,7 @@ def render(report: Report, width: int = 100, colour: bool = False, verbose: bool
     yield ""
     for result in report.worst_first:
         head = f"{result.status.name}  {result.check:<{names}}  "
-        text = (f"{in_short[result.subject]}: " if result.subject else "") + _text(result)
+        text = (f"{in_short[result.subject]}: " if result.subject else "") + summary(result)
         line = head + text
         if len(line) > width and not verbose:
             line = line[: width - 3].rstrip() + "..."
@@ -52,7 +52,8 @@ def _short(subject: str) -> str:
     return f"{first}+{len(more)}" if more else first
 
 
-def _text(result: Result) -> str:
+def summary(result: Result) -> str:
+    """The worst finding in a line; of what passed, also what that means."""
     fine = result.status is Status.PASS
     more = f" (and {len(result.findings) - 1} more)" if len(result.findings) > 1 and not fine else ""
     return (f"{result.title}: {result.findings[0].text}" if fine else result.findings[0].text) + more
