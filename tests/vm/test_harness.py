@@ -34,7 +34,9 @@ def test_deb822_sources() -> None:
 
 def test_one_line_sources() -> None:
     line = "deb [arch=amd64 signed-by=/a,/b] http://m.example/debian sid main # x\n"
-    assert debian.parse_list("# deb http://no.example/debian sid main\n" + line) == [debian.Source("http://m.example/debian", ("sid",), ("main",), "/a /b")]
+    assert debian.parse_list("# deb http://no.example/debian sid main\n" + line) == [
+        debian.Source("http://m.example/debian", ("sid",), ("main",), "/a /b")
+    ]
 
 
 def test_the_mirror_is_a_debian_one(tmp_path: Path) -> None:
