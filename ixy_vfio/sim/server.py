@@ -51,6 +51,7 @@ class Server:
         self._misses = [0] * ports
         self._busy_at = time.monotonic()
         self.ports: list[Port] = []
+        self.control = Control(self)
         try:
             for number in range(ports):
                 nic = Nic(number, time.monotonic, shared_pages=not trap)
@@ -58,7 +59,6 @@ class Server:
                 self.ports.append(self.plane.add_port(nic.memory.words))
                 nic.plug(self.ports[number])
                 self._listen(directory / f"port{number}.sock", partial(self._accept, nic))
-            self.control = Control(self)
             self._listen(directory / "control.sock", self.control.accept)
         except BaseException:
             self.close()
@@ -216,6 +216,7 @@ class Server:
         """Close and remove everything. Idempotent."""
         for session in list(self.sessions.values()):
             self._end(session)
+        self.control.close()
         for listener, path in self._listeners:
             listener.close()
             path.unlink(missing_ok=True)
