@@ -60,7 +60,7 @@ class Tree:
             for end in range(2, len(parts) + (1 if final else 0)):
                 head = "/".join(parts[:end])
                 entry = self.entries.get(head)
-                if entry is not None and entry.denied:
+                if entry is not None and entry.denied and end < len(parts):
                     raise Denied(head)
                 if entry is not None and entry.link is not None:
                     # What leads nowhere, like `anon_inode:[eventfd]`, stays as it is.

@@ -3,10 +3,9 @@
 import re
 
 from ixy_vfio.audit.host import Host
-from ixy_vfio.audit.model import Findings, Reading, Severity, fail, passed, session_check, skip, warn
+from ixy_vfio.audit.model import Finding, Findings, Reading, Severity, fail, passed, session_check, skip, warn
 from ixy_vfio.audit.processes import GROUP_NODE, PAGE
 from ixy_vfio.audit.sessions import Kind, Session
-from ixy_vfio.audit.system import Denied
 
 LEDGERS = "/run/ixy_vfio/leases"  # ADDRESS.ledger: a line `IOVA SIZE rw PURPOSE` for each mapping of a device
 INTEL = "/sys/kernel/debug/iommu/intel"
@@ -92,34 +91,35 @@ def ledger(host: Host, session: Session) -> Findings:
     if session.kind is not Kind.OURS:
         yield skip("a simulated device: no IOMMU is involved" if session.kind is Kind.SIMULATED else "it has no ledger")
         return
-    for address in session.devices:
-        path = f"{LEDGERS}/{address}.ledger"
-        text = host.read(path).value
-        if text is None:
-            yield skip(f"{address}: the helper wrote no ledger", Reading(path, None))
+    ledgers = {address: host.read(f"{LEDGERS}/{address}.ledger") for address in session.devices}
+    expected = {address: _expected(reading.value or "") for address, reading in ledgers.items()}
+    together: Pages = {page: rights for pages in expected.values() for page, rights in pages.items()}
+    for address, reading in ledgers.items():
+        if reading.value is None:
+            yield skip(f"{address}: the helper wrote no ledger", reading)
             continue
-        expected = _expected(text)
-        source, actual = _kernel_view(host, session, address)
-        if actual is None:
-            yield skip(
-                f"{address}: this kernel does not show what is mapped", Reading(path, text), Reading(source, None)
-            )
+        source, actual = _tables(host, address)
+        if actual is not None:
+            yield _compared(address, expected[address], actual, Reading(source, None), reading)
             continue
-        extra = sorted(page for page, rights in actual.items() if expected.get(page) != rights)
-        missing = sorted(set(expected) - set(actual))
-        if extra:
-            first = f"{extra[0]:#x} {actual[extra[0]]}"
-            yield fail(
-                f"{address}: {len(extra)} pages that the ledger does not allow, from {first}", Reading(source, first)
-            )
-        elif missing:
-            yield warn(
-                f"{address}: {len(missing)} pages of the ledger are not mapped", Reading(source, f"{missing[0]:#x}")
-            )
+        source, actual = _trace(host, session)  # of all devices: an event does not say which
+        if actual is not None:
+            yield _compared(address, together, actual, Reading(source, None), reading)
         else:
-            yield passed(
-                f"{address}: {len(actual)} pages, as the ledger says", Reading(path, text), Reading(source, "same")
-            )
+            yield skip(f"{address}: this kernel does not show what is mapped", reading)
+
+
+def _compared(address: str, expected: Pages, actual: Pages, source: Reading, ledger: Reading) -> Finding:
+    extra = sorted(page for page, rights in actual.items() if expected.get(page) != rights)
+    missing = sorted(set(expected) - set(actual))
+    if extra:
+        first = Reading(source.path, f"{extra[0]:#x} {actual[extra[0]]}")
+        return fail(f"{address}: {len(extra)} pages that the ledger does not allow, from {first.value}", first, ledger)
+    if missing:
+        first = Reading(source.path, f"{missing[0]:#x} is not mapped")
+        return warn(f"{address}: {len(missing)} pages of the ledger are not mapped", first, ledger)
+    same = Reading(source.path, f"{len(actual)} pages, as in the ledger")
+    return passed(f"{address}: {len(actual)} pages, as the ledger says", same, ledger)
 
 
 def _expected(text: str) -> Pages:
@@ -130,17 +130,19 @@ def _expected(text: str) -> Pages:
     return pages
 
 
-def _kernel_view(host: Host, session: Session, address: str) -> tuple[str, Pages | None]:
-    """(file, pages); None when nothing shows them."""
+def _tables(host: Host, address: str) -> tuple[str, Pages | None]:
+    """(file, pages) of the tables of VT-d; None when this kernel does not show them."""
     for path in (f"{INTEL}/{address}/domain_translation_struct", f"{INTEL}/domain_translation_struct"):
-        if text := host.read(path).value:
+        if text := host.read(path).value:  # the first since Linux 6.7, the second before
             return path, _vtd(text, address)
+    return INTEL, None
+
+
+def _trace(host: Host, session: Session) -> tuple[str, Pages | None]:
+    """(file, pages) by the trace of the helper's process; None when nobody turned it on."""
     path = "/sys/kernel/tracing"
-    try:
-        if session.helper is not None and host.read(f"{path}/events/iommu/map/enable").value == "1":
-            return f"{path}/trace", _traced(host.read(f"{path}/trace").value or "", session.helper.pid)
-    except Denied:
-        pass
+    if session.helper is not None and host.read(f"{path}/events/iommu/map/enable").value == "1":
+        return f"{path}/trace", _traced(host.read(f"{path}/trace").value or "", session.helper.pid)
     return path, None
 
 
@@ -161,7 +163,7 @@ def _vtd(text: str, address: str) -> Pages:
     return pages
 
 
-_TRACE = re.compile(r"-(\d+)\s.*\b(map|unmap): IOMMU: iova=0x([0-9a-f]+) (?:- 0x[0-9a-f]+ )?.*?size=(?:0x)?([0-9a-f]+)")
+_TRACE = re.compile(r"-(\d+)\s.*\b(map|unmap): IOMMU: iova=0x([0-9a-f]+) .*?\bsize=(\d+)")
 
 
 def _traced(text: str, pid: int) -> Pages:
@@ -169,7 +171,7 @@ def _traced(text: str, pid: int) -> Pages:
     pages: Pages = {}
     for line in text.splitlines():
         if (found := _TRACE.search(line)) and int(found[1]) == pid:
-            first, size = int(found[3], 16), int(found[4], 0 if found[4].isdigit() else 16)
+            first, size = int(found[3], 16), int(found[4])
             for page in range(first, first + size, PAGE):
                 if found[2] == "map":
                     pages[page] = "rw"
