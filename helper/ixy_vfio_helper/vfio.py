@@ -55,8 +55,8 @@ class FaultLog:
 
     def __init__(self, address: str, path: str = "/dev/kmsg") -> None:
         domain, _, rest = address.partition(":")
-        self._pattern = re.compile(rf"(DMAR|AMD-Vi)\b.*?[^0-9a-f:](?:{domain}:)?{re.escape(rest)}\b.*fault"
-                                   rf"|\b{re.escape(address)}: AMD-Vi: .*FAULT", re.I)  # fmt: skip
+        name = rf"(?<![0-9a-f:])(?:{domain}:)?{re.escape(rest)}\b"  # VT-d leaves the domain out
+        self._pattern = re.compile(rf"(?=.*\b(?:DMAR|AMD-Vi)\b)(?=.*fault).*{name}", re.IGNORECASE)
         self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         os.lseek(self.fd, 0, os.SEEK_END)
 

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.vm.harness import Guest
+from tests.vm.harness import Config, Guest
 from tests.vm.harness.guest import Process
 from tests.vm.support import IOMMUFD, STOCK, in_guest, load
 
 pytestmark = pytest.mark.vm
 
 USER, STRANGER = 1000, 1001
+PORTS = Config(kernel="iommufd", ports=1)
 HELPER = [sys.executable, "-I", "-S", "helper/ixy_vfio_helper"]
 WAYS = pytest.mark.parametrize(
     ("guest", "way"),
@@ -162,3 +163,20 @@ def test_bind_and_unbind_give_the_interface_back_as_it_was(guest: Guest) -> None
     assert guest.run([*HELPER, "unbind", address]).stdout == f"{address}: driver igb\n"
     assert interface(guest, address) == before
     assert guest.get(f"/sys/bus/pci/devices/{address}/driver_override") == b"(null)\n"
+
+
+@pytest.mark.parametrize(
+    ("guest", "way"), [(PORTS, "group"), (PORTS, "cdev")], indirect=["guest"], ids=["group", "cdev"], scope="session"
+)
+def test_a_simulated_82599_is_bound_leased_and_given_back(guest: Guest, way: str) -> None:
+    address = guest.address("port0")
+    wait_until(lambda: bool(interface(guest, address)))
+    assert guest.run([*HELPER, "bind", "--down", address]).stdout == f"{address}: driver vfio-pci\n"
+    with serving(guest, way, address):
+        client = guest.run([sys.executable, "-m", "tests.vm.inside.leased_nic", address, str(USER)], timeout=120)
+        assert json.loads(client.stdout) == {
+            "listed": [[address, "vfio-pci", 0]], "ids": "0x10fb8086", "size": 0x80000, "vectors": 64,
+            "command": "0x6", "iova": 0x10_0000_0000, "rxdctl": 0, "mapped": 4096,
+        }  # fmt: skip
+        assert command_register(guest, address) & 4 == 0
+    assert guest.run([*HELPER, "unbind", address]).stdout == f"{address}: driver ixgbe\n"

@@ -1,0 +1,111 @@
+"""What of the kernel's backend can be tested without VFIO; the rest is in tests/vm/test_helper.py."""
+
+import mmap
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from ixy_vfio_helper import memory
+from ixy_vfio_helper.claims import Claims
+from ixy_vfio_helper.policy import Grant, Policy, PolicyError
+from ixy_vfio_helper.server import MAX_LEASES, ListenError, Server, activated
+from ixy_vfio_helper.vfio import FaultLog, address_of
+
+from tests.unit.lease_support import FakeBackend
+
+HERE = "0000:04:00.0"
+FAULTS = [
+    "DMAR: [DMA Write NO_PASID] Request device [04:00.0] fault addr 0x900000 [fault reason 0x05] PTE Write access",
+    "DMAR: [DMA Read NO_PASID] Request device [0000:04:00.0] fault addr 0x900000 [fault reason 0x06] PTE Read access",
+    "DMAR: [DMA Write] Request device [04:00.0] PASID ffffffff fault addr 900000 [fault reason 05] PTE Write access",
+    "AMD-Vi: Event logged [IO_PAGE_FAULT device=0000:04:00.0 domain=0x0011 address=0x900000 flags=0x0020]",
+    "AMD-Vi: Event logged [IO_PAGE_FAULT device=04:00.0 domain=0x0011 address=0x900000 flags=0x0020]",
+    "vfio-pci 0000:04:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x0011 address=0x900000 flags=0x0020]",
+]
+OTHERS = [
+    "DMAR: [DMA Write NO_PASID] Request device [04:00.1] fault addr 0x900000 [fault reason 0x05] PTE Write access",
+    "DMAR: [DMA Write NO_PASID] Request device [0001:04:00.0] fault addr 0x900000 [fault reason 0x05] PTE",
+    "DMAR: [DMA Write NO_PASID] Request device [14:00.0] fault addr 0x900000 [fault reason 0x05] PTE Write access",
+    "vfio-pci 0000:05:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x0011 address=0x900000 flags=0x0020]",
+    "vfio-pci 0000:04:00.0: resetting",
+    "ixgbe 0000:04:00.0 eth0: page fault of another kind",
+]
+
+
+@pytest.mark.parametrize("line", FAULTS + OTHERS)
+def test_which_lines_of_the_kernel_log_are_faults_of_the_device(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kmsg").write_text("")
+    log = FaultLog(HERE, str(tmp_path / "kmsg"))
+    # /dev/kmsg gives a record a read; the second is no record of the kernel's own (facility 1).
+    records: list[bytes | OSError] = [
+        b"4,1,2,-;something else\n", f"12,2,2,-;{line}\n".encode(), BrokenPipeError(),
+        f"4,3,3,-;{line}\n k=v\n".encode(),
+        BlockingIOError(), BlockingIOError(),
+    ]  # fmt: skip
+
+    def read(fd: int, size: int) -> bytes:
+        record = records.pop(0)
+        if isinstance(record, OSError):
+            raise record
+        return record
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "read", read)
+        assert log.fault() == (line if line in FAULTS else None)
+    os.close(log.fd)
+
+
+def test_where_a_memfd_lies_while_it_is_mapped() -> None:
+    made = memory.allocate(3 * 4096, huge=False)
+    other = memory.allocate(3 * 4096, huge=False)
+    with mmap.mmap(other.fd, 3 * 4096), address_of(made) as address, address_of(other) as elsewhere:
+        span = f"{address:x}-{address + 3 * 4096:x} rw-s 00000000 "
+        (line,) = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.startswith(span)]
+        assert line.split()[4] == str(os.fstat(made.fd).st_ino)
+        assert address != elsewhere
+    assert f"{address:x}-" not in Path("/proc/self/maps").read_text()
+    for each in (made, other):
+        os.close(each.fd)
+
+
+def server(policy: Policy | PolicyError, directory: Path) -> Server:
+    def read() -> Policy:
+        if isinstance(policy, PolicyError):
+            raise policy
+        return policy
+
+    return Server(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET), read, FakeBackend(), Claims(directory))
+
+
+def test_who_gets_a_lease_at_all(tmp_path: Path) -> None:
+    grant = Grant(1000, frozenset({HERE}), 4096, 2)
+    serving = server({1000: grant}, tmp_path)
+    assert serving._grant(1000) is grant
+    assert serving._grant(1001) == "the helper's policy gives nothing to uid 1001; ask the administrator"
+    assert serving._grant(0) == "the helper's policy gives nothing to uid 0; ask the administrator"
+    serving._leases = {1: 1000, 2: 7, 3: 1000}
+    assert serving._grant(1000) == ("uid 1000 has 2 leases already, as many as the policy allows; end one first")
+    serving._leases = dict.fromkeys(range(MAX_LEASES), 7)
+    assert serving._grant(1000) == "the helper serves 64 leases already; try again when one has ended"
+    serving._listener.close()
+
+
+def test_a_broken_policy_gives_nobody_anything(tmp_path: Path) -> None:
+    serving = server(PolicyError("/etc/x: line 7"), tmp_path)
+    assert serving._grant(1000) == (
+        "the helper's policy file has an error, so nobody gets anything; its log names the line"
+    )
+    serving._listener.close()
+
+
+def test_socket_activation_is_for_this_process_and_one_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    monkeypatch.setenv("LISTEN_PID", "1")
+    assert activated() is None
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "2")
+    with pytest.raises(ListenError, match="exactly one ListenSequentialPacket= socket is wanted"):
+        activated()
