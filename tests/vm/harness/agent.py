@@ -146,6 +146,7 @@ def loopback_up() -> None:
 
 
 def main() -> None:
+    os.dup2(1, 2)  # init threw switch_root's complaint away
     os.umask(0o022)
     loopback_up()
     Agent().serve()
