@@ -25,13 +25,27 @@ TOOLS = {
     "lz4": "lz4",
     "xz": "xz-utils",
 }
+HEADERS = {"gelf.h": "libelf-dev"}  # for objtool
 BUILD_DEADLINE = 2 * 3600.0
 WANTED = ("CONFIG_IOMMUFD=y", "CONFIG_VFIO_DEVICE_CDEV=y", "CONFIG_9P_FS=y", "CONFIG_IXGBE=y", "CONFIG_OVERLAY_FS=y")
 
 
+def _has_header(name: str) -> bool:
+    argv = ["gcc", "-fsyntax-only", "-x", "c", "-include", name, "/dev/null"]
+    return subprocess.run(argv, stderr=subprocess.DEVNULL, timeout=60, check=False).returncode == 0
+
+
+def _lacking() -> list[str]:
+    """Packages that are not there."""
+    lacking = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
+    if "gcc" in lacking:
+        return [*lacking, *HEADERS.values()]
+    return lacking + [package for header, package in HEADERS.items() if not _has_header(header)]
+
+
 def _check_tools() -> None:
     """Raises Missing with the packages that are not there; installs them if this is root on Debian."""
-    missing = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
+    missing = _lacking()
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         print(f"installing {' '.join(missing)} ...", file=sys.stderr)
         subprocess.run(
@@ -40,7 +54,7 @@ def _check_tools() -> None:
             env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
             check=False,
         )
-        missing = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
+        missing = _lacking()
     if missing:
         raise Missing(f"install {' '.join(missing)}")
 
