@@ -72,8 +72,6 @@ def run(arguments: argparse.Namespace) -> int:
         link_deadline=arguments.link_deadline,
     )
     shown = not (arguments.json or arguments.quiet)
-    if shown and plan.config.promiscuous:
-        print("both ports receive packets to every address (promiscuous): a forwarder is for other hosts' packets")
     started = _process_start()
     control = Control(plan)
     table = report.Table(sys.stdout)
@@ -81,6 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
         begin = time.monotonic()
         if arguments.announce:
             print(f"forwarding {arguments.a} <-> {arguments.b}", flush=True)
+        if shown and plan.config.promiscuous:
+            print("both ports receive packets to every address (promiscuous): a forwarder is for other hosts' packets")
         for snapshot in control.watch(arguments.interval, arguments.duration):
             if shown:
                 table.show(control, snapshot)

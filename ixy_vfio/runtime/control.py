@@ -21,7 +21,7 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from ixy_vfio import netdev
-from ixy_vfio.core.errors import DeviceError, IxyError, WorkerError
+from ixy_vfio.core.errors import DeviceError, IxyError, LinkDown, WorkerError
 from ixy_vfio.core.pool import STRIDE, Pool
 from ixy_vfio.ixgbe.datapath import QueuePair, arm
 from ixy_vfio.netdev import Counters, Link, NetDevice, PortConfig
@@ -197,8 +197,8 @@ class Control:
         lease.seal()
         for one in self.workers:
             self._expect_ready(one)
-        for port in self.ports:
-            self._wait_link(port)
+        for port, address in zip(self.ports, plan.addresses, strict=True):
+            self._wait_link(port, address)
         if self.stopping:
             return
         for one in self.workers:
@@ -230,16 +230,19 @@ class Control:
         one.receive()
         one.connection.settimeout(None)
 
-    def _wait_link(self, port: NetDevice) -> None:
+    def _wait_link(self, port: NetDevice, address: str) -> None:
         """In slices, so that a signal or the end of the lease is noticed."""
         end = time.monotonic() + self.plan.link_deadline
-        while not self.stopping and not port.link().up:
+        while not self.stopping:
             self._check_lease()
             left = end - time.monotonic()
-            if left <= 0.2:
-                port.wait_link(max(left, 0.0))
+            try:
+                port.wait_link(max(min(left, 0.5), 0.0))
                 return
-            time.sleep(0.05)
+            except LinkDown:
+                if left <= 0.5:
+                    text = f"{address}: no link after {self.plan.link_deadline:g} s; is the cable in, is the peer up?"
+                    raise LinkDown(text) from None
 
     def _check_lease(self) -> None:
         assert self.lease is not None
