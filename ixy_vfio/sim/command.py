@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         if os.getppid() != parent:
             return 1
     libc.prctl(PR_SET_TIMERSLACK, 1)  # naps of 50 us shall not take 100
-    from ixy_vfio.sim.server import Server  # compiles the data plane: only now
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a compilation hears no Python handler; nothing to clean up yet
+    from ixy_vfio.sim.server import Server
 
     try:
         arguments.dir.mkdir(parents=True, exist_ok=True)

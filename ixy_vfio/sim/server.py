@@ -58,7 +58,9 @@ class Server:
                 self.nics.append(nic)
                 self.ports.append(self.plane.add_port(nic.memory.words))
                 nic.plug(self.ports[number])
-                self._listen(directory / f"port{number}.sock", partial(self._accept, nic))
+            self.plane.step()  # compiles; before anybody can connect and wait for an answer
+            for nic in self.nics:
+                self._listen(directory / f"port{nic.number}.sock", partial(self._accept, nic))
             self._listen(directory / "control.sock", self.control.accept)
         except BaseException:
             self.close()
