@@ -155,12 +155,12 @@ def _wait_for_generators(directory: Path) -> None:
     deadline = time.monotonic() + START_DEADLINE
     while True:
         ends = _ask_simulator(directory, "cables")["cables"]
-        if all(end["done"] for end in ends) or time.monotonic() > deadline:
+        if all(end["done"] and not end["outstanding"] for end in ends) or time.monotonic() > deadline:
             break
         time.sleep(0.2)
     for port, end in enumerate(ends):
         _say("port {}: {sent} sent, {received} received, {lost} lost, {corrupted} corrupted".format(port, **end))
-        if end["lost"] or end["corrupted"] or not end["done"]:
+        if end["lost"] or end["corrupted"] or end["outstanding"]:
             raise DemoError("packets of the generator were lost or changed")
 
 

@@ -120,4 +120,4 @@ def test_nothing_is_left_behind(sim: Simulator) -> None:
     refused("forward", A, A, "--helper", sim.helper, says="twice")
     refused("forward", A, "8259:00:1f.0", "--helper", sim.helper, says="8259:00:1f.0")
     assert len(os.listdir(f"/proc/{sim.process.pid}/fd")) == before
-    assert all(sim.ask("counters", port=port)["dma_windows"] == 0 for port in range(2))
+    assert all(sim.ask("counters", port=port)["windows"] == 0 for port in range(2))

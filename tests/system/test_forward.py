@@ -19,8 +19,12 @@ def generators(count: int, sizes: str = "60-1514") -> list[str]:
     return [f"{p}:gen:count={count},sizes={sizes},pace=fit,expect={1 - p},touched={TOUCHED}" for p in range(2)]
 
 
+def settled(end: dict[str, Any]) -> bool:
+    return bool(end["done"] and end["outstanding"] == 0)
+
+
 def wait_for_sinks(sim: Simulator, deadline: float) -> list[dict[str, Any]]:
-    wait_until("generators and sinks done", lambda: all(c["done"] for c in sim.ask("cables")["cables"]), deadline)
+    wait_until("generators and sinks done", lambda: all(settled(c) for c in sim.ask("cables")["cables"]), deadline)
     ends: list[dict[str, Any]] = sim.ask("cables")["cables"]
     return ends
 
@@ -31,7 +35,7 @@ def check_everything_arrived(sim: Simulator, summary: dict[str, Any], ends: list
         assert (end["sent"], end["received"]) == (count, count)
         assert [end[k] for k in ("lost", "duplicated", "reordered", "corrupted")] == [0, 0, 0, 0]
         counters = sim.ask("counters", port=port)
-        assert counters["dma_misses"] == 0
+        assert counters["misses"] == 0
         mine = summary["ports"][port]
         assert mine["address"] == address(port)
         assert mine["rx_packets"] == mine["tx_packets"] == count
@@ -119,7 +123,7 @@ def test_a_signal_stops_everything_and_puts_it_back(simulator: StartSimulator, n
             assert summary["balanced"] is True
             assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
         assert all(sim.ask("counters", port=port)["bus_master"] is False for port in range(2))
-        assert all(sim.ask("counters", port=port)["dma_windows"] == 0 for port in range(2))
+        assert all(sim.ask("counters", port=port)["windows"] == 0 for port in range(2))
 
 
 def test_a_worker_that_dies_ends_the_run_and_says_why(simulator: StartSimulator) -> None:
@@ -131,7 +135,7 @@ def test_a_worker_that_dies_ends_the_run_and_says_why(simulator: StartSimulator)
     assert process.returncode == 1
     assert str(worker) in errors
     assert "SIGKILL" in errors
-    assert all(sim.ask("counters", port=port)["dma_windows"] == 0 for port in range(2))
+    assert all(sim.ask("counters", port=port)["windows"] == 0 for port in range(2))
 
 
 def test_control_that_dies_takes_its_worker_along(simulator: StartSimulator) -> None:
@@ -142,12 +146,11 @@ def test_control_that_dies_takes_its_worker_along(simulator: StartSimulator) -> 
         wait_until("the worker's end", lambda: not Path(f"/proc/{worker}").exists())
     wait_until(
         "bus master off and nothing mapped",
-        lambda: all(
-            not c["bus_master"] and c["dma_windows"] == 0 for c in (sim.ask("counters", port=p) for p in range(2))
-        ),
+        lambda: all(not c["bus_master"] and c["windows"] == 0 for c in (sim.ask("counters", port=p) for p in range(2))),
     )
 
 
+@pytest.mark.expects_violations  # doorbells to a device that is not there
 def test_a_port_that_vanishes_is_named(simulator: StartSimulator) -> None:
     sim = simulator(cables=generators(100_000_000, "60"))
     with forwarder(sim.helper) as process:
@@ -190,7 +193,7 @@ def test_packet_limit_and_one_way(simulator: StartSimulator) -> None:
 def test_info_and_list(simulator: StartSimulator) -> None:
     sim = simulator(cables=generators(10))
     listed = json.loads(run("list", "--helper", sim.helper, "--json").stdout)
-    assert [device["address"] for device in listed["devices"]] == [address(0), address(1)]
+    assert [device["address"] for device in listed] == [address(0), address(1)]
     info = json.loads(run("info", address(0), "--helper", sim.helper, "--json").stdout)
     assert info["address"] == address(0)
     assert len(info["mac"].split(":")) == 6
