@@ -118,6 +118,17 @@ class Snapshot:
     links: tuple[Link, ...]
 
 
+@contextlib.contextmanager
+def _naming(address: str) -> Iterator[None]:
+    """An error of a device says which port it was."""
+    try:
+        yield
+    except DeviceError as error:
+        if address in str(error):
+            raise
+        raise type(error)(f"{address}: {error}") from None
+
+
 class Control:
     """A run, from lease to lease's end. Use as a context manager: leaving it stops everything."""
 
@@ -187,18 +198,20 @@ class Control:
         for device in devices:
             rings = functools.partial(lease.memory, devices=[device], purpose=Purpose.RINGS)
             self.ports.append(netdev.open_port(device, plan.config, rings))
-        for port in self.ports:
-            port.initialise()
-            self.notes += [str(note) for note in port.notes]
-            self.macs.append(port.mac)
+        for port, address in self._named_ports():
+            with _naming(address):
+                port.initialise()
+                self.notes += [f"{address}: {note}" for note in port.notes]
+                self.macs.append(port.mac)
         for index in range(plan.config.queues):
             self._start_worker(index, devices)
         self.notes += lease.notes
         lease.seal()
         for one in self.workers:
             self._expect_ready(one)
-        for port, address in zip(self.ports, plan.addresses, strict=True):
-            self._wait_link(port, address)
+        for port, address in self._named_ports():
+            with _naming(address):
+                self._wait_link(port)
         if self.stopping:
             return
         for one in self.workers:
@@ -230,7 +243,7 @@ class Control:
         one.receive()
         one.connection.settimeout(None)
 
-    def _wait_link(self, port: NetDevice, address: str) -> None:
+    def _wait_link(self, port: NetDevice) -> None:
         """In slices, so that a signal or the end of the lease is noticed."""
         end = time.monotonic() + self.plan.link_deadline
         while not self.stopping:
@@ -241,8 +254,11 @@ class Control:
                 return
             except LinkDown:
                 if left <= 0.5:
-                    text = f"{address}: no link after {self.plan.link_deadline:g} s; is the cable in, is the peer up?"
+                    text = f"no link after {self.plan.link_deadline:g} s; is the cable in, is the peer up?"
                     raise LinkDown(text) from None
+
+    def _named_ports(self) -> Iterator[tuple[NetDevice, str]]:
+        return zip(self.ports, self.plan.addresses, strict=True)
 
     def _check_lease(self) -> None:
         assert self.lease is not None
@@ -281,8 +297,9 @@ class Control:
     def _look_at_ports(self) -> None:
         """Raises DeviceGone when a device was removed."""
         try:
-            for port in self.ports:
-                port.link()
+            for port, address in self._named_ports():
+                with _naming(address):
+                    port.link()
         except DeviceError:
             self._check_lease()  # when the helper ended the lease, that is the better reason
             raise
