@@ -33,7 +33,10 @@ def present(host: Host) -> Findings:
             return
     for table, maker in (("DMAR", "Intel"), ("IVRS", "AMD")):
         if host.exists(path := f"/sys/firmware/acpi/tables/{table}"):
-            yield fail(f"the machine has an IOMMU of {maker}, but the kernel does not use it", Reading(path, "present"))
+            _, options = host.config
+            built = not options or options.get(f"{maker.upper()}_IOMMU") == "y"
+            why = "does not use it" if built else f"was built without {maker.upper()}_IOMMU"
+            yield fail(f"the machine has an IOMMU of {maker}, but the kernel {why}", Reading(path, "present"))
             return
     yield fail("no IOMMU: the firmware has neither a DMAR nor an IVRS table", evidence)
 

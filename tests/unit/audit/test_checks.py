@@ -26,6 +26,10 @@ def test_iommu_that_the_kernel_does_not_use(table: str, maker: str) -> None:
     tree.update(f"/sys/firmware/acpi/tables/{table}", denied=True)
     finding = result(look(tree), "iommu.present").findings[0]
     assert finding.text == f"the machine has an IOMMU of {maker}, but the kernel does not use it"
+    option = f"{maker.upper()}_IOMMU"
+    edit(tree, "/boot/config-6.8.0-1021-aws", f"CONFIG_{option}=y", f"# CONFIG_{option} is not set")
+    finding = result(look(tree), "iommu.present").findings[0]
+    assert finding.text == f"the machine has an IOMMU of {maker}, but the kernel was built without {option}"
 
 
 def test_a_virtual_iommu_without_interrupt_remapping() -> None:

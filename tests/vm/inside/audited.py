@@ -1,0 +1,140 @@
+"""In the guest: audits a device that is bound to vfio-pci, first as it is, then with one thing broken at a time.
+
+Prints a JSON object: name of what was broken -> checks that say WARN or FAIL. Every change is taken back. With a user
+id as second argument: the report as that user sees it.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+from ixy_vfio.audit.config import COMMAND, EXT_ACS, ConfigSpace
+from ixy_vfio.audit.host import Host
+from ixy_vfio.audit.model import Status
+from ixy_vfio.audit.runner import audit
+from ixy_vfio.audit.system import LiveSystem
+
+SYSFS = Path("/sys/bus/pci/devices")
+Change = contextlib.AbstractContextManager[None, bool | None]
+
+
+def flipped(address: str) -> list[str]:
+    """The checks that are not content."""
+    report = audit(Host(LiveSystem()), address)
+    return sorted({one.check for one in report.results if one.status >= Status.WARN})
+
+
+@contextlib.contextmanager
+def mode(path: str, value: int) -> Iterator[None]:
+    """Another mode of a file."""
+    before = os.stat(path).st_mode & 0o7777
+    os.chmod(path, value)
+    yield
+    os.chmod(path, before)
+
+
+@contextlib.contextmanager
+def owner(path: str, uid: int) -> Iterator[None]:
+    """Another owner of a file."""
+    os.chown(path, uid, -1)
+    yield
+    os.chown(path, 0, -1)
+
+
+@contextlib.contextmanager
+def written(path: str, text: str) -> Iterator[None]:
+    """A file of sysfs says something else."""
+    before = Path(path).read_text()
+    Path(path).write_text(text)
+    yield
+    Path(path).write_text(before)
+
+
+@contextlib.contextmanager
+def config(address: str, offset: int, value: int) -> Iterator[None]:
+    """Two bytes of configuration space are others."""
+    with open(SYSFS / address / "config", "r+b", buffering=0) as file:
+        before = os.pread(file.fileno(), 2, offset)
+        os.pwrite(file.fileno(), value.to_bytes(2, "little"), offset)
+        yield
+        os.pwrite(file.fileno(), before, offset)
+
+
+def _hold(path: str, uid: int, ready: Event, done: Event) -> None:
+    fd = os.open(path, os.O_RDWR)
+    os.setgroups([])
+    os.setgid(uid)
+    os.setuid(uid)
+    ready.set()
+    done.wait(60)
+    os.close(fd)
+
+
+@contextlib.contextmanager
+def held(path: str, uid: int) -> Iterator[None]:
+    """A process of `uid` has a node open."""
+    ready, done = multiprocessing.Event(), multiprocessing.Event()
+    process = multiprocessing.Process(target=_hold, args=(path, uid, ready, done))
+    process.start()
+    try:
+        if not ready.wait(20):
+            raise SystemExit(f"{path} could not be opened")
+        yield
+    finally:
+        done.set()
+        process.join(20)
+
+
+def changes(address: str) -> dict[str, Change]:
+    """What can be broken on a running machine."""
+    device = f"{SYSFS}/{address}"
+    group = f"/dev/vfio/{os.path.basename(os.readlink(f'{device}/iommu_group'))}"
+    bridge = os.path.basename(os.path.dirname(os.path.realpath(device)))
+    space = ConfigSpace("", (SYSFS / bridge / "config").read_bytes())
+    command = ConfigSpace("", (SYSFS / address / "config").read_bytes()).word(COMMAND)
+    parameters = "/sys/module/{}/parameters/{}"
+    found: dict[str, Change] = {
+        "group for everybody": mode(group, 0o666),
+        "group of a user": owner(group, 1000),
+        "registers for everybody": mode(f"{device}/resource0", 0o666),
+        "configuration of a user": owner(f"{device}/config", 1000),
+        "unsafe interrupts": written(parameters.format("vfio_iommu_type1", "allow_unsafe_interrupts"), "1"),
+        "programs may make virtual functions": written(parameters.format("vfio_pci", "enable_sriov"), "1"),
+        "reset by the bus only": written(f"{device}/reset_method", "bus"),
+        "stale bus master": config(address, COMMAND, command | 0x4),
+        "root driver": held(group, 0),
+        "driver of a user": held(group, 1000),
+    }
+    if at := space.extended(EXT_ACS):
+        found["bridge does not redirect"] = config(bridge, at + 6, 0)
+    return found
+
+
+def main(address: str) -> None:
+    """Break one thing after the other."""
+    found = {"nothing": flipped(address)}
+    for name, change in changes(address).items():
+        with change:
+            found[name] = flipped(address)
+    found["nothing any more"] = flipped(address)
+    print(json.dumps(found))
+
+
+def seen_by(uid: int, address: str) -> None:
+    """The report of an ordinary user."""
+    os.setgroups([])
+    os.setgid(uid)
+    os.setuid(uid)
+    print(json.dumps(audit(Host(LiveSystem()), address).to_json()))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        seen_by(int(sys.argv[2]), sys.argv[1])
+    else:
+        main(sys.argv[1])
