@@ -127,7 +127,6 @@ _rule(ixgbe.PIENA, RW, 0x0000_001F)
 _more("MREVID", 0x11064, RO, reset=1)
 _more("PCIE_DIAG", 0x11090, RO, count=8)
 _more("PCIEECCCTL", 0x1106C, RO)
-_more("FWSTS", 0x15F0C, W1C, 0x0000_0200)  # firmware reset indication; Linux clears it before every host command
 
 # 8.2.3.5 Interrupt (interrupts.py)
 _rule(ixgbe.EICR, SPECIAL, ALL)
