@@ -12,6 +12,7 @@ from ixy_vfio.audit.model import Reading
 from ixy_vfio.audit.system import Denied, Node, System
 
 if TYPE_CHECKING:
+    from ixy_vfio.audit.processes import Process
     from ixy_vfio.audit.sessions import Sessions
 
 ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
@@ -185,6 +186,13 @@ class Host:
         return sorted(self.system.names("/sys/kernel/iommu_groups"), key=lambda name: (len(name), name))
 
     # -- processes
+
+    @cached_property
+    def processes(self) -> "list[Process]":
+        """Every process but kernel threads, as far as it is shown to the auditor."""
+        from ixy_vfio.audit.processes import read_all
+
+        return list(read_all(self))
 
     @cached_property
     def sessions(self) -> "Sessions":

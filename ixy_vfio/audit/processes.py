@@ -13,6 +13,7 @@ DEVICE_NODE = re.compile(r"/dev/vfio/devices/vfio\d+")
 GROUP_NODE = re.compile(r"/dev/vfio/(\d+|noiommu-\d+)")
 PACKET_MEMORY = "/memfd:ixy_vfio"
 SIMULATED_BAR = "/memfd:ixy-sim-bar0-"
+SYSFS_BAR = re.compile(r"/sys/devices/pci\S*/resource\d(_wc)?")
 REGION_SHIFT = 40  # vfio_pci: file offset = region << 40 | offset in the BAR
 PAGE = 4096
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) \S+ (\d+) *(.*)")
@@ -114,7 +115,7 @@ class Process:
 
     def fact(self, key: str) -> Reading:
         """A line of /proc/PID/status as evidence."""
-        return Reading(f"/proc/{self.pid}/status", f"{key}: {self.status.get(key, '(no such line)')}")
+        return Reading(f"/proc/{self.pid}/status", f"{key}: {' '.join(self.status.get(key, '(no such line)').split())}")
 
     def fd(self, number: int) -> Reading:
         """A file descriptor as evidence."""
@@ -126,6 +127,11 @@ class Process:
 
     def __str__(self) -> str:
         return f"{self.name} (pid {self.pid})"
+
+
+def is_sysfs_bar(path: str) -> bool:
+    """Whether it is the file by which sysfs gives a BAR away."""
+    return SYSFS_BAR.fullmatch(path) is not None
 
 
 def is_device_fd(what: str) -> bool:
@@ -163,7 +169,7 @@ def _mappings(host: Host, pid: int) -> tuple[Area, ...] | None:
         text = host.read(f"/proc/{pid}/maps").value or ""
     except Denied:
         return None
-    if "vfio" not in text:
+    if "vfio" not in text and "/resource" not in text:
         return ()  # most processes: nothing of interest
     return tuple(parse_mapping(line) for line in text.splitlines())
 

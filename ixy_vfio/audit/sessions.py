@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from ixy_vfio.audit.host import ADDRESS, DEVICES, SIMULATED_DOMAIN, Host
-from ixy_vfio.audit.processes import DEVICE_FD, DEVICE_NODE, GROUP_NODE, Process, read_all
+from ixy_vfio.audit.processes import DEVICE_FD, DEVICE_NODE, GROUP_NODE, Process
 from ixy_vfio.audit.system import Denied
 
 LEASES = "/run/ixy_vfio/leases"  # a file per leased device: "UID PID-OF-THE-HELPER"
@@ -64,7 +64,7 @@ class Sessions:
 
 def find(host: Host) -> Sessions:
     """Look at every process."""
-    everybody = list(read_all(host))
+    everybody = host.processes
     helpers = tuple(one for one in everybody if is_helper(one))
     apart = {one.pid for one in everybody if is_helper(one) or is_simulator(one)}
     concerned = {one.pid: one for one in everybody if one.concerned and one.pid not in apart}
@@ -152,6 +152,11 @@ def devices_of(host: Host, process: Process) -> set[str]:
             paths = [line.split()[-1] for line in text.splitlines() if line.startswith("vfio-device-syspath:")]
             found |= {path.rpartition("/")[2] for path in paths}
     return found
+
+
+def strays_of(host: Host, address: str) -> list[Process]:
+    """Strays that hold a device, or may: before Linux 6.18 nothing says which device an fd is of."""
+    return [one for one in host.sessions.strays if address in (devices_of(host, one) or host.devices)]
 
 
 def claims(host: Host) -> dict[str, tuple[int, int]]:

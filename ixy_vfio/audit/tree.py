@@ -235,7 +235,10 @@ class Recorder:
             self.tree.update(path, denied=True)
             raise
         # What no check looks into is nobody's business.
-        self._note(path, data=b"" if found and path.endswith("maps") and b"vfio" not in found else found)
+        self._note(
+            path,
+            data=b"" if found and path.endswith("maps") and not (b"vfio" in found or b"/resource" in found) else found,
+        )
         return found
 
     def names(self, path: str) -> list[str]:

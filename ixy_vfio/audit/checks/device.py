@@ -9,6 +9,7 @@ from ixy_vfio.audit.config import (
 )
 from ixy_vfio.audit.host import DEVICES, Host, PciDevice
 from ixy_vfio.audit.model import Findings, Reading, Severity, device_check, fail, passed, skip, warn
+from ixy_vfio.audit.sessions import strays_of
 
 EEPROM_RECORDS = "/run/ixy_vfio/eeprom"  # ADDRESS.bind, ADDRESS.last: digests that the helper wrote
 HARMLESS_DRIVERS = ("pci-stub", "pcieport")  # linux/drivers/vfio/group.c: vfio_dev_driver_allowed
@@ -199,7 +200,7 @@ def bus_master(host: Host, device: PciDevice) -> Findings:
     command = Reading(config.path, f"COMMAND {config.word(4):#06x}")
     if not config.bus_master:
         yield passed("off", command)
-    elif host.sessions.of(device.address) or host.sessions.strays:
+    elif host.sessions.of(device.address) or strays_of(host, device.address):
         yield passed("on, in use", command)
     elif not host.root:
         yield skip("on; whether anybody has the device open is shown to root only", command)

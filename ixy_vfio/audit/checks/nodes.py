@@ -2,8 +2,8 @@
 
 from ixy_vfio.audit.host import DEVICES, Host, PciDevice
 from ixy_vfio.audit.model import Findings, Reading, Severity, device_check, fail, host_check, passed, skip, warn
-from ixy_vfio.audit.processes import is_device_fd, read_all
-from ixy_vfio.audit.sessions import devices_of
+from ixy_vfio.audit.processes import Process, is_device_fd, is_sysfs_bar
+from ixy_vfio.audit.sessions import strays_of
 from ixy_vfio.audit.system import Node
 
 OTHERS_WRITE, GROUP_WRITE = 0o002, 0o020
@@ -63,7 +63,7 @@ def memory_nodes(host: Host) -> Findings:
             yield fail(f"{path} is open to others than root", reading)
             return
     if host.root:
-        for process in read_all(host):
+        for process in host.processes:
             for number, what in (process.shown_fds or {}).items():
                 if what in ("/dev/mem", "/dev/kmem", "/dev/port"):
                     yield warn(f"{process} has {what} open", process.fd(number))
@@ -75,9 +75,10 @@ def memory_nodes(host: Host) -> Findings:
 def uio(host: Host) -> Findings:
     """No PCI device is driven from user space past the IOMMU.
 
-    Looks for devices bound to uio_pci_generic or igb_uio, and at /dev/uio*.
+    Looks for devices bound to uio_pci_generic or igb_uio, at /dev/uio*, and for processes that have resourceN of a
+    device in sysfs open or mapped (root), as the original ixy and Snabb do.
 
-    Why: UIO gives registers away without an IOMMU domain: the program can tell the device to do DMA to any address
+    Why: both give registers away without an IOMMU domain: the program can tell the device to do DMA to any address
     that the default domain allows, which is all memory when there is no IOMMU or it is in passthrough.
 
     Fix: bind the device to vfio-pci.
@@ -96,8 +97,18 @@ def uio(host: Host) -> Findings:
         )
     if open_nodes:
         yield fail(f"everybody may open {', '.join(path for path, _ in open_nodes)}", *(r for _, r in open_nodes))
-    if not bound and not open_nodes:
-        yield passed("no device is bound to a UIO driver")
+    mapping = [(process, reading) for process in host.processes for reading in _sysfs_bars(process)]
+    if mapping:
+        names = ", ".join(map(str, {process.pid: process for process, _ in mapping}.values()))
+        yield fail(f"registers mapped through sysfs by {names}", *(reading for _, reading in mapping))
+    if not bound and not open_nodes and not mapping:
+        yield passed("no UIO driver, nobody maps registers through sysfs")
+
+
+def _sysfs_bars(process: Process) -> list[Reading]:
+    fds = [number for number, what in (process.shown_fds or {}).items() if is_sysfs_bar(what)]
+    areas = [area for area in process.shown_mappings or () if is_sysfs_bar(area.path)]
+    return [process.fd(number) for number in fds] + [process.map(area) for area in areas]
 
 
 @device_check("nodes.sysfs", Severity.HIGH)
@@ -134,7 +145,7 @@ def holders(host: Host, device: PciDevice) -> Findings:
         yield skip("who has a device open is shown to root only")
         return
     sessions = host.sessions.of(device.address)
-    strangers = [one for one in host.sessions.strays if device.address in (devices_of(host, one) or host.devices)]
+    strangers = strays_of(host, device.address)
     if strangers:
         fds = [one.fd(number) for one in strangers for number, what in one.fds.items() if is_device_fd(what)]
         yield fail(f"held by {', '.join(map(str, strangers))} too", *fds)

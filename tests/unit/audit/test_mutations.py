@@ -173,6 +173,12 @@ def uio_node_for_all(tree: Tree) -> None:
     node(tree, "/dev/uio0", 0o666)
 
 
+@mutation("nodes.uio")
+def registers_mapped_through_sysfs(tree: Tree) -> None:
+    process(tree, 1400, uid=0, name="ixy-fwd")
+    write(tree, "/proc/1400/maps", f"7f0000000000-7f0000080000 rw-s 00000000 00:15 1821 {NIC}/resource0")
+
+
 # -- device
 
 
