@@ -12,8 +12,7 @@ Ordering. A descriptor belongs to the device or to us. What passes it on is one 
 (we store it with release, after the descriptors) and the write-back word (the device stores it last; we load it
 with acquire, once, and use nothing but that value). Descriptors we own are plain memory in between.
 
-Nothing that the device writes is trusted: a length, an error or a chain that cannot be is a counted drop; a
-buffer index never comes from the device.
+Nothing that the device writes is trusted: what cannot be is a counted drop; no buffer index comes from the device.
 """
 
 # mypy: disable-error-code="type-arg"
