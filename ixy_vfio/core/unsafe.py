@@ -114,14 +114,13 @@ def _copy_32_to_64(typing_context, target, target_index, source, source_index, s
 
 
 @intrinsic
-def _load_unaligned64(typing_context, array, index):
-    signature = types.uint64(array, types.intp)
-
+def _load_unaligned(typing_context, array, index, kind):
     def codegen(context, builder, signature, args):
+        word = context.get_value_type(signature.return_type)
         pointer = _element(context, builder, signature.args[0], args[0], args[1])
-        return builder.load(builder.bitcast(pointer, ir.IntType(64).as_pointer()), align=1)
+        return builder.load(builder.bitcast(pointer, word.as_pointer()), align=1)
 
-    return signature, codegen
+    return kind.dtype(array, types.intp, kind), codegen
 
 
 @intrinsic
@@ -143,6 +142,25 @@ def _cycles(typing_context):
         return builder.call(builder.module.declare_intrinsic("llvm.readcyclecounter", [], ir.FunctionType(i64, [])), [])
 
     return types.uint64(), codegen
+
+
+@intrinsic
+def _borrowed(typing_context, array):
+    def codegen(context, builder, signature, args):
+        structure = context.make_array(signature.return_type)(context, builder, args[0])
+        structure.meminfo = cgutils.get_null_value(structure.meminfo.type)
+        structure.parent = cgutils.get_null_value(structure.parent.type)
+        return structure._getvalue()
+
+    return array(array), codegen
+
+
+@intrinsic
+def _address_of(typing_context, array, index):
+    def codegen(context, builder, signature, args):
+        return builder.ptrtoint(_element(context, builder, signature.args[0], args[0], args[1]), ir.IntType(64))
+
+    return types.uint64(array, types.intp), codegen
 
 
 @njit(inline="always")
@@ -195,7 +213,23 @@ def load64(array: Any, index: Any) -> Any:
     """The 8 bytes of a uint8 array from `index`, little-endian, of any alignment. Plain. Raises IndexError."""
     if array.size < 8 or np.uint64(index) > np.uint64(array.size - 8):
         raise IndexError("load outside the array")
-    return _load_unaligned64(array, np.intp(index))
+    return _load_unaligned(array, np.intp(index), np.uint64)
+
+
+@njit(inline="always")
+def load32(array: Any, index: Any) -> Any:
+    """The 4 bytes of a uint8 array from `index`, like `load64`."""
+    if array.size < 4 or np.uint64(index) > np.uint64(array.size - 4):
+        raise IndexError("load outside the array")
+    return _load_unaligned(array, np.intp(index), np.uint32)
+
+
+@njit(inline="always")
+def load16(array: Any, index: Any) -> Any:
+    """The 2 bytes of a uint8 array from `index`, like `load64`."""
+    if array.size < 2 or np.uint64(index) > np.uint64(array.size - 2):
+        raise IndexError("load outside the array")
+    return _load_unaligned(array, np.intp(index), np.uint16)
 
 
 @njit(inline="always")
@@ -210,6 +244,23 @@ def store64(array: Any, index: Any, value: Any) -> None:
 def cycles() -> Any:
     """The processor's cycle counter (on x86-64 the time-stamp counter, which runs at a constant rate)."""
     return _cycles()
+
+
+@njit(inline="always")
+def borrowed(array: Any) -> Any:
+    """The same array without its reference count, which costs two calls at each use of an array argument.
+
+    Only for the time of a call: the caller keeps the array alive.
+    """
+    return _borrowed(array)
+
+
+@njit(inline="always")
+def address_of(array: Any, index: Any, size: Any) -> Any:
+    """The address of array[index:index+size], for `bytes_at` in a function called. Raises IndexError outside."""
+    if np.uint64(size) > np.uint64(array.size) or np.uint64(index) > np.uint64(array.size - size):
+        raise IndexError("address outside the array")
+    return _address_of(array, np.intp(index))
 
 
 @njit(inline="always")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ixy_vfio.core.compiled import compiled, inlined
-from ixy_vfio.core.unsafe import load64
+from ixy_vfio.core.unsafe import address_of, borrowed, bytes_at, load16, words64_at
 from ixy_vfio.sim.state import Int
 
 
@@ -26,7 +26,8 @@ _CRC_TABLE = _crc_table()
 @inlined
 def be16(data: Any, at: Int) -> Any:
     """The 16-bit word in network order at data[at:]."""
-    return np.uint32(data[at]) << np.uint32(8) | np.uint32(data[at + 1])
+    word = np.uint32(load16(data, at))
+    return (word & np.uint32(0xFF)) << np.uint32(8) | word >> np.uint32(8)
 
 
 @inlined
@@ -50,20 +51,28 @@ def put_be32(data: Any, at: Int, value: Int) -> None:
 
 
 @compiled
-def add_bytes(data: Any, at: Int, length: Int, total: Int) -> Int:
-    """`total` plus the 16-bit words of data[at:at+length], not folded; an odd last byte counts as a word with 0."""
-    total = np.uint64(total)
-    position, end = np.intp(at), np.intp(at + length)
-    while position + 8 <= end:
-        word = load64(data, position)
-        total += (word & np.uint64(0xFFFFFFFF)) + (word >> np.uint64(32))
-        position += 8
-    shift = np.uint64(0)
-    while position < end:
-        total += np.uint64(data[position]) << shift
+def sum_at(address: Int, length: Int, total: Int) -> Int:
+    """What `add_bytes` says, for `length` bytes at an address that it has checked."""
+    words = words64_at(address, length >> 3)  # of any alignment, which x86-64 does not mind
+    for i in range(words.size):
+        total += halves(words[i])
+    data, shift = bytes_at(address, length), np.uint64(0)
+    for i in range(8 * words.size, data.size):
+        total += np.uint64(data[i]) << shift
         shift ^= np.uint64(8)
-        position += 1
     return total
+
+
+@inlined
+def add_bytes(data: Any, at: Int, length: Int, total: Int) -> Any:
+    """`total` plus the 16-bit words of data[at:at+length], not folded; an odd last byte counts as a word with 0."""
+    return sum_at(address_of(data, at, length), np.intp(length), np.uint64(total))
+
+
+@inlined
+def halves(word: Int) -> Any:
+    """What 8 bytes add to a sum."""
+    return (word & np.uint64(0xFFFFFFFF)) + (word >> np.uint64(32))
 
 
 @inlined
@@ -93,7 +102,7 @@ def put_checksum(data: Any, at: Int, total: Int) -> None:
 @compiled
 def ethernet_crc(data: Any, at: Int, length: Int) -> Int:
     """The frame check sequence of data[at:at+length] (IEEE 802.3), to be sent low byte first."""
-    crc = np.uint32(0xFFFFFFFF)
+    data, crc = borrowed(data), np.uint32(0xFFFFFFFF)
     for i in range(at, at + length):
         crc = _CRC_TABLE[np.intp((crc ^ np.uint32(data[i])) & np.uint32(0xFF))] ^ (crc >> np.uint32(8))
     return crc ^ np.uint32(0xFFFFFFFF)

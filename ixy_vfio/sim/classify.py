@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from ixy_vfio.core.compiled import compiled, inlined
+from ixy_vfio.core.unsafe import borrowed, load32, load64
 from ixy_vfio.hw import ixgbe
-from ixy_vfio.sim.checksums import add_bytes, be16, fold, swapped
+from ixy_vfio.sim.checksums import add_bytes, be16, fold, halves, swapped
 from ixy_vfio.sim.frames import HEADER
 from ixy_vfio.sim.state import Int
 
@@ -28,6 +29,7 @@ HASH_BYTES = 36  # two IPv6 addresses and two ports
 @compiled
 def learn_key(port: Any, registers: Any) -> None:
     """Tabulate the Toeplitz hash of each byte value at each position, if RSSRK has changed."""
+    registers = borrowed(registers)
     changed = not port.hash_ready
     for i in range(10):
         changed |= port.hash_key[i] != registers[_RSSRK + i]
@@ -82,7 +84,7 @@ def rss_type(control: Int, kinds: Int) -> Any:
     return np.uint32(0)
 
 
-@compiled
+@inlined
 def rss_hash(port: Any, data: Any, ip: Int, l4: Int, kind: Int) -> Int:
     """The hash over addresses, and ports unless `kind` is of addresses alone."""
     four = kind in (RSS_IPV4, RSS_TCP_IPV4, RSS_UDP_IPV4)
@@ -93,7 +95,7 @@ def rss_hash(port: Any, data: Any, ip: Int, l4: Int, kind: Int) -> Int:
     return total
 
 
-@compiled
+@inlined
 def check_l4(data: Any, ip: Int, l4: Int, size: Int, protocol: Int, addresses: Int) -> tuple[Int, Int]:
     """(packet type, status) of the L4 header; `addresses` bytes of addresses stand at data[ip:]."""
     if protocol == _SCTP and size >= 12:
@@ -103,13 +105,15 @@ def check_l4(data: Any, ip: Int, l4: Int, size: Int, protocol: Int, addresses: I
     kind, status = (TYPE_TCP, L4CS) if protocol == _TCP else (TYPE_UDP, L4CS | UDPCS)
     if protocol == _UDP and be16(data, l4 + 6) == 0:
         return kind, np.uint32(0)  # sent without a checksum
-    total = add_bytes(data, l4, size, swapped(protocol) + swapped(size))
-    if fold(add_bytes(data, ip, addresses, total)) != np.uint32(0xFFFF):
+    total = swapped(protocol) + swapped(size)
+    for i in range(0, addresses, 8):
+        total += halves(load64(data, ip + i))
+    if fold(add_bytes(data, l4, size, total)) != np.uint32(0xFFFF):
         status |= TCPE
     return kind, status
 
 
-@compiled
+@inlined
 def look_at_ipv4(data: Any, ip: Int, end: Int) -> tuple[Int, Int, Int]:
     """(packet type, status, position of the L4 header) of an IPv4 packet at data[ip:end]."""
     header = np.intp(data[ip] & np.uint8(15)) * 4
@@ -118,7 +122,10 @@ def look_at_ipv4(data: Any, ip: Int, end: Int) -> tuple[Int, Int, Int]:
     if data[ip] >> np.uint8(4) != 4 or header < 20 or size < header or ip + size > end:
         return np.uint32(0), np.uint32(0), ip
     status = IPCS
-    if fold(add_bytes(data, ip, header, np.uint64(0))) != np.uint32(0xFFFF):
+    total = halves(load64(data, ip)) + halves(load64(data, ip + 8)) + np.uint64(load32(data, ip + 16))
+    if header > 20:
+        total = add_bytes(data, ip + 20, header - 20, total)
+    if fold(total) != np.uint32(0xFFFF):
         status |= IPE
     if be16(data, ip + 6) & np.uint32(0x3FFF) == 0:  # not a fragment
         more, l4_status = check_l4(data, ip + 12, ip + header, size - header, np.intp(data[ip + 9]), 8)
@@ -126,7 +133,7 @@ def look_at_ipv4(data: Any, ip: Int, end: Int) -> tuple[Int, Int, Int]:
     return kind, status, ip + header
 
 
-@compiled
+@inlined
 def look_at_ipv6(data: Any, ip: Int, end: Int) -> tuple[Int, Int, Int]:
     """(packet type, status, position of the L4 header) of an IPv6 packet at data[ip:end]."""
     last = ip + 40 + np.intp(be16(data, ip + 4))
@@ -144,7 +151,7 @@ def look_at_ipv6(data: Any, ip: Int, end: Int) -> tuple[Int, Int, Int]:
     return kind | more, status, l4
 
 
-@compiled
+@inlined
 def classify(port: Any, registers: Any, data: Any, position: Int, length: Int) -> tuple[Int, Int, Int]:
     """(extended status, first word of the write-back, queue) for the frame at `position`."""
     at, status = position + HEADER, np.uint32(0)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ixy_vfio.core.compiled import compiled, inlined
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.core.unsafe import bytes_at, copy_bytes, words32_at, words64_at
+from ixy_vfio.core.unsafe import borrowed, bytes_at, copy_bytes, words32_at, words64_at
 from ixy_vfio.sim.state import MISSES_KEPT, Int
 
 WINDOW_WORDS = 4  # iova, end (one past the last byte), address in this process, rights
@@ -95,17 +95,23 @@ def windows_of(port: Any) -> Any:
 
 @inlined
 def _start(windows: Any, row: Int) -> Any:
-    return windows[row * WINDOW_WORDS]
+    return windows[np.uintp(row) * np.uintp(WINDOW_WORDS)]
 
 
 @inlined
 def _end(windows: Any, row: Int) -> Any:
-    return windows[row * WINDOW_WORDS + 1]
+    return windows[np.uintp(row) * np.uintp(WINDOW_WORDS) + np.uintp(1)]
+
+
+@inlined
+def _address(windows: Any, row: Int) -> Any:
+    return windows[np.uintp(row) * np.uintp(WINDOW_WORDS) + np.uintp(2)]
 
 
 @compiled
 def search(windows: Any, iova: Int, right: Int) -> Int:
     """The row of the window that holds `iova` and grants `right`, or -1."""
+    windows = borrowed(windows)
     low, high = np.intp(0), np.intp(windows.size // WINDOW_WORDS)
     while low < high:
         middle = (low + high) >> 1
@@ -136,19 +142,19 @@ def reach(windows: Any, row: Int, iova: Int) -> Any:
 @inlined
 def window_bytes(windows: Any, row: Int) -> Any:
     """The memory of a window as an array of bytes."""
-    return bytes_at(windows[row * WINDOW_WORDS + 2], np.intp(_end(windows, row) - _start(windows, row)))
+    return bytes_at(_address(windows, row), np.intp(_end(windows, row) - _start(windows, row)))
 
 
 @inlined
 def descriptor_words(windows: Any, row: Int, iova: Int) -> Any:
     """The two 64-bit words of a descriptor at `iova`, which the window `row` holds whole."""
-    return words64_at(windows[row * WINDOW_WORDS + 2] + (iova - _start(windows, row)), 2)
+    return words64_at(_address(windows, row) + (iova - _start(windows, row)), 2)
 
 
 @inlined
 def word32(windows: Any, row: Int, iova: Int) -> Any:
     """The 32-bit word at `iova`, as an array of one, which the window `row` holds whole."""
-    return words32_at(windows[row * WINDOW_WORDS + 2] + (iova - _start(windows, row)), 1)
+    return words32_at(_address(windows, row) + (iova - _start(windows, row)), 1)
 
 
 @compiled
@@ -164,6 +170,7 @@ def record_miss(port: Any, iova: Int, length: Int, write: Int) -> None:
 @compiled
 def transfer(port: Any, windows: Any, iova: Int, memory: Any, at: Int, length: Int, write: Int) -> Int:
     """Move `length` bytes between memory[at:] and the windows, page by page; returns how many before a miss."""
+    windows, memory = borrowed(windows), borrowed(memory)
     right = WRITABLE if write else READABLE
     done = np.intp(0)
     while done < length:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ixy_vfio.core.compiled import compiled, inlined
-from ixy_vfio.core.unsafe import bytes_at, load64, store64
+from ixy_vfio.core.unsafe import address_of, borrowed, bytes_at, load64, store64, words64_at
 from ixy_vfio.hw import ixgbe
 from ixy_vfio.sim.checksums import add_bytes, fold, swapped
 from ixy_vfio.sim.frames import HEADER, fifo_bytes, frame_length, oldest, pop, push, reserve
@@ -56,38 +56,38 @@ def big16(value: Int) -> Any:
 
 
 @compiled
-def build(flow: Any, data: Any, at: Int, sequence: Int, stamp: Int, value: Int, length: Int) -> None:
-    """Write frame `sequence`, of `length` bytes, to data[at:]."""
+def build(flow: Any, address: Int, sequence: Int, stamp: Int, value: Int, length: Int) -> None:
+    """Write frame `sequence`, of `length` bytes, to `address`."""
+    data = bytes_at(address, length)
     size = np.uint64(length)
     total, datagram = big16(size - np.uint64(14)), big16(size - np.uint64(34))
-    source = big16(np.uint64(49152) + sequence % np.uint64(flow.streams))
+    stream = sequence % np.uint64(flow.streams) if flow.streams > 1 else np.uint64(0)
+    source = big16(np.uint64(49152) + stream)
     port = np.uint64(flow.number)
     from_ip, to_ip = np.uint64(0x0100_120A) | port << np.uint64(16), np.uint64(0x0100_130A) | port << np.uint64(16)
-    store64(data, at, flow.destination | flow.source << np.uint64(48))
-    store64(data, at + 8, flow.source >> np.uint64(16) | np.uint64(0x0045_0008 << 32))
-    store64(data, at + 16, total | np.uint64(0x0040) << np.uint64(32) | np.uint64(0x1140) << np.uint64(48))
+    store64(data, 0, flow.destination | flow.source << np.uint64(48))
+    store64(data, 8, flow.source >> np.uint64(16) | np.uint64(0x0045_0008 << 32))
+    store64(data, 16, total | np.uint64(0x0040) << np.uint64(32) | np.uint64(0x1140) << np.uint64(48))
     addresses = (from_ip & np.uint64(0xFFFF)) + (from_ip >> np.uint64(16)) + (to_ip & np.uint64(0xFFFF))
     addresses += to_ip >> np.uint64(16)
     check = fold(np.uint64(0x0045 + 0x0040 + 0x1140) + total + addresses) ^ np.uint32(0xFFFF)
-    store64(data, at + 24, np.uint64(check) | from_ip << np.uint64(16) | to_ip << np.uint64(48))
-    store64(data, at + 32, to_ip >> np.uint64(16) | source << np.uint64(16) | np.uint64(0x0900) << np.uint64(32)
+    store64(data, 24, np.uint64(check) | from_ip << np.uint64(16) | to_ip << np.uint64(48))
+    store64(data, 32, to_ip >> np.uint64(16) | source << np.uint64(16) | np.uint64(0x0900) << np.uint64(32)
             | datagram << np.uint64(48))  # fmt: skip
-    store64(data, at + SEQUENCE_AT, sequence)
-    store64(data, at + STAMP_AT, stamp)
-    position, end = at + PATTERN_AT, at + length
-    while position + 8 <= end:
-        store64(data, position, value)
-        value += np.uint64(0x9E3779B97F4A7C15)
-        position += 8
-    while position < end:
-        data[position] = np.uint8(value & np.uint64(0xFF))
+    store64(data, SEQUENCE_AT, sequence)
+    store64(data, STAMP_AT, stamp)
+    words = words64_at(address + np.uint64(PATTERN_AT), (length - PATTERN_AT) >> 3)
+    for i in range(words.size):
+        words[i] = value + np.uint64(i) * np.uint64(0x9E3779B97F4A7C15)
+    value = mix(value)
+    for i in range(PATTERN_AT + 8 * words.size, length):
+        data[i] = np.uint8(value & np.uint64(0xFF))
         value >>= np.uint64(8)
-        position += 1
     head = addresses + swapped(17) + source + np.uint64(0x0900) + datagram + datagram
-    check = fold(add_bytes(data, at + SEQUENCE_AT, length - SEQUENCE_AT, head)) ^ np.uint32(0xFFFF)
+    check = fold(add_bytes(data, SEQUENCE_AT, length - SEQUENCE_AT, head)) ^ np.uint32(0xFFFF)
     check = check if check else np.uint32(0xFFFF)
-    data[at + 40] = np.uint8(check & np.uint32(0xFF))
-    data[at + 41] = np.uint8(check >> np.uint32(8))
+    data[40] = np.uint8(check & np.uint32(0xFF))
+    data[41] = np.uint8(check >> np.uint32(8))
 
 
 @inlined
@@ -116,6 +116,7 @@ def fills(port: Any, fifo: Any, registers: Any, pushed: Int, length: Int) -> Any
 @compiled
 def generate(flow: Any, port: Any, queues: Any, fifo: Any, now: Int, budget: Int) -> Int:
     """Push up to `budget` frames into the packet buffer of a port; returns how many."""
+    queues = borrowed(queues)
     registers, data = registers_of(port), fifo_bytes(fifo)
     if flow.pace == FIT:
         budget = room(port, queues, fifo, registers, budget)
@@ -131,17 +132,18 @@ def generate(flow: Any, port: Any, queues: Any, fifo: Any, now: Int, budget: Int
     while sent < budget and sequence < flow.count:
         value = hash_of(flow, sequence)
         length = size_of(flow, value)
-        cost = flow.cost_frame + flow.cost_byte * float(length)
-        if flow.pace == PACED and flow.credit < cost:
-            break
+        if flow.pace == PACED:
+            cost = flow.cost_frame + flow.cost_byte * float(length)
+            if flow.credit < cost:
+                break
+            flow.credit -= cost
         if flow.pace == FIT and fills(port, fifo, registers, octets + 4 * sent, length):
             break
         position = reserve(fifo, data, length)
         if position < 0:
             break
-        build(flow, data, position + HEADER, sequence, np.uint64(now), value, length)
+        build(flow, address_of(data, position + HEADER, length), sequence, np.uint64(now), value, length)
         push(fifo, data, position, length)
-        flow.credit -= cost
         sequence += np.uint64(1)
         sent += 1
         octets += length
@@ -150,21 +152,28 @@ def generate(flow: Any, port: Any, queues: Any, fifo: Any, now: Int, budget: Int
     return sent
 
 
+@compiled
+def differs(one: Int, other: Int, length: Int, touched: Int) -> bool:
+    """Whether the `length` bytes at two addresses differ anywhere but in byte `touched`."""
+    left, right = words64_at(one, length >> 3), words64_at(other, length >> 3)
+    wrong = np.uint64(0)
+    for i in range(left.size):
+        wrong |= left[i] ^ right[i]
+    first, second = bytes_at(one, length), bytes_at(other, length)
+    if not wrong:
+        for i in range(8 * left.size, length):
+            wrong |= np.uint64(first[i] ^ second[i]) if i != touched else np.uint64(0)
+        return bool(wrong != 0)
+    different = np.intp(0)
+    for i in range(length):
+        different += first[i] != second[i] and i != touched
+    return bool(different != 0)
+
+
 @inlined
-def differs(one: Any, at: Int, other: Any, length: Int, touched: Int) -> Any:
-    """Whether one[at:at+length] and other[:length] differ anywhere but in byte `touched`."""
-    wrong, position = np.uint64(0), np.intp(0)
-    while position + 8 <= length:
-        difference = load64(one, at + position) ^ load64(other, position)
-        if 0 <= touched - position < 8:
-            difference &= ~(np.uint64(0xFF) << np.uint64(8 * (touched - position)))
-        wrong |= difference
-        position += 8
-    while position < length:
-        if position != touched:
-            wrong |= np.uint64(one[at + position] ^ other[position])
-        position += 1
-    return wrong != np.uint64(0)
+def word_of(sequence: Int) -> Any:
+    """The word of `seen` that holds the bit of a sequence number."""
+    return np.uintp(sequence >> np.uint64(6)) & np.uintp(SEEN // 64 - 1)
 
 
 @inlined
@@ -178,12 +187,12 @@ def note(flow: Any, sequence: Int) -> None:
         else:
             for i in range(gap):  # what lies between has not been seen, whatever stood there
                 late = flow.following + np.uint64(i)
-                flow.seen[np.intp(late >> np.uint64(6)) % (SEEN // 64)] &= ~(np.uint64(1) << (late & np.uint64(63)))
+                flow.seen[word_of(late)] &= ~(np.uint64(1) << (late & np.uint64(63)))
         flow.following = sequence + np.uint64(1)
-        flow.seen[np.intp(sequence >> np.uint64(6)) % (SEEN // 64)] |= bit
+        flow.seen[word_of(sequence)] |= bit
         flow.unique += np.uint64(1)
         return
-    word = np.intp(sequence >> np.uint64(6)) % (SEEN // 64)
+    word = word_of(sequence)
     if flow.following - sequence <= np.uint64(SEEN) and flow.seen[word] & bit:
         flow.duplicated += np.uint64(1)
         return
@@ -199,9 +208,10 @@ def time(flow: Any, latency: Int) -> None:
     flow.latency_min = min(flow.latency_min, latency)
     flow.latency_max = max(flow.latency_max, latency)
     bucket = 0
-    while latency > np.uint64(1) and bucket < 63:
-        latency >>= np.uint64(1)
-        bucket += 1
+    for step in (32, 16, 8, 4, 2, 1):
+        if latency >> np.uint64(step):
+            latency >>= np.uint64(step)
+            bucket += step
     flow.latencies[bucket] += np.uint64(1)
 
 
@@ -223,8 +233,9 @@ def check(flow: Any, origin: Any, scratch: Any, data: Any, at: Int, length: Int,
     if sequence >= origin.sent or stamp > np.uint64(now) or size_of(origin, value) != length:
         flow.corrupted += np.uint64(1)
         return
-    build(origin, scratch, 0, sequence, stamp, value, length)
-    if differs(data, at, scratch, length, np.intp(flow.touched)):
+    build(origin, address_of(scratch, 0, length), sequence, stamp, value, length)
+    theirs, ours = address_of(data, at, length), address_of(scratch, 0, length)
+    if differs(theirs, ours, length, np.intp(flow.touched)):
         flow.corrupted += np.uint64(1)
         return
     note(flow, sequence)
@@ -234,6 +245,7 @@ def check(flow: Any, origin: Any, scratch: Any, data: Any, at: Int, length: Int,
 @compiled
 def sink(flow: Any, flows: Any, port: Any, fifo: Any, now: Int, budget: Int) -> Int:
     """Take up to `budget` frames that the port has sent, and check them; returns how many."""
+    flows = borrowed(flows)
     data, scratch, taken = fifo_bytes(fifo), bytes_at(port.scratch, SCRATCH), np.intp(0)
     while fifo.frames and taken < budget:
         position = oldest(fifo, data)

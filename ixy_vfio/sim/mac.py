@@ -32,7 +32,7 @@ _RUC, _ROC, _RFC, _RJC = (COUNTER_INDEX[name] for name in ("RUC", "ROC", "RFC", 
 REJECTED, EXACT, INEXACT = 0, 1, 2
 
 
-@compiled
+@inlined
 def last_address(registers: Any) -> Int:
     """One past the last valid receive address (RAH.AV)."""
     count = np.intp(0)
@@ -106,7 +106,7 @@ def has_length(port: Any, registers: Any, length: Int, tagged: bool) -> Any:
     return True
 
 
-@compiled
+@inlined
 def check_frame(port: Any, registers: Any, data: Any, position: Int, length: Int, addresses: Int) -> Int:
     """REJECTED, EXACT or INEXACT; counts what does not depend on the packet buffer."""
     at = position + HEADER

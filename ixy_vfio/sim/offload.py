@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ixy_vfio.core.compiled import compiled, inlined
-from ixy_vfio.core.unsafe import copy_bytes
+from ixy_vfio.core.unsafe import borrowed, copy_bytes
 from ixy_vfio.hw import ixgbe
 from ixy_vfio.sim.checksums import add_bytes, be16, be32, fold, put_be16, put_be32, put_checksum, swapped
 from ixy_vfio.sim.frames import HEADER, push, reserve
@@ -75,6 +75,7 @@ def insert_checksums(data: Any, at: Int, length: Int, first: Int, second: Int, o
 
     The L4 checksum field holds the sum of the pseudo header already: with the length (`l4_size` 0), or without it.
     """
+    data = borrowed(data)
     ip = at + mac_length(first)
     l4 = ip + ip_length(first)
     if options & IXSM:
@@ -103,6 +104,7 @@ def finish_segment(
     data: Any, at: Int, first: Int, second: Int, options: Int, payload: Int, index: Int, offset: Int, mask: Int
 ) -> None:
     """Turn the copied headers at data[at:] into those of segment `index`, whose payload follows them."""
+    data = borrowed(data)
     ip = at + mac_length(first)
     l4 = ip + ip_length(first)
     l4_size = l4_length(second) + payload
@@ -126,6 +128,7 @@ def send_segments(
     fifo: Any, data: Any, registers: Any, packet: Any, length: Int, first: Int, second: Int, options: Int, tagged: Int
 ) -> Int:
     """Cut a packet of headers and payload into segments of MSS bytes (7.2.4); returns how many frames were pushed."""
+    data, registers, packet = borrowed(data), borrowed(registers), borrowed(packet)
     headers = mac_length(first) + ip_length(first) + l4_length(second)
     size, tag = segment_size(second), 4 if tagged else 0
     low, high = registers[_DTXTCPFLGL], registers[_DTXTCPFLGH]

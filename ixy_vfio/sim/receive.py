@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ixy_vfio.core.compiled import compiled, inlined
-from ixy_vfio.core.unsafe import bytes_at, copy_bytes, load64, store_release
+from ixy_vfio.core.unsafe import borrowed, bytes_at, copy_bytes, load64, store_release
 from ixy_vfio.hw import ixgbe
 from ixy_vfio.sim.checksums import be16, ethernet_crc
 from ixy_vfio.sim.classify import DD, EOP, VP
@@ -72,7 +72,7 @@ def with_crc(port: Any, data: Any, at: Int, length: Int) -> Any:
     return copy
 
 
-@compiled
+@inlined
 def sound(port: Any, number: Int, control: Int) -> bool:
     """Whether the data plane can do what SRRCTL says."""
     kind, size = control >> np.uint32(25) & np.uint32(7), control & np.uint32(31)
@@ -85,7 +85,7 @@ def sound(port: Any, number: Int, control: Int) -> bool:
     return True
 
 
-@compiled
+@inlined
 def deliver(
     port: Any, queue: Any, windows: Any, number: Int, data: Any, at: Int, length: Int, word: Int, info: Int, size: Int,
     legacy: bool, tag: Int,
@@ -174,6 +174,7 @@ def receive_queue(port: Any, queue: Any, number: Int, fifo: Any, budget: Int) ->
 @compiled
 def receive(port: Any, queues: Any, fifo: Any, budget: Int) -> Int:
     """Deliver up to `budget` frames of a port's packet buffer; returns how many left it."""
+    queues = borrowed(queues)
     looks_at_receive_queues(port, queues)
     done, data = np.intp(0), fifo_bytes(fifo)
     while fifo.frames and port.bus_master and done < budget:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ixy_vfio.core.compiled import compiled, inlined
-from ixy_vfio.core.unsafe import load_acquire, store_release, words32_at
+from ixy_vfio.core.unsafe import borrowed, load_acquire, store_release, words32_at
 from ixy_vfio.hw import ixgbe
 from ixy_vfio.sim.state import QUEUES, VIOLATIONS_KEPT, Int, Violation
 
@@ -160,6 +160,7 @@ def looks_at(
 @compiled
 def looks_at_receive_queues(port: Any, queues: Any) -> None:
     """Follow enable bits and doorbells of all receive queues of a port."""
+    queues = borrowed(queues)
     registers = registers_of(port)
     tails, enabled = port.receive_tails, port.receive_enabled
     for number in range(QUEUES):
@@ -169,6 +170,7 @@ def looks_at_receive_queues(port: Any, queues: Any) -> None:
 @compiled
 def looks_at_transmit_queues(port: Any, queues: Any) -> None:
     """Follow enable bits and doorbells of all transmit queues of a port."""
+    queues = borrowed(queues)
     registers = registers_of(port)
     tails, enabled = port.transmit_tails, port.transmit_enabled
     for number in range(QUEUES):

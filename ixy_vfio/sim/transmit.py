@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ixy_vfio.core.compiled import compiled, inlined
-from ixy_vfio.core.unsafe import load64, store_release
+from ixy_vfio.core.unsafe import borrowed, load64, store_release
 from ixy_vfio.hw import ixgbe
 from ixy_vfio.sim.dma import (
     READABLE,
@@ -87,6 +87,7 @@ def send_plain(port: Any, windows: Any, fifo: Any, data: Any, address: Int, leng
 @compiled
 def write_head_back(port: Any, windows: Any, low: Int, high: Int, head: Int) -> None:
     """Head write-back (7.2.3.5.2): the head into memory, instead of DD into descriptors."""
+    windows = borrowed(windows)
     iova = np.uint64(low & np.uint32(0xFFFF_FFFC)) | np.uint64(high) << np.uint64(32)
     row = find(windows, iova, WRITABLE, np.intp(-1))
     if row < 0 or reach(windows, row, iova) < 4:
@@ -95,7 +96,7 @@ def write_head_back(port: Any, windows: Any, low: Int, high: Int, head: Int) -> 
         store_release(word32(windows, row, iova), 0, np.uint32(head))
 
 
-@compiled
+@inlined
 def write_done(port: Any, queue: Any, windows: Any, index: Int, row: Int) -> Int:
     """Write DD back into descriptor `index`; returns the window row for the next."""
     iova = queue.base + np.uint64(index) * np.uint64(16)
@@ -187,7 +188,7 @@ def transmit_queue(port: Any, queue: Any, number: Int, fifo: Any, budget: Int) -
     return done
 
 
-@compiled
+@inlined
 def last_command(queue: Any, windows: Any, index: Int, row: Int) -> Int:
     """The second word of the descriptor that ends a packet; 0 when it cannot be read any more."""
     iova = queue.base + np.uint64(index) * np.uint64(16)
@@ -200,6 +201,7 @@ def last_command(queue: Any, windows: Any, index: Int, row: Int) -> Int:
 @compiled
 def transmit(port: Any, queues: Any, fifos: Any, budget: Int) -> Int:
     """Send up to `budget` packets of each queue of a port; returns how many descriptors were done with."""
+    queues, fifos = borrowed(queues), borrowed(fifos)
     looks_at_transmit_queues(port, queues)
     enabled = registers_of(port)[_DMATXCTL] & _TE
     if not (port.bus_master and port.link_up and enabled) or port.outgoing == NO_CABLE:

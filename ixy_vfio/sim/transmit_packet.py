@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ixy_vfio.core.compiled import compiled, inlined
-from ixy_vfio.core.unsafe import bytes_at
+from ixy_vfio.core.unsafe import borrowed, bytes_at
 from ixy_vfio.hw import ixgbe
 from ixy_vfio.sim import offload
 from ixy_vfio.sim.checksums import add_bytes, put_checksum
@@ -111,7 +111,7 @@ def check_packet(port: Any, queue: Any, number: Int, command: Int, total: Int) -
     return False
 
 
-@compiled
+@inlined
 def descriptor(port: Any, queue: Any, windows: Any, index: Int, row: Int) -> Int:
     """The row of the window that holds descriptor `index`; -1 (and a stopped queue) when there is none."""
     iova = queue.base + np.uint64(index) * np.uint64(16)
@@ -126,6 +126,7 @@ def descriptor(port: Any, queue: Any, windows: Any, index: Int, row: Int) -> Int
 @compiled
 def gather(port: Any, queue: Any, windows: Any, head: Int, used: Int, memory: Any, at: Int) -> bool:
     """Read the buffers of `used` descriptors from `head` on into memory[at:]; false when a byte is out of reach."""
+    windows, memory = borrowed(windows), borrowed(memory)
     row, data_row = np.intp(-1), np.intp(-1)
     index, complete = np.intp(head), True
     for _ in range(used):
@@ -144,6 +145,7 @@ def gather(port: Any, queue: Any, windows: Any, head: Int, used: Int, memory: An
 @compiled
 def build_frame(queue: Any, registers: Any, data: Any, at: Int, total: Int, command: Int) -> None:
     """Do the offloads of a packet of `total` bytes, at data[at:], or 4 bytes behind that if it gets a tag."""
+    registers, data = borrowed(registers), borrowed(data)
     tagged = command & VLE != 0
     start = at + 4 if tagged else at
     tag = np.uint32(command >> np.uint64(48))
@@ -167,6 +169,7 @@ def build_frame(queue: Any, registers: Any, data: Any, at: Int, total: Int, comm
 @compiled
 def send_frame(port: Any, queue: Any, windows: Any, fifo: Any, head: Int, used: Int, total: Int, command: Int) -> bool:
     """Push the packet as one frame; false when there is no room."""
+    windows = borrowed(windows)
     registers, data = registers_of(port), fifo_bytes(fifo)
     tag = 4 if command & VLE else 0
     frame = total + tag
@@ -188,6 +191,7 @@ def send_segmented(
     port: Any, queue: Any, windows: Any, fifo: Any, head: Int, used: Int, total: Int, command: Int
 ) -> bool:
     """Push the packet as segments; false when there is no room for all of them."""
+    windows = borrowed(windows)
     index = np.intp(command >> np.uint64(36) & np.uint64(1))
     first, second = queue.context[2 * index], queue.context[2 * index + 1]
     headers = offload.mac_length(first) + offload.ip_length(first) + offload.l4_length(second)
@@ -210,6 +214,7 @@ def send_segmented(
 @compiled
 def chain(port: Any, queue: Any, windows: Any, head: Int, tail: Int) -> Int:
     """How many descriptors from `head` on make up a packet; WAIT while its last is not there yet."""
+    windows = borrowed(windows)
     row, index, used = np.intp(-1), np.intp(head), np.intp(0)
     while index != tail and used < MOST_DESCRIPTORS:
         row = descriptor(port, queue, windows, index, row)
