@@ -346,9 +346,9 @@ def unit_not_hardened(tree: Tree) -> None:
     edit(tree, "/etc/systemd/system/ixy-vfio-helper.service", "NoNewPrivileges=yes", "NoNewPrivileges=no")
 
 
-@mutation("helper.socket", Status.WARN)
-def socket_for_all(tree: Tree) -> None:
-    node(tree, "/run/ixy_vfio/helper.sock", 0o666, kind="s")
+@mutation("helper.socket")
+def socket_of_a_user(tree: Tree) -> None:
+    node(tree, "/run/ixy_vfio/helper.sock", 0o666, uid=1000, kind="s")
 
 
 @mutation("helper.socket")
