@@ -1,0 +1,341 @@
+"""`ixy-vfio in-use`: who needs the network interface of a NIC, before the NIC is taken away from the kernel.
+
+Looks once, by netlink and sysfs, without any privilege, and changes nothing. `scripts/setup` runs it before it
+touches the machine, and again in each other network namespace (with `--home` and `--below`, see `Home`).
+"""
+
+import argparse
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ixy_vfio.core.errors import UsageError
+
+ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
+NO_INTERFACE = ("", "vfio-pci", "pci-stub", "uio_pci_generic", "igb_uio")  # drivers that make no network interface
+IFF_UP = 1  # linux/if.h
+IFA_F_PERMANENT, SCOPE_LINK = 0x80, 253  # linux/if_addr.h, linux/rtnetlink.h
+PROTO_KERNEL, PROTO_BOOT, PROTO_STATIC, TYPE_UNICAST, TABLE_LOCAL = 2, 3, 4, 1, 255  # linux/rtnetlink.h
+PEERS = ("veth", "netkit")  # their IFLA_LINK names the other end, not what they stand on
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One use of an interface, told in one line; `kind` is a word for programs."""
+
+    kind: str
+    interface: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A network interface of the NIC, and what can be given back to it after the NIC was away."""
+
+    name: str
+    index: int
+    addresses: list[str] = field(default_factory=list)  # lasting ones, like 10.0.0.1/24
+    routes: list[dict[str, Any]] = field(default_factory=list)  # set by hand: to, via (or ""), metric
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What was found in one network namespace."""
+
+    address: str
+    interfaces: list[Interface]
+    reasons: list[Reason]
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The namespace that the NIC was looked for first: an open fd of it, and the indexes of the NIC's interfaces there.
+
+    An interface of this namespace may stand on one of those, like a container's macvlan.
+    """
+
+    fd: int
+    below: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    index: int
+    name: str
+    kind: str  # bond, vlan, ...; "" for hardware
+    up: bool
+    master: int
+    lower: int
+    elsewhere: int | None  # the namespace that `lower` counts in, by its number here; None: this one
+    parent: str  # of a PCI device: its address
+    xdp: bool
+
+
+def parse_address(text: str) -> str:
+    """A PCI address in full. Raises UsageError."""
+    address = text.lower() if text.count(":") == 2 else f"0000:{text.lower()}"
+    if not ADDRESS.fullmatch(address):
+        raise UsageError(f"{text}: not a PCI address like 0000:03:00.0")
+    return address
+
+
+def look(address: str, ssh: str = "", root: Path = Path("/"), home: Home | None = None) -> Use:
+    """What uses the NIC at `address`, as far as this network namespace shows. `ssh` is $SSH_CONNECTION.
+
+    Raises UsageError when there is no such device.
+    """
+    path = root / "sys/bus/pci/devices" / address
+    if not path.is_dir():
+        raise UsageError(f"{address}: no such PCI device; see lspci -D")
+    net = [*path.glob("net/*"), *path.glob("virtio*/net/*")]
+    parents = {address, *(child.name for child in path.glob("virtio*"))}
+    use = look_at([entry.name for entry in net], ssh, parents, home)
+    reasons = list(use.reasons)
+    vfs = _text(path / "sriov_numvfs") or "0"
+    if vfs != "0":
+        reasons.append(Reason("vfs", "", f"{vfs} virtual function{'s are' if vfs != '1' else ' is'} enabled"))
+    driver = os.path.basename(os.readlink(path / "driver")) if (path / "driver").is_symlink() else ""
+    if not use.interfaces and not home and driver not in NO_INTERFACE:
+        named = sorted(entry.name for entry in (root / "run/netns").glob("*"))
+        hint = f" (perhaps {' '.join(named)}; see ip netns)" if named else ""
+        reasons.append(
+            Reason("namespace", "", f"driver {driver} has it, but its interface is in another network namespace{hint}")
+        )
+    return Use(address, use.interfaces, reasons)
+
+
+def look_at(names: Sequence[str], ssh: str = "", parents: set[str] | None = None, home: Home | None = None) -> Use:
+    """What uses these interfaces and those whose parent device is one of `parents`."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as netlink:
+        links = {link.index: link for link in map(_link, netlink.get_links())}
+        ours = [
+            link for link in links.values() if link.name in names or (link.parent and link.parent in (parents or ()))
+        ]
+        reasons: list[Reason] = []
+        foreign = _standing_on_home(netlink, links, home) if home else []
+        for link in foreign:
+            reasons.append(Reason("upper", link.name, f"{link.name} ({link.kind}) stands on it"))
+        above, told = _above([*ours, *foreign], links)
+        reasons += told
+        used = {link.index: link for link in (*ours, *foreign, *above)}
+        addresses, routes = list(netlink.get_addr()), list(netlink.get_routes())
+        answers = _way_to_client(netlink, ssh)
+    for link in used.values():
+        if link in ours:
+            reasons += _own(link)
+        reasons += _addresses(link, addresses, ssh)
+        reasons += _routes(link, routes)
+        if link.index == answers:
+            reasons.append(Reason("ssh", link.name, f"the answers to this SSH session go out by {link.name}"))
+    interfaces = [
+        Interface(link.name, link.index, _lasting(link, addresses), _set_by_hand(link, routes)) for link in ours
+    ]
+    return Use("", interfaces, reasons)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _link(message: Any) -> _Link:
+    info = message.get_attr("IFLA_LINKINFO")
+    xdp = message.get_attr("IFLA_XDP")
+    return _Link(
+        index=message["index"],
+        name=message.get_attr("IFLA_IFNAME"),
+        kind=(info.get_attr("IFLA_INFO_KIND") if info else None) or "",
+        up=bool(message["flags"] & IFF_UP),
+        master=message.get_attr("IFLA_MASTER") or 0,
+        lower=message.get_attr("IFLA_LINK") or 0,
+        elsewhere=message.get_attr("IFLA_LINK_NETNSID"),
+        parent=message.get_attr("IFLA_PARENT_DEV_NAME") or "",
+        xdp=bool(xdp and xdp.get_attr("IFLA_XDP_ATTACHED")),
+    )
+
+
+def _standing_on_home(netlink: Any, links: dict[int, _Link], home: Home) -> list[_Link]:
+    """The interfaces of this namespace that stand on the NIC's, which is in another."""
+    number = (netlink.get_netnsid(fd=home.fd) or {}).get("nsid")
+    return [
+        link
+        for link in links.values()
+        if link.lower in home.below
+        and link.elsewhere is not None
+        and link.elsewhere == number
+        and link.kind not in PEERS
+    ]
+
+
+def _above(ours: list[_Link], links: dict[int, _Link]) -> tuple[list[_Link], list[Reason]]:
+    """Every interface that stands on one of `ours`, however high, and the reasons that this makes."""
+    found, reasons, queue = list(ours), [], list(ours)
+    while queue:
+        link = queue.pop(0)
+        higher = []
+        if link.master in links:
+            master = links[link.master]
+            reasons.append(Reason("master", link.name, f"{link.name} is part of {master.name} ({master.kind})"))
+            higher.append(master)
+        for upper in links.values():
+            if upper.lower == link.index and upper.elsewhere is None and upper.kind not in PEERS and upper != link:
+                reasons.append(
+                    Reason("upper", link.name, f"{upper.name} ({upper.kind or 'hardware'}) stands on {link.name}")
+                )
+                higher.append(upper)
+        for upper in higher:
+            if upper not in found:
+                found.append(upper)
+                queue.append(upper)
+    return found[len(ours) :], reasons
+
+
+def _own(link: _Link) -> list[Reason]:
+    """The uses that show at the NIC's own interface."""
+    reasons = []
+    if link.up:
+        reasons.append(Reason("up", link.name, f"{link.name} is up"))
+    if link.xdp:
+        reasons.append(Reason("xdp", link.name, f"an XDP program is attached to {link.name}"))
+    sockets = [line.split() for line in _text(Path("/proc/self/net/packet")).splitlines()[1:]]  # packet(7)
+    if any(int(words[4]) == link.index for words in sockets):
+        reasons.append(
+            Reason("packet", link.name, f"a packet socket (a capture, a DHCP client) listens on {link.name}")
+        )
+    return reasons
+
+
+def _ip(text: str) -> "ipaddress.IPv4Address | ipaddress.IPv6Address | None":
+    """An address as sshd writes it: perhaps with a zone, perhaps IPv4 in IPv6."""
+    try:
+        found = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def _local(message: Any) -> str:
+    return str(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
+
+
+def _addresses(link: _Link, messages: list[Any], ssh: str) -> list[Reason]:
+    words = ssh.split()  # client's address and port, ours
+    session = _ip(words[2]) if len(words) == 4 else None
+    reasons = []
+    for message in messages:
+        if message["index"] == link.index:
+            text = _local(message)
+            reasons.append(Reason("address", link.name, f"{link.name} has the address {text}/{message['prefixlen']}"))
+            if session is not None and session == _ip(text):
+                reasons.append(Reason("ssh", link.name, f"this SSH session came in by {link.name} ({text})"))
+    return reasons
+
+
+def _hops(message: Any) -> list[tuple[int, str]]:
+    """Where a route leads: (index of the interface, gateway or "")."""
+    several = message.get_attr("RTA_MULTIPATH")
+    if several:
+        return [(hop["oif"], hop.get_attr("RTA_GATEWAY") or "") for hop in several]
+    return [(message.get_attr("RTA_OIF") or 0, message.get_attr("RTA_GATEWAY") or "")]
+
+
+def _destination(message: Any) -> str:
+    target = message.get_attr("RTA_DST")
+    return f"{target}/{message['dst_len']}" if target else "default"
+
+
+def _routes(link: _Link, messages: list[Any]) -> list[Reason]:
+    reasons = []
+    for message in messages:
+        if message["type"] != TYPE_UNICAST or message["table"] == TABLE_LOCAL or message["proto"] == PROTO_KERNEL:
+            continue  # what goes with an address by itself
+        for index, gateway in _hops(message):
+            if index == link.index:
+                family, target = "IPv6" if message["family"] == 10 else "IPv4", _destination(message)
+                what = f"the {family} default route" if target == "default" else f"the route to {target}"
+                kind = "default-route" if target == "default" else "route"
+                via = f" via {gateway}" if gateway else ""
+                reasons.append(Reason(kind, link.name, f"{link.name} carries {what}{via}"))
+    return reasons
+
+
+def _way_to_client(netlink: Any, ssh: str) -> int:
+    """The interface by which answers to the SSH client leave; 0 when nobody knows."""
+    client = _ip(ssh.split()[0]) if ssh.split() else None
+    if client is None:
+        return 0
+    try:
+        found = list(netlink.route("get", dst=str(client)))
+    except Exception:  # unreachable: netlink's errors have classes of their own
+        return 0
+    return (found[0].get_attr("RTA_OIF") or 0) if found else 0
+
+
+def _lasting(link: _Link, messages: list[Any]) -> list[str]:
+    """The addresses that somebody set: not those that the kernel or a router's advertisement makes again."""
+    return [
+        f"{_local(message)}/{message['prefixlen']}"
+        for message in messages
+        if message["index"] == link.index
+        and message["scope"] != SCOPE_LINK
+        and (message.get_attr("IFA_FLAGS") or message["flags"]) & IFA_F_PERMANENT
+    ]
+
+
+def _set_by_hand(link: _Link, messages: list[Any]) -> list[dict[str, Any]]:
+    return [
+        {"to": _destination(message), "via": hops[0][1], "metric": message.get_attr("RTA_PRIORITY") or 0}
+        for message in messages
+        if message["type"] == TYPE_UNICAST
+        and message["proto"] in (PROTO_BOOT, PROTO_STATIC)
+        and len(hops := _hops(message)) == 1
+        and hops[0][0] == link.index
+    ]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("device", metavar="DEV", help="PCI address, like 03:00.0")
+    parser.add_argument("--force", action="store_true", help="do not refuse: tell what will be cut")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--home", type=int, metavar="FD", help=argparse.SUPPRESS)
+    parser.add_argument("--below", type=int, action="append", default=[], metavar="INDEX", help=argparse.SUPPRESS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print every reason, one a line. 0: nobody uses it, or --force; 2: in use."""
+    address = parse_address(arguments.device)
+    home = None if arguments.home is None else Home(arguments.home, frozenset(arguments.below))
+    use = look(address, os.environ.get("SSH_CONNECTION", ""), home=home)
+    if arguments.json:
+        print(json.dumps(asdict(use), indent=2))
+    else:
+        for reason in use.reasons:
+            print(f"{address}: {'will be cut: ' if arguments.force else 'in use: '}{reason.text}")
+        if not use.reasons:
+            names = " ".join(interface.name for interface in use.interfaces)
+            print(f"{address}: nobody uses {names or 'it'}")
+    return 2 if use.reasons and not arguments.force else 0
+
+
+if __name__ == "__main__":
+    import sys
+
+    from ixy_vfio.core.errors import IxyError
+
+    parser = argparse.ArgumentParser(prog="in-use")
+    add_arguments(parser)
+    try:
+        sys.exit(run(parser.parse_args()))
+    except IxyError as error:
+        print(f"in-use: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
