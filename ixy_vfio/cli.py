@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "forward": ("ixy_vfio.apps.forward", "forward packets between two ports"),
     "demo": ("ixy_vfio.apps.demo", "forward real traffic between two simulated ports, as this user, and show it"),
     "audit": ("ixy_vfio.apps.audit", "look whether the IOMMU isolation of this machine, a device or a session holds"),
+    "in-use": ("ixy_vfio.apps.inuse", "tell who uses the network interface of a NIC, before it is taken away"),
     "sim": ("ixy_vfio.sim.command", "run simulated 82599 ports, and a helper that leases them"),
 }
 
