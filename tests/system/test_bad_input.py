@@ -57,7 +57,7 @@ def test_refused_before_any_register_is_touched(sim: Simulator, words: tuple[str
         sim.ask("trace", port=port, on=True)
     refused(*words, "--helper", sim.helper, says=says)
     for port in range(2):
-        trace = sim.ask("trace", port=port, on=False)["trace"]
+        trace = sim.ask("trace", port=port)["trace"]
         assert [entry for entry in trace if entry[0] == "write"] == []
 
 
