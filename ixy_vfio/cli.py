@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("ixy_vfio.apps.info", "show link, MAC address, counters and decoded registers of a device"),
     "forward": ("ixy_vfio.apps.forward", "forward packets between two ports"),
     "demo": ("ixy_vfio.apps.demo", "forward real traffic between two simulated ports, as this user, and show it"),
+    "bench": ("ixy_vfio.apps.bench", "measure the data path against the same work in C, and draw it"),
     "audit": ("ixy_vfio.apps.audit", "look whether the IOMMU isolation of this machine, a device or a session holds"),
     "in-use": ("ixy_vfio.apps.inuse", "tell who uses the network interface of a NIC, before it is taken away"),
     "sim": ("ixy_vfio.sim.command", "run simulated 82599 ports, and a helper that leases them"),

@@ -1,0 +1,63 @@
+"""Entry points: what is measured is called by address, in one way, whoever compiled it."""
+
+# mypy: disable-error-code="attr-defined,no-untyped-call,no-untyped-def,type-arg,misc,untyped-decorator"
+# Numba's typing API is untyped.
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from numba import cfunc, types
+from numba.core import config
+from numpy.typing import NDArray
+
+from ixy_vfio.bench import model
+from ixy_vfio.core.compiled import cache_directory, rebound
+from ixy_vfio.core.unsafe import records_at
+from ixy_vfio.ixgbe.forward import LOOP
+
+SIGNATURE = types.int64(types.uint64)
+
+
+class Entry(types.WrapperAddressProtocol):
+    """A function `int64_t f(uint64_t state)` at an address, that compiled code can call."""
+
+    def __init__(self, address: int, keep: Any = None) -> None:
+        self.address, self._keep = address, keep
+
+    def __wrapper_address__(self) -> int:
+        return self.address
+
+    def signature(self) -> Any:
+        """Its type, for Numba."""
+        return SIGNATURE
+
+
+def loop(state: Any) -> Any:
+    """Stand-in for the forwarder's loop."""
+    raise NotImplementedError
+
+
+def _call_loop(address: Any) -> Any:
+    return loop(records_at(address, 1, LOOP))
+
+
+def _step(address: Any) -> Any:
+    return model.step(address)
+
+
+def of_function(function: Callable[..., Any], *, cache: bool = True) -> Entry:
+    """A plain function of an address, compiled."""
+    config.CACHE_DIR = str(cache_directory(Path(function.__code__.co_filename))) if cache else ""
+    made = cfunc(SIGNATURE, cache=cache)(function)
+    return Entry(int(made.address or 0), made)
+
+
+def of_loop(function: Callable[[NDArray[Any]], int], name: str, *, cache: bool = True) -> Entry:
+    """The forwarder's compiled loop, which `loop_for` made, as an entry. It is called, not inlined."""
+    return of_function(rebound(_call_loop, f"call_{name}", loop=function), cache=cache)
+
+
+def of_model() -> Entry:
+    """The model's step."""
+    return of_function(_step)

@@ -1,0 +1,247 @@
+"""What a run measures, experiment by experiment. `quick` measures what has a goal; else everything."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ixy_vfio.apps import kernels
+from ixy_vfio.apps.compile import forwarding_loop
+from ixy_vfio.bench import machine, measure, python_api, reference, system
+from ixy_vfio.bench.pages import HUGE
+from ixy_vfio.bench.published import PUBLISHED
+from ixy_vfio.bench.results import Results
+from ixy_vfio.bench.sides import Product, Reference, Side
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+QUICK_BATCHES = (1, 4, 8, 16, 32, 64, 256)
+WIRE_SIZES = (60, 61, 64, 65, 127, 590, 1514)
+FORWARD = "forward"
+Say = Callable[[str], None]
+
+
+class Suite:
+    """One run. `say` is told what is going on; the results grow in `results`."""
+
+    def __init__(self, quick: bool, say: Say) -> None:
+        self.quick, self.say = quick, say
+        self.results = Results(published=PUBLISHED)
+        self.rounds = 25 if quick else 51
+        self.builds, notes = reference.builds()
+        self.results.notes += notes
+        self.loop = forwarding_loop(kernels.load("touch"))
+        self.base = reference.MAIN if any(b.name == reference.MAIN for b in self.builds) else FORWARD
+
+    def product(self, name: str = FORWARD, **options: Any) -> Product:
+        """A new forwarder with the `touch` kernel."""
+        side = Product(self.loop, "touch", **options)
+        side.name = name
+        return side
+
+    @contextlib.contextmanager
+    def sides(self, every_build: bool = True, **options: Any) -> Iterator[list[Side]]:
+        """The reference's builds (or the main one), then the forwarder; all new, so that they can be compared."""
+        builds = self.builds if every_build else self.builds[:1]
+        made: list[Side] = [Reference(build, **options) for build in builds]
+        made.append(self.product(**options))
+        try:
+            yield made
+        finally:
+            for side in made:
+                side.close()
+
+    def compare(self, experiment: str, setting: str, batch: int, sides: Sequence[Side], base: str = "") -> None:
+        """Rows of these sides, which are configured; the same number of packets each."""
+        names = [side.name for side in sides]
+        samples = measure.interleaved(sides, self.rounds)
+        self.results.add(experiment, setting, batch, names, samples, base or self.base)
+
+    def run(self) -> Results:
+        """Everything, in order."""
+        self.results.settings = {"quick": self.quick, "rounds": self.rounds, "packets": measure.PACKETS}
+        self.results.machine = machine.describe()
+        for experiment in (self.wire, self.batches, self.cold, self.python, self.latency, self.queues):
+            experiment()
+        self.instructions()
+        if not self.quick:
+            for experiment in (self.sizes, self.rings, self.pages, self.kernels, self.safety):
+                experiment()
+        self.system()
+        return self.results
+
+    def wire(self) -> None:
+        """The same bytes, on both ports, at several batches and a mix of packet sizes."""
+        self.say("comparing what the sides send, byte for byte")
+        compared = 0
+        for batch in (1, 32, 256):
+            with self.sides() as sides:
+                compared += measure.verify(sides, WIRE_SIZES, batch)
+        self.results.settings["wire_bytes_compared"] = compared
+
+    def batches(self) -> None:
+        """The main experiment: packets of 60 bytes, rings of 512, every batch size."""
+        with self.sides() as sides:
+            for batch in QUICK_BATCHES if self.quick else BATCHES:
+                self.say(f"batch {batch}")
+                for side in sides:
+                    side.configure(batch, measure.BURST)
+                self.compare("batch", "60 bytes, rings of 512", batch, sides)
+                measure.check(sides)
+
+    def sizes(self) -> None:
+        """Packet sizes."""
+        with self.sides() as sides:
+            for size in (60, 64, 128, 256, 512, 1024, 1514):
+                self.say(f"packets of {size} bytes")
+                for side in sides:
+                    side.sizes([size])
+                    side.configure(32, measure.BURST)
+                self.compare("packet size", f"{size} bytes", 32, sides)
+                measure.check(sides)
+
+    def rings(self) -> None:
+        """Ring sizes."""
+        for ring in (64, 128, 256, 512, 1024, 2048, 4096):
+            self.say(f"rings of {ring}")
+            with self.sides(ring=ring) as sides:
+                for side in sides:
+                    # the forwarder renews descriptors a block of 32 at a time: a ring of 64 has 32 at least
+                    side.configure(32, min(measure.BURST, ring // 2))
+                self.compare("ring size", f"rings of {ring}", 32, sides)
+                measure.check(sides)
+
+    def pages(self) -> None:
+        """Page sizes, of both sides."""
+        for page_size in (4096, HUGE):
+            for batch in (32, 256):
+                self.say(f"pages of {page_size >> 10} KiB, batch {batch}")
+                with self.sides(page_size=page_size) as sides:
+                    kinds = {side.memory.kind for side in sides}
+                    if page_size == HUGE and "4 KiB" in kinds:
+                        self.results.notes.append("2 MiB pages: none are to be had here; left out")
+                        return
+                    for side in sides:
+                        side.configure(batch, measure.BURST)
+                    self.compare("page size", ", ".join(sorted(kinds)), batch, sides)
+
+    def kernels(self) -> None:
+        """The kernels that are shipped, beside the one that all comparisons use."""
+        self.say("kernels")
+        sides: list[Side] = []
+        for name in kernels.SHIPPED:
+            sides.append(Product(forwarding_loop(kernels.load(name)), name))
+        for batch in (32, 256):
+            for side in sides:
+                side.configure(batch, measure.BURST)
+            self.compare("kernel", "60 bytes, rings of 512", batch, sides, base="touch")
+        for side in sides:
+            side.close()
+
+    def safety(self) -> None:
+        """What the checks cost: the same loop without them."""
+        from ixy_vfio.bench import sealing, variants
+
+        sides: list[Side] = [self.product("as shipped")]
+        for name in variants.VARIANTS:
+            self.say(f"safety: {name}")
+            loop = variants.loop_of(name, kernels.touch, "touch")
+            sides.append(Product(loop, f"variant_{len(sides)}", widest=1))
+            sides[-1].name = name
+        for batch in (1, 32, 256):
+            for side in sides:
+                side.configure(batch, measure.BURST)
+            self.compare("safety", "60 bytes, rings of 512", batch, sides, base="as shipped")
+        for side in sides:
+            side.close()
+        self.say("safety: sealed worker")
+        with contextlib.closing(self.product()) as side:
+            side.configure(32, measure.BURST)
+            samples = sealing.compare(side, self.rounds)
+            self.results.add("sealing", "60 bytes, rings of 512", 32, ["not sealed", "sealed"], samples, "not sealed")
+
+    def cold(self) -> None:
+        """The model on another core."""
+        if len(os.sched_getaffinity(0)) < 2:
+            self.results.notes.append("cold lines: two cores are needed; left out")
+            return
+        from ixy_vfio.bench.remote import Remote
+
+        with self.sides() as sides, Remote() as remote:
+            for batch in (32,) if self.quick else (1, 8, 32, 256):
+                self.say(f"cold lines, batch {batch}")
+                for side in sides:
+                    side.configure(batch, measure.BURST)
+                samples = measure.interleaved(sides, 15, 8192, remote)
+                names = [side.name for side in sides]
+                self.results.add("cold", "model on another core", batch, names, samples, self.base)
+                measure.check(sides)
+
+    def python(self) -> None:
+        """The Python API, beside the reference in the same rounds."""
+        for batch in (32, 256):
+            self.say(f"from Python, batch {batch}")
+            with self.sides(every_build=False) as sides:
+                product = sides[-1]
+                assert isinstance(product, Product)
+                for side in sides:
+                    side.configure(batch, measure.BURST)
+                ways = {name: make(product, batch) for name, make in python_api.WAYS.items()}
+                names = [side.name for side in sides]
+                packets = [2048 if "per packet" in name else 8192 for name in ways]
+                samples = np.zeros((15, len(sides) + len(ways)))
+                for i in range(-1, len(samples)):  # the first round warms and compiles
+                    for k, side in enumerate(sides):
+                        samples[i, k] = measure.sample(side, 8192)
+                    for k, (way, many) in enumerate(zip(ways.values(), packets, strict=True)):
+                        samples[i, len(sides) + k] = python_api.sample(product, way, batch, many)
+                self.results.add("python", "from Python", batch, [*names, *ways], samples, self.base)
+
+    def latency(self) -> None:
+        """Latency at three loads, of the forwarder and of the reference."""
+        from ixy_vfio.bench import latency
+
+        packets = 1_000_000 if self.quick else 10_000_000
+        runs = []
+        with self.sides(every_build=False) as sides:
+            for side in sides:
+                capacity = latency.capacity(side)
+                for load in (0.1, 0.5, 0.9):
+                    self.say(f"latency of {side.name} at {load:.0%} load")
+                    runs.append(latency.at_load(side, load, capacity, packets))
+        seconds = 0.2 if self.quick else 1.0
+        self.results.latency = {"runs": runs, "idle": latency.idle_pauses(seconds), "batch": latency.BATCH}
+
+    def queues(self) -> None:
+        """Two queues on two cores."""
+        from ixy_vfio.bench.queues import scaling
+
+        self.say("two queues on two cores")
+        pair = [self.product(), self.product()]
+        self.results.queues = scaling(pair, 9 if self.quick else 25)
+        if not self.results.queues:
+            self.results.notes.append("two queues: two cores are needed; left out")
+        for side in pair:
+            side.close()
+
+    def instructions(self) -> None:
+        """Instructions a packet."""
+        import subprocess
+
+        from ixy_vfio.bench import instructions
+
+        names = instructions.SIDES if self.builds and not self.quick else instructions.SIDES[:1]
+        for name in names:
+            self.say(f"instructions of {name}")
+            try:
+                self.results.instructions[name] = instructions.count(name)
+            except (OSError, subprocess.SubprocessError) as error:
+                said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+                self.results.notes.append(f"instructions of {name}: not measured ({said[-1] if said else error})")
+
+    def system(self) -> None:
+        """Whole processes."""
+        self.say("start, memory, idle CPU of whole processes")
+        self.results.system, notes = system.measure(cold=True)
+        self.results.notes += notes

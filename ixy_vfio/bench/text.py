@@ -1,0 +1,60 @@
+"""The words around the numbers in docs/performance.md."""
+
+HEAD = """# Performance
+
+*Written by `ixy-vfio bench`; do not edit: run `scripts/bench --output docs` instead.*
+
+What is timed is the loop of `ixy-vfio forward` itself, with its statistics and all its checks: receive, change a byte
+of each packet, send, free, in both directions between two ports. Beside it runs the same work in C, in the way of ixy:
+a packet buffer is an object of 2 KiB with a header line before its data, taken from a stack for each received packet
+and freed for each sent one.
+"""
+
+METHOD = """## How it is measured
+
+* Both sides work on the same model of the NIC, stepped in between on the same core. It checks every address and every
+  descriptor, writes all bytes of a packet that is received and reads all bytes of one that is sent. Only the
+  driver's part is timed, by the processor's cycle counter, around calls that handle 512 packets.
+* All sides take turns in every round, in changing order, in one process; a ratio is taken within a round. Given are
+  medians, and quartiles, of the rounds' ratios. So a noisy machine moves the times more than the ratios.
+* What both sides send is compared byte for byte, at several packet sizes and batches, before anything is timed; in the
+  timed rounds a digest of every sent byte is kept and compared after each series. A difference ends the run.
+* The reference (`ixy_vfio/bench/reference/`) is plain C in three files, compiled when the benchmark runs: with -O3 and
+  with -O2, each with and without link-time optimisation, all with -march=native. It was written to be fast, and is
+  faster than the program whose way it goes.
+* The loop counts packets and bytes, and the reference does not: the comparison errs in favour of C there.
+* Instructions are those of the driver's part alone, single-stepped; compiled for a fixed CPU, so that the number is the
+  same everywhere: `scripts/instructions`. It is the gate of continuous integration; times are not.
+
+To repeat it: `scripts/bench --output DIR` (some minutes; `--quick` under one). `scripts/bench --quick --check` prints
+the goals beside what it measures, and ends with status 1 when one is missed. A C compiler makes the reference; without
+one it is left out.
+"""
+
+CAVEATS = """## What this does not show
+
+* No PCI Express: no latency of DMA, no limit of transactions, no write-combining, no back-pressure.
+* No real NIC: no line rate. Here nothing ends at 14.88 Mpps a port, and a NIC does not share the core's caches as the
+  model does (the cold rows, with the model on another core, are the other extreme).
+* A doorbell is a plain store to memory. On hardware it is an uncached write of some hundred cycles now and then, so
+  that what saves doorbells is undervalued here, for both sides.
+* Published numbers stand in the picture for their shape alone: other machine, real NIC, a limit of 29.76 Mpps.
+* Instruction counts say nothing of stalls.
+* One page size, one kind of CPU and one hypervisor make one run; yours may differ: that is what the benchmark is for.
+"""
+
+LAYOUT = """## Why it is layout rather than language
+
+Python is not faster than C. The compiled loop and the C reference come out of compilers of the same kind, and the same
+layout written in C would be as fast, or somewhat faster. What makes the difference is what the memory looks like:
+
+* Buffers are numbers, not objects. C's way touches a header line of each packet beside its data: two cache lines a
+  packet instead of one, and a pointer to follow before the next load can start.
+* A stride of 2112 bytes instead of 2048. With a power of two all packets share 1/32 of the sets of the first cache.
+* Blocks of 32 descriptors that never wrap, in plain loops that the compiler vectorises; one report, one check and one
+  doorbell a block.
+* One loop, all inlined, so that nothing is reloaded between receive, kernel and send.
+
+So read the ratios as "this layout, in Python, beside that layout, in C". That Python does not stand in the way of it
+is the point.
+"""
