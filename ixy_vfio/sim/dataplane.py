@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ixy_vfio.core.compiled import compiled
 from ixy_vfio.core.errors import UsageError
+from ixy_vfio.core.unsafe import records_at
 from ixy_vfio.hw import ixgbe
 from ixy_vfio.sim import state
 from ixy_vfio.sim.cable import Cable
@@ -21,7 +22,7 @@ from ixy_vfio.sim.frames import CAPACITY, accept_all
 from ixy_vfio.sim.generator import generate, sink
 from ixy_vfio.sim.mac import receive_from_wire
 from ixy_vfio.sim.receive import receive
-from ixy_vfio.sim.state import MAX_PORTS, Int
+from ixy_vfio.sim.state import FIFO, FLOW, MAX_PORTS, PORT, QUEUE, QUEUES, Int
 from ixy_vfio.sim.transmit import transmit
 
 
@@ -139,6 +140,8 @@ class DataPlane:
         self.transmit_queues = np.zeros((state.MAX_PORTS, state.QUEUES), state.QUEUE)
         self.fifos = np.zeros(2 * state.MAX_PORTS, state.FIFO)
         self.flows = np.zeros(state.MAX_PORTS, state.FLOW)
+        records = (self.ports_state, self.receive_queues, self.transmit_queues, self.fifos, self.flows)
+        self._table = np.array([array.ctypes.data for array in records], np.uint64)
         self.clock = monotonic_ns
         self._memory: list[NDArray[np.uint64]] = []  # what addresses in the records point to
         self.ports: list[Port] = []
@@ -164,8 +167,7 @@ class DataPlane:
     def step(self, budget: int = 256) -> int:
         """One bounded step over all ports and cables; returns how many packets were moved."""
         moved = sum(cable.bring(self, budget) for cable in self._outside)
-        queues = (self.receive_queues, self.transmit_queues)
-        moved += int(run(self.ports_state, *queues, self.fifos, self.flows, len(self.ports), self.clock(), budget))
+        moved += int(run(self._table, len(self.ports), self.clock(), budget))
         return moved + sum(cable.take(self, budget) for cable in self._outside)
 
     def connect(self, cable: Cable) -> None:
@@ -209,19 +211,25 @@ class DataPlane:
 
 
 @compiled
-def run(
-    ports: Any, receive_queues: Any, transmit_queues: Any, fifos: Any, flows: Any, count: Int, now: Int, budget: Int
-) -> Int:
-    """One step: generators and ports send, what is on the wire passes the MACs, ports receive, sinks take."""
-    moved = np.intp(0)
+def run(table: Any, count: Int, now: Int, budget: Int) -> Int:
+    """One step: generators and ports send, what is on the wire passes the MACs, ports receive, sinks take.
+
+    `table` holds the addresses of the data plane's records: NumPy structures as arguments take far longer to pass.
+    """
+    ports, moved = records_at(table[0], MAX_PORTS, PORT), np.intp(0)
+    receive_queues = records_at(table[1], MAX_PORTS * QUEUES, QUEUE)
+    transmit_queues = records_at(table[2], MAX_PORTS * QUEUES, QUEUE)
+    fifos, flows = records_at(table[3], 2 * MAX_PORTS, FIFO), records_at(table[4], MAX_PORTS, FLOW)
     for i in range(count):
+        queues = receive_queues[i * QUEUES : (i + 1) * QUEUES]
         if flows[i].active:
-            moved += generate(flows[i], ports[i], receive_queues[i], fifos[i], now, budget)
-        moved += transmit(ports[i], transmit_queues[i], fifos, budget)
+            moved += generate(flows[i], ports[i], queues, fifos[i], now, budget)
+        moved += transmit(ports[i], transmit_queues[i * QUEUES : (i + 1) * QUEUES], fifos, budget)
     for i in range(count):
+        queues = receive_queues[i * QUEUES : (i + 1) * QUEUES]
         if fifos[i].pending:
             receive_from_wire(ports[i], fifos[i])
-        moved += receive(ports[i], receive_queues[i], fifos[i], budget)
+        moved += receive(ports[i], queues, fifos[i], budget)
         accept_all(fifos[MAX_PORTS + i])
         if flows[i].active:
             moved += sink(flows[i], flows, ports[i], fifos[MAX_PORTS + i], now, 2 * budget)

@@ -21,7 +21,7 @@ import numpy as np
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.sim.cable import Cable
 from ixy_vfio.sim.generator import FIT, MAX, PACED, SMALLEST, UNLIMITED
-from ixy_vfio.sim.state import FLOW, MAX_PORTS, NO_FLOW
+from ixy_vfio.sim.state import FLOW, MAX_PORTS, NO_FLOW, UNTOUCHED
 
 LARGEST = 15_500
 WIRE_BYTE, WIRE_OVERHEAD = 0.8, 24  # ns a byte at 10 Gbit/s; CRC, preamble and gap in bytes
@@ -84,7 +84,7 @@ class GeneratorCable(Cable):
         self._flow: Any = np.zeros((), FLOW)
         self._flow["count"], self._flow["streams"] = UNLIMITED, 1
         self._flow["smallest"] = self._flow["largest"] = SMALLEST
-        self._flow["expect"], self._flow["touched"] = NO_FLOW, -1
+        self._flow["expect"], self._flow["touched"] = NO_FLOW, UNTOUCHED
         self._flow["latency_min"] = UNLIMITED
         for option in filter(None, options.split(",")):
             key, _, value = option.partition("=")

@@ -91,11 +91,12 @@ def deliver(
     legacy: bool, tag: Int,
 ) -> bool:  # fmt: skip
     """Write one packet into as many buffers of `size` bytes as it takes; false when the queue has stopped."""
-    row, offset, head = np.intp(-1), np.intp(0), np.intp(queue.head)
+    offset, head = np.intp(0), np.intp(queue.head)
     status = np.uint32(word >> np.uint64(32))
     while True:
         iova = queue.base + np.uint64(head) * np.uint64(16)
-        row = find(windows, iova, WRITABLE, row)
+        row = find(windows, iova, WRITABLE, np.intp(queue.ring_row))
+        queue.ring_row = row
         if row < 0 or reach(windows, row, iova) < 16:
             record_miss(port, iova, np.uint64(16), np.uint64(0))
             queue.running = np.uint8(0)
@@ -106,7 +107,7 @@ def deliver(
             violate(port, Violation.RX_DESCRIPTOR_DONE, number, words[1])
         elif address == 0:
             violate(port, Violation.RX_NO_BUFFER, number, np.uint64(head))
-        dma_write(port, windows, address, data, at + offset, here, np.intp(-1))
+        queue.data_row = dma_write(port, windows, address, data, at + offset, here, np.intp(queue.data_row))
         offset += here
         head = head + 1 if head + 1 < np.intp(queue.count) else np.intp(0)
         if offset == length:
@@ -130,6 +131,7 @@ def receive_queue(port: Any, queue: Any, number: Int, fifo: Any, budget: Int) ->
     counter = receive_counter(registers, number)
     if not sound(port, number, control):
         return np.intp(0)
+    queue.ring_row = queue.data_row = np.int64(-1)
     done, packets, octets = np.intp(0), np.intp(0), np.intp(0)
     while fifo.frames and done < budget and queue.running:
         position = oldest(fifo, data)

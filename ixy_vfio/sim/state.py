@@ -19,6 +19,7 @@ Int: TypeAlias = Any
 MAX_PORTS = 32  # a PCI bus has 32 devices, and port N is device N
 QUEUES = ixgbe.RX_QUEUES
 NO_FLOW = 255  # a sink that checks nothing
+UNTOUCHED = 1 << 32
 SEEN = 65536  # sequence numbers of which a sink knows whether they have come
 NO_CABLE = 255  # `outgoing` of a port whose frames go nowhere
 
@@ -120,6 +121,8 @@ QUEUE = np.dtype([
     ("count", np.uint32),  # descriptors in the ring
     ("base", np.uint64),
     ("length", np.uint32),  # as the length register says, in bytes
+    ("ring_row", np.int64),  # DMA windows that served last, forgotten at each step
+    ("data_row", np.int64),
     ("context", np.uint64, (4,)),  # the two TX contexts
     ("context_valid", np.uint8, (2,)),
 ])  # fmt: skip
@@ -143,7 +146,7 @@ FLOW = np.dtype([
     ("streams", np.uint16),
     ("smallest", np.uint16),
     ("largest", np.uint16),
-    ("touched", np.int64),  # byte that is not compared, or -1
+    ("touched", np.uint64),  # byte that is not compared, or UNTOUCHED
     ("destination", np.uint64),  # addresses as they lie in the frame, read little-endian; 0: not known yet
     ("source", np.uint64),
     ("seed", np.uint64),
@@ -165,6 +168,8 @@ FLOW = np.dtype([
     ("latency_sum", np.uint64),
     ("latency_min", np.uint64),
     ("latency_max", np.uint64),
+    ("latency_last", np.uint64),  # and its bucket of `latencies`
+    ("latency_bucket", np.uint64),
     ("latencies", np.uint64, (64,)),
     ("seen", np.uint64, (SEEN // 64,)),
 ])  # fmt: skip
