@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _draw(results: dict[str, object], directory: Path) -> tuple[list[str], str]:
     """The names of the plots that were drawn, and a line on why there are none."""
     try:
-        from ixy_vfio.bench import plots
+        import ixy_vfio.bench.plots as plots
     except ImportError:
         return [], "no plots: matplotlib is not installed (scripts/bench installs it)"
     return plots.draw(results, directory), ""

@@ -2,8 +2,9 @@
 
 The driver's part is single-stepped (stepping.py), or run under callgrind. Callgrind counts from the call of a function
 to its return, by the function's name; compiled Python has no names that it could know. So there the driver's part is
-called by `lfind` of the C library, which nothing else uses, as the comparison of a search in one element. That adds
-about 20 instructions a call, that is for 512 packets. Both ways give the same number; callgrind needs some minutes.
+called by `tfind` of the C library, which hardly anything uses, as the comparison of a search in a tree of one node.
+That adds about 20 instructions a call, that is for 512 packets. Both ways give the same number; callgrind needs
+minutes.
 
 The code is compiled for one kind of CPU (Haswell: AVX2), not for the one it runs on. Blind to stalls and caches.
 """
@@ -29,7 +30,7 @@ BURST, TIMES, BATCH = 256, 2, 32
 DEADLINE = 600.0
 
 ffi = FFI()
-ffi.cdef("void *lfind(void *key, void *base, size_t *count, size_t size, void *compare);")
+ffi.cdef("void *tfind(void *key, void **root, void *compare);")
 
 
 def _side(name: str) -> Any:
@@ -63,10 +64,11 @@ def _searched(side: Any) -> None:
 
     libc: Any = ffi.dlopen(None)
     key, compare = ffi.cast("void *", side.state), ffi.cast("void *", side.driver.address)
-    count, element = ffi.new("size_t *", 1), ffi.new("uint64_t *")
+    node = ffi.new("void *[4]")  # key, left, right: all null
+    root = ffi.new("void **", node)
     for _ in range(TIMES):
         model.step(side.bench.ctypes.data)
-        libc.lfind(key, element, count, 8, compare)
+        libc.tfind(key, root, compare)
 
 
 def inner(name: str, batch: int, way: str) -> None:
@@ -98,7 +100,7 @@ def count(name: str = "forward", batch: int = BATCH, callgrind: bool = False) ->
         subprocess.run([*inner, "none"], **options)  # compiles, outside Valgrind
         with tempfile.TemporaryDirectory() as directory:
             out = Path(directory) / "out"
-            valgrind = ["valgrind", "--tool=callgrind", "--collect-atstart=no", "--toggle-collect=lfind"]
+            valgrind = ["valgrind", "--tool=callgrind", "--collect-atstart=no", "--toggle-collect=tfind"]
             subprocess.run([*valgrind, f"--callgrind-out-file={out}", *inner, "callgrind"], **options)
             found = re.search(r"^(?:totals|summary): (\d+)", out.read_text(), re.MULTILINE)
             instructions = int(found[1]) if found else 0

@@ -81,12 +81,16 @@ def throughput(results: dict[str, Any]) -> Any:
     left.legend(loc="upper left")
     published = results["published"]["mpps"]
     names = sorted(published, key=lambda name: float(published[name]))
-    bars = right.barh(names, [published[name] for name in names], color=GREY, alpha=0.65)
-    right.bar_label(bars, fmt="%g", padding=3, fontsize=9)
+    values = [published[name] for name in names]
+    right.barh(names, values, color=GREY, alpha=0.65)
+    for name, value in zip(names, values, strict=True):
+        inside = value > 15
+        place = {"x": value - 0.5 if inside else value + 0.5, "ha": "right" if inside else "left"}
+        right.text(y=name, s=f"{value:g}", va="center", fontsize=9, color="white" if inside else "black", **place)
     right.axvline(29.76, color=RED, linewidth=1, linestyle="--")
-    right.text(29.3, 0, "line rate", color=RED, fontsize=9, rotation=90, ha="right", va="bottom")
+    right.text(30.2, 0, "line rate", color=RED, fontsize=9, rotation=90, ha="left", va="bottom")
     right.grid(axis="y", visible=False)
-    right.set(xlim=(0, 34), xlabel="packets [Mpps]", title="Published: 82599, 3.3 GHz, batch 32")
+    right.set(xlim=(0, 34), xlabel="packets [Mpps]", title="Published: 82599, batch 32")
     figure.supxlabel(results["published"]["source"], fontsize=8, color=GREY, ha="right", x=0.99)
     return figure
 
@@ -105,7 +109,7 @@ def latency(results: dict[str, Any]) -> Any:
             label = "ixy_vfio forward" if run["side"] == "forward" else f"C ({run['side']})"
             axis.step(*zip(*points, strict=True), where="post", color=colour, label=f"{label}, {run['mpps']:.0f} Mpps")
         axis.set(xscale="log", yscale="log", xlabel="latency [ns]", title=f"{load:.0%} load", ylim=(5e-7, 1.2))
-        axis.legend(loc="upper right", fontsize=9)
+        axis.legend(loc="lower left", fontsize=9)
     axes[0].set_ylabel("share of packets that took longer")
     axes[0].set_yticks([10.0**-i for i in range(7)], ["1", "10%", "1%", "0.1%", "0.01%", "0.001%", "0.0001%"])
     return figure

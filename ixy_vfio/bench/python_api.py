@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ixy_vfio.apps.kernels import TOUCHED
 from ixy_vfio.bench import model
@@ -15,36 +14,39 @@ from ixy_vfio.bench.measure import WrongOutput
 from ixy_vfio.bench.sides import Product
 from ixy_vfio.core.compiled import compiled
 from ixy_vfio.core.pool import HEADROOM, STRIDE
-from ixy_vfio.ixgbe.datapath import receive_batch, send_batch
+from ixy_vfio.runtime.session import Port
 from ixy_vfio.runtime.worker import loop_state
 
 Forward = Callable[[], int]  # one batch in each direction; returns the packets
 
 
 @compiled
-def touch_batch(arena: Any, indices: Any, count: int) -> None:
+def touch_batch(arena: Any, indices: Any) -> None:
     """Change one byte of each packet; `arena` is uint8[buffers, STRIDE]."""
-    for i in range(count):
+    for i in range(indices.size):
         arena[indices[i], HEADROOM + TOUCHED] += 1
 
 
-def _batch(side: Product, batch: int) -> NDArray[np.uint32]:
-    return np.zeros((2, batch), np.uint32)
+def _ports(side: Product) -> tuple[Port, Port]:
+    """The public API's ports, without a device."""
+    ports = (Port.__new__(Port), Port.__new__(Port))
+    for port, pair in zip(ports, side.pairs, strict=True):
+        port.pair = pair
+    return ports
 
 
-def three_calls(side: Product, batch: int) -> Forward:
-    """Receive a batch, touch it, send it: three calls of compiled code."""
-    packets = _batch(side, batch)
-    indices = packets[0]
+def per_batch(side: Product, batch: int) -> Forward:
+    """`Port.rx`, a compiled function over the batch, `Port.tx`."""
     arena = np.frombuffer(side.memory.mapping.view, np.uint8, side.pool.capacity * STRIDE, side.rings)
     arena = arena.reshape(-1, STRIDE)
-    a, b = (pair.state for pair in side.pairs)
+    a, b = _ports(side)
 
-    def one(source: NDArray[Any], target: NDArray[Any]) -> int:
-        count: int = receive_batch(source, packets)
+    def one(source: Port, target: Port) -> int:
+        packets = source.rx(batch)
+        count = len(packets)
         if count:
-            touch_batch(arena, indices, count)
-            send_batch(target, packets, count)
+            touch_batch(arena, packets.indices)
+            target.tx(packets)
         return count
 
     return lambda: one(a, b) + one(b, a)
@@ -67,15 +69,14 @@ def one_call(side: Product, batch: int) -> Forward:
 
 def packet_loop(side: Product, batch: int) -> Forward:
     """The beginner's way: a Python loop over the packets of each batch."""
-    packets = _batch(side, batch)
-    data = side.pool.data
-    a, b = (pair.state for pair in side.pairs)
+    a, b = _ports(side)
 
-    def one(source: NDArray[Any], target: NDArray[Any]) -> int:
-        count: int = receive_batch(source, packets)
-        for index, length in zip(packets[0, :count].tolist(), packets[1, :count].tolist(), strict=True):
-            data(index, length)[TOUCHED] += 1
-        send_batch(target, packets, count)
+    def one(source: Port, target: Port) -> int:
+        packets = source.rx(batch)
+        for packet in packets:
+            packet[TOUCHED] += 1
+        count = len(packets)
+        target.tx(packets)
         return count
 
     return lambda: one(a, b) + one(b, a)
@@ -83,7 +84,7 @@ def packet_loop(side: Product, batch: int) -> Forward:
 
 WAYS: dict[str, Callable[[Product, int], Forward]] = {
     "Python, one call a batch": one_call,
-    "Python, three calls a batch": three_calls,
+    "Python, rx and tx a batch": per_batch,
     "Python, loop per packet": packet_loop,
 }
 

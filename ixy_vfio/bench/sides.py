@@ -74,7 +74,7 @@ class Side:
     def configure(self, batch: int, burst: int) -> None:
         """One call of the driver takes a burst from each port, in batches."""
         self.bench["burst"] = burst
-        self.set_rounds(batch, max(1, burst // batch))
+        self.set_rounds(batch, -(-burst // batch))
 
     def set_rounds(self, batch: int, rounds: int) -> None:
         """So many packets a poll, so many polls of each port a call."""
