@@ -16,7 +16,7 @@ SIMULATED_BAR = "/memfd:ixy-sim-bar0-"
 SYSFS_BAR = re.compile(r"/sys/devices/pci\S*/resource\d(_wc)?")
 REGION_SHIFT = 40  # vfio_pci: file offset = region << 40 | offset in the BAR
 PAGE = 4096
-_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) \S+ (\d+) *(.*)")
+_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) (\S+ \d+) *(.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Area:
     end: int
     rights: str
     offset: int
-    inode: int
+    file: str  # device and inode
     path: str
 
     @property
@@ -179,5 +179,5 @@ def parse_mapping(line: str) -> Area:
     found = _MAPPING.fullmatch(line.strip())
     if found is None:
         raise ValueError(f"not a line of /proc/PID/maps: {line}")
-    start, end, rights, offset, inode, path = found.groups()
-    return Area(line, int(start, 16), int(end, 16), rights, int(offset, 16), int(inode), path)
+    start, end, rights, offset, file, path = found.groups()
+    return Area(line, int(start, 16), int(end, 16), rights, int(offset, 16), file, path)

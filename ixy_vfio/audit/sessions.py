@@ -108,15 +108,14 @@ def is_simulator(process: Process) -> bool:
 
 def _families(processes: Sequence[Process]) -> list[list[Process]]:
     """Put together who shares packet memory, and children with their parents."""
-    families: list[tuple[set[int], list[Process]]] = []
+    families: list[tuple[set[str], list[Process]]] = []  # marks that its members share, members
     for one in sorted(processes, key=lambda one: one.pid):
-        marks = {-one.pid, -one.parent}  # pids negative, inodes positive
-        marks |= {area.inode for area in one.shown_mappings or () if area.is_packet_memory}
-        joined = [family for family in families if family[0] & marks]
-        families = [family for family in families if not family[0] & marks]
+        marks = {f"pid {one.pid}"} | {area.file for area in one.shown_mappings or () if area.is_packet_memory}
+        sought = marks | {f"pid {one.parent}"}
+        joined = [family for family in families if family[0] & sought]
+        families = [family for family in families if not family[0] & sought]
         members = [member for family in joined for member in family[1]]
-        inodes_and_own = {mark for mark in marks if mark != -one.parent}
-        families.append((inodes_and_own.union(*(family[0] for family in joined)), [*members, one]))
+        families.append((marks.union(*(family[0] for family in joined)), [*members, one]))
     return [members for _, members in families]
 
 

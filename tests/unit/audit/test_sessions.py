@@ -121,9 +121,9 @@ def test_a_simulated_session_says_that_no_iommu_is_involved() -> None:
 
 def test_two_sessions_have_two_names() -> None:
     tree = machine("cloud-vm")
-    for pid, inode in ((60, 7), (70, 8)):
+    for pid, device in ((60, "00:01"), (70, "00:0f")):  # the same inode, but of another file system
         process(tree, pid, argv="python3 -m ixy_vfio.cli forward 8259:00:00.0 8259:00:01.0")
-        write(tree, f"/proc/{pid}/maps", MEMORY.replace("77", str(inode)))
+        write(tree, f"/proc/{pid}/maps", MEMORY.replace("00:01", device))
     names = [session.name for session in Host(tree).sessions.sessions]
     assert names == ["session 8259:00:00.0,8259:00:01.0", "session 8259:00:00.0,8259:00:01.0 pid 70"]
 
