@@ -1,0 +1,213 @@
+"""`scripts/setup`: makes this machine ready to lease a NIC to a user, or undoes that. Runs under `python3 -I -S -B`."""
+
+import argparse
+import os
+import pwd
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+if not __package__:  # started as a directory: only the helper's folder is added
+    sys.path[0:1] = []
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from ixy_vfio_helper import bind, policy
+from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice
+from ixy_vfio_helper.monitor import Refusal
+from ixy_vfio_helper.protocol import ADDRESS
+
+from ixy_vfio_setup import look, machine, trust
+from ixy_vfio_setup.journal import Journal, Record
+from ixy_vfio_setup.steps import Request, Step, steps
+from ixy_vfio_setup.system import Refused, SetupError, System
+from ixy_vfio_setup.undo import LAUNCHER, SOCKET, UNDO, title
+
+TREE = Path(os.path.abspath(__file__)).parents[2]
+CODE = ("helper/ixy_vfio_setup", "helper/ixy_vfio_helper", "scripts/setup", "scripts/systemd")
+INSTALLED = ("/usr/local/lib", "/usr/local/sbin")
+Look = Callable[[Path, str], look.Found]
+
+
+def say(text: str) -> None:
+    """Tell people, at once."""
+    print(text, flush=True)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/setup",
+        description="Makes this machine ready to lease a NIC to a user: checks it, installs the helper, writes the "
+        "policy, gives the NIC to vfio-pci. All of it can be undone. See docs/hardware.md.",
+    )
+    parser.add_argument("device", nargs="?", help="PCI address of the NIC, like 0000:03:00.0 (see lspci -D)")
+    parser.add_argument("--user", metavar="NAME", help="who may lease it: a login name or a uid")
+    parser.add_argument("--memory", type=int, metavar="MIB", help="memory a lease may have (default: 256)")
+    parser.add_argument("--hugepages", type=int, metavar="N", help="free hugepages of 2 MiB (default: for one lease)")
+    parser.add_argument("--force", action="store_true", help="take the NIC although it is in use; tells what is cut")
+    parser.add_argument("--other", action="store_true", help="also a NIC that no driver here knows")
+    parser.add_argument("--start", action="store_true", help="without systemd: start the helper in the background")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
+    parser.add_argument("--undo", action="store_true", help="undo everything, or what was done for DEVICE")
+    arguments = parser.parse_args(argv)
+    if not arguments.undo and not (arguments.device and arguments.user):
+        parser.error("DEVICE and --user NAME are wanted (or --undo)")
+    if arguments.undo and (arguments.user or arguments.force or arguments.start or arguments.other):
+        parser.error("--undo goes with DEVICE and --dry-run only")
+    if arguments.memory is not None and not 0 < arguments.memory <= 1 << 20:
+        parser.error("--memory: a whole number from 1 to 1048576")
+    if arguments.hugepages is not None and arguments.hugepages < 0:
+        parser.error("--hugepages: a whole number, 0 or more")
+    return arguments
+
+
+def _address(text: str) -> str:
+    address = text.lower() if text.count(":") == 2 else f"0000:{text.lower()}"
+    if not ADDRESS.fullmatch(address):
+        raise Refused(f"{text}: not a PCI address like 0000:03:00.0")
+    return address
+
+
+def _user(name: str) -> tuple[str, int]:
+    """How the policy calls the user, and the uid."""
+    if name.isascii() and name.isdigit():
+        return name, int(name)
+    try:
+        return name, pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise Refused(f"{name}: there is no such user; make one (adduser {name}), or give a uid") from None
+
+
+def check_code(tree: Path, trusted: frozenset[int]) -> None:
+    """Refuse to run and install what others than root and who called sudo could have changed."""
+    if found := trust.strangers([tree / name for name in CODE], trusted):
+        names = " and ".join(trust.uid_name(uid) for uid in sorted(trusted))
+        raise Refused(f"{found}; root runs and installs this code: only {names} may be able to change it")
+
+
+def check_machine(system: System, device: PciDevice, other: bool) -> None:
+    """Refuse a machine or a device that cannot do it, with all reasons."""
+    if not device.path.is_dir():
+        raise Refused(f"{device.address}: no such PCI device; see lspci -D")
+    if lacking := machine.missing(system):
+        raise Refused("\n".join(lacking))
+    try:
+        bind.check(device, down=True, other=other)
+    except Refusal as refusal:
+        if machine.has_vfio_pci(system) or "modprobe vfio-pci" not in str(refusal):
+            raise Refused(str(refusal)) from None
+    if found := trust.strangers_to(map(system.at, INSTALLED), frozenset({system.owner}), system.root):
+        raise Refused(f"{found}; programs of root are installed below: run chmod g-w,o-w or chown root")
+
+
+def _bound(system: System, device: PciDevice) -> bool:
+    return device.driver == VFIO_PCI and system.text(f"/run/ixy_vfio/bound/{device.address}.json") is not None
+
+
+def _request(system: System, arguments: argparse.Namespace, tree: Path, looking: Look) -> Request:
+    """What is to be done, when everything allows it."""
+    device = PciDevice(_address(arguments.device), system.root)
+    name, uid = _user(arguments.user)
+    check_machine(system, device, arguments.other)
+    say(f"{device.address}: {device.ids}, driver {device.driver or 'none'}, IOMMU group {device.link('iommu_group')}")
+    found = look.Found() if _bound(system, device) else looking(tree, device.address)
+    if found.reasons and not arguments.force:
+        raise Refused("\n".join(f"{device.address}: in use: {reason}" for reason in found.reasons) + "\n"
+                      f"{device.address}: --force takes it all the same, and cuts this")  # fmt: skip
+    for reason in found.reasons:
+        say(f"{device.address}: will be cut: {reason}")
+    return Request(
+        device, name, uid, arguments.memory, arguments.hugepages, arguments.other, arguments.start,
+        arguments.force, tuple(found.interfaces),
+    )  # fmt: skip
+
+
+def carry_out(system: System, journal: Journal, todo: Sequence[Step]) -> None:
+    """Take the steps; when one fails, undo those that this call took."""
+    mine: list[Record] = []
+    try:
+        for step in todo:
+            if not step.needed():
+                say(f"already: {step.text}")
+                continue
+            record = step.record()
+            journal.add(record)
+            mine.append(record)
+            step.do()
+            say(f"done:    {step.text}")
+    except (Exception, KeyboardInterrupt) as error:
+        say(f"failed:  {step.text}: {error or 'interrupted'}")
+        undo(system, journal, mine)
+        raise
+
+
+def undo(system: System, journal: Journal, records: Sequence[Record]) -> None:
+    """Undo steps, the last one first. Raises SetupError at the first that cannot be undone; the journal keeps it."""
+    for record in reversed(records):
+        try:
+            note = UNDO[record["kind"]](system, record)
+        except (OSError, SetupError) as error:
+            raise SetupError(f"cannot {title(record)}: {error}; then run: sudo scripts/setup --undo") from error
+        journal.drop(record)
+        say(f"undone:  {title(record)}" + (f" ({note})" if note else ""))
+
+
+def _undo(system: System, journal: Journal, device: str | None, dry_run: bool) -> None:
+    records = journal.records
+    if device is not None:
+        address = _address(device)
+        if address not in journal.devices():
+            raise Refused(f"{address}: was not set up here; set up: {' '.join(journal.devices()) or 'nothing'}")
+        if journal.devices() != [address]:  # what all need stays until the last one goes
+            records = [record for record in records if record["device"] == address]
+    if not records:
+        say("nothing was set up; nothing to undo")
+    elif dry_run:
+        for record in reversed(records):
+            say(f"would:   {title(record)}")
+    else:
+        undo(system, journal, list(records))
+
+
+def _finish(system: System, request: Request) -> None:
+    if not system.listener(SOCKET):
+        say(f"\nno systemd here: start the helper by hand, sudo {LAUNCHER} serve (or run this again with --start)")
+    say(f"\nready. As {request.user}: ixy-vfio info {request.device.address}\nUndo: sudo scripts/setup --undo")
+
+
+def run(argv: Sequence[str], system: System, tree: Path = TREE, looking: Look = look.look) -> int:
+    """The command; returns the exit status (0 done, 1 failed, 2 wrong use or refused)."""
+    arguments = _parse(argv)
+    try:
+        if not arguments.dry_run and os.geteuid() != 0 and system.root == Path("/"):
+            raise Refused("this changes the machine: run it with sudo, or see what it would do with --dry-run")
+        check_code(tree, frozenset({0, look.caller()[0]} - {look.NOBODY[0]}))
+        if arguments.undo:
+            if arguments.dry_run:
+                _undo(system, Journal(system), arguments.device, True)
+            else:
+                with Journal(system) as journal:
+                    _undo(system, journal, arguments.device, False)
+            return 0
+        request = _request(system, arguments, tree, looking)
+        if arguments.dry_run:
+            for step in steps(system, Journal(system), tree, sys.executable, request):
+                say(f"{'would:  ' if step.needed() else 'already:'} {step.text}")
+            return 0
+        with Journal(system) as journal:
+            carry_out(system, journal, list(steps(system, journal, tree, sys.executable, request)))
+        _finish(system, request)
+        return 0
+    except (Refused, policy.PolicyError) as refusal:
+        for line in str(refusal).splitlines():
+            print(f"setup: {line}", file=sys.stderr)
+        return 2
+    except (SetupError, OSError) as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    os.umask(0o022)
+    sys.exit(run(sys.argv[1:], System()))
