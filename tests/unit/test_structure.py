@@ -10,6 +10,7 @@ import pytest
 TOP = Path(__file__).parents[2]
 PACKAGE = TOP / "ixy_vfio"
 HELPER = TOP / "helper" / "ixy_vfio_helper"
+SETUP = TOP / "helper" / "ixy_vfio_setup"
 
 # What each floor may import of the project; an entry stands for itself and what lies below it.
 DRIVERS = {"ixy_vfio.ixgbe"}
@@ -31,12 +32,13 @@ ALLOWED: dict[str, set[str]] = {
     "ixy_vfio.cli": {"ixy_vfio"},
     "ixy_vfio.__init__": {"ixy_vfio"},
     "ixy_vfio_helper": {"ixy_vfio_helper"},
+    "ixy_vfio_setup": {"ixy_vfio_setup", "ixy_vfio_helper"},
 }  # fmt: skip
 
 
 def modules() -> list[tuple[str, Path]]:
     found = []
-    for top in (PACKAGE, HELPER):
+    for top in (PACKAGE, HELPER, SETUP):
         for path in sorted(top.rglob("*.py")):
             name = ".".join(path.relative_to(top.parent).with_suffix("").parts)
             found.append((name.removesuffix(".__init__") if name.count(".") > 1 else name, path))
@@ -79,11 +81,11 @@ def test_driver_and_simulator_do_not_know_each_other() -> None:
             assert not any(within(i, {"ixy_vfio.sim"}) for i in imports(path, name)), name
 
 
-def test_the_helper_imports_the_standard_library_only() -> None:
-    for path in HELPER.glob("*.py"):
-        for name in imports(path, f"ixy_vfio_helper.{path.stem}"):
+def test_what_root_runs_imports_the_standard_library_only() -> None:
+    for path in (*HELPER.glob("*.py"), *SETUP.glob("*.py")):
+        for name in imports(path, f"{path.parent.name}.{path.stem}"):
             top = name.split(".")[0]
-            assert top == "ixy_vfio_helper" or top in sys.stdlib_module_names, f"{path.name} imports {name}"
+            assert top in ("ixy_vfio_helper", "ixy_vfio_setup") or top in sys.stdlib_module_names, f"{path.name} imports {name}"
 
 
 def test_the_helper_runs_isolated() -> None:
