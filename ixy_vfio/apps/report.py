@@ -76,7 +76,7 @@ def summary(control: "Control", ring: int, seconds: float, started: float) -> di
             }
             for i in range(2)
         ],
-        "workers": [{"pid": one.pid, "core": one.core} for one in control.workers],
+        "workers": [{"pid": one.pid, "core": one.core, "sealed": one.seal.applied} for one in control.workers],
         "notes": control.notes,
     }
 

@@ -3,6 +3,7 @@
 IxyError
 +- UsageError        2  asked for something that cannot be: a bad address, a ring of 100 descriptors
 +- RefusedError      2  the helper said no, and why
++- SealError         2  this kernel lacks a layer of the workers' sandbox, and --require-sealed was given
 +- LeaseError        1  the helper is gone, or ended the lease
 +- DeviceError       1
 |  +- DeviceGone     1  the device answers all ones: removed, or its power is off
@@ -26,6 +27,12 @@ class UsageError(IxyError):
 
 class RefusedError(IxyError):
     """The helper refused, and said why."""
+
+    exit_status = 2
+
+
+class SealError(IxyError):
+    """A worker could not be sealed as it was required to be. No packet has been received."""
 
     exit_status = 2
 

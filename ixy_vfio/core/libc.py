@@ -10,11 +10,14 @@ ffi.cdef("""
 void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset);
 int munmap(void *address, size_t length);
 int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
+int capset(void *header, void *data);
+long syscall(long number, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t d, uintptr_t e, uintptr_t f);
 """)
 _libc: Any = ffi.dlopen(None)
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_DUMPABLE = 4
+PR_SET_SECCOMP = 22
 PR_SET_NO_NEW_PRIVS = 38
 
 
@@ -36,7 +39,31 @@ def munmap(address: int, length: int) -> None:
         raise _error("munmap")
 
 
-def prctl(option: int, value: int) -> None:
-    """prctl(2) with one argument. Raises OSError."""
-    if _libc.prctl(option, value, 0, 0, 0):
+def prctl(option: int, first: int, second: int | bytes = 0) -> None:
+    """prctl(2) with up to two arguments; bytes stand for their address. Raises OSError."""
+    if _libc.prctl(option, first, _word(second), 0, 0):
         raise _error("prctl")
+
+
+def capset(header: bytes, data: bytes) -> None:
+    """capset(2). Raises OSError."""
+    if _libc.capset(ffi.from_buffer(header), ffi.from_buffer(data)):
+        raise _error("capset")
+
+
+def syscall(name: str, number: int, *arguments: int | bytes) -> int:
+    """A system call that the C library has no function for; bytes stand for their address. Raises OSError."""
+    words = [_word(one) for one in arguments] + [0] * (6 - len(arguments))
+    result = int(_libc.syscall(number, *words))
+    if result < 0:
+        raise _error(name)
+    return result
+
+
+def _word(argument: int | bytes) -> int:
+    return argument if isinstance(argument, int) else int(ffi.cast("uintptr_t", ffi.from_buffer(argument)))
+
+
+def address_of(data: bytes) -> int:
+    """Where `data`, which the caller keeps, lies in this process: for a pointer inside a kernel structure."""
+    return _word(data)

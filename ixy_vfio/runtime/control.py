@@ -21,12 +21,13 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from ixy_vfio import netdev
-from ixy_vfio.core.errors import DeviceError, IxyError, LinkDown, WorkerError
+from ixy_vfio.core.errors import DeviceError, IxyError, LinkDown, SealError, WorkerError
 from ixy_vfio.core.pool import STRIDE, Pool
 from ixy_vfio.ixgbe.datapath import QueuePair, arm
 from ixy_vfio.netdev import Counters, Link, NetDevice, PortConfig
 from ixy_vfio.runtime import messages, worker
 from ixy_vfio.runtime.messages import Kind, Statistics
+from ixy_vfio.runtime.sandbox import Seal
 from ixy_vfio.runtime.worker import Idle, Job
 from ixy_vfio.transport.base import Device
 from ixy_vfio.transport.lease import Lease, Purpose
@@ -51,6 +52,7 @@ class Plan:
     cores: tuple[int, ...] = ()
     idle: Idle = Idle.SLEEP
     link_deadline: float = 10.0
+    require_sealed: bool = False  # SealError when a layer of the workers' sandbox is missing
 
 
 @dataclass(slots=True)
@@ -60,6 +62,7 @@ class Worker:
     pid: int
     connection: socket.socket
     core: int | None
+    seal: Seal = field(default_factory=Seal)
     statistics: Statistics = field(default_factory=Statistics)
     done: bool = False
     status: int | None = None  # of waitpid
@@ -75,6 +78,8 @@ class Worker:
         kind, payload = message
         if kind is Kind.ERROR:
             raise WorkerError(f"worker {self.pid}: {payload.decode(errors='replace')}")
+        if kind is Kind.READY:
+            self.seal = Seal.unpack(payload)
         if kind in (Kind.STATISTICS, Kind.DONE):
             self.statistics = Statistics.unpack(payload)
             self.done = kind is Kind.DONE
@@ -85,6 +90,8 @@ class Worker:
         if status is None:
             return "does not answer"
         code = os.waitstatus_to_exitcode(status)
+        if code == -signal.SIGSYS:
+            return "made a system call that a sealed worker may not make, and was killed by SIGSYS"
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
 
     def wait(self, deadline: float) -> int | None:
@@ -209,6 +216,7 @@ class Control:
         lease.seal()
         for one in self.workers:
             self._expect_ready(one)
+        self._check_seals()
         for port, address in self._named_ports():
             with _naming(address):
                 self._wait_link(port)
@@ -242,6 +250,13 @@ class Control:
         one.connection.settimeout(WORKER_DEADLINE)
         one.receive()
         one.connection.settimeout(None)
+
+    def _check_seals(self) -> None:
+        """What the workers' sandboxes lack is a note, or the end. The kernel is the same for all of them."""
+        missing = list(dict.fromkeys(text for one in self.workers for text in one.seal.missing))
+        if missing and self.plan.require_sealed:
+            raise SealError(f"not sealed as required: {'; '.join(missing)}")
+        self.notes += [f"workers are not fully sealed: {text}" for text in missing]
 
     def _wait_link(self, port: NetDevice) -> None:
         """In slices, so that a signal or the end of the lease is noticed."""

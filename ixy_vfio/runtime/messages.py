@@ -24,7 +24,7 @@ _STATISTICS = struct.Struct(f"<{1 + 2 * _PORT}Q")
 class Kind(IntEnum):
     """Of a message."""
 
-    READY = 1  # worker: sealed, waiting for GO
+    READY = 1  # worker: sealed, and how (`sandbox.Seal`); waiting for GO
     GO = 2  # control: packets may come
     ASK = 3  # control: send STATISTICS
     STATISTICS = 4  # worker

@@ -106,8 +106,8 @@ def start(job: Job) -> tuple[int, socket.socket]:
 def _main(job: Job, connection: socket.socket, parent: int) -> int:
     try:
         gc.disable()
-        sandbox.seal(connection.fileno(), job.keep(), parent, job.core)
-        messages.send(connection, Kind.READY)
+        sealed = sandbox.seal(connection.fileno(), job.keep(), parent, job.core)
+        messages.send(connection, Kind.READY, sealed.pack())
         message = messages.receive(connection)
         if message is not None and message[0] is Kind.GO:
             _run(job, connection)
