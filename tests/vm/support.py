@@ -26,4 +26,4 @@ def load(guest: Guest, *modules: str) -> None:
     """modprobe; nothing to do where everything is built in."""
     if guest.run(["test", "-d", f"/lib/modules/{guest.release}"], check=False).status == 0:
         for module in modules:
-            guest.run(["modprobe", module])
+            guest.run(["modprobe", module], timeout=300)  # a probe is 7,000 register accesses, each a message

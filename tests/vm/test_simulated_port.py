@@ -34,7 +34,7 @@ def test_linux_drives_two_cabled_ports(guest: Guest) -> None:
     load(guest, "ixgbe")
     ports = [guest.address(name) for name in ("port0", "port1")]
     argv = [sys.executable, "-m", "tests.vm.inside.two_hosts", *ports, "9000"]
-    result = json.loads(guest.run(argv, timeout=240).stdout)
+    result = json.loads(guest.run(argv, timeout=480).stdout)
     # Sizes 1, 38, ... 8955 of plain datagrams; 1, 212, ... tagged ones; 4 MiB by TCP, segmented and summed by the NIC.
     assert result == {"carrier": True, "echoes": 243, "tagged": 43, "stream": True}
     assert not re.search(r"DMAR: \[DMA|NETDEV WATCHDOG|Reset adapter", guest.kernel_log())
@@ -44,9 +44,9 @@ def test_linux_drives_two_cabled_ports(guest: Guest) -> None:
 @in_guest(PORTS)
 def test_a_stray_dma_of_the_port_is_a_fault_in_the_log(guest: Guest) -> None:
     load(guest, "vfio-pci")
-    address = guest.address("port0")
+    address, other_end = guest.address("port0"), guest.address("port1")
     before = len(guest.kernel_log())
-    assert json.loads(inside(guest, "stray_dma", "legacy", address))["mapped"] == 1
+    assert json.loads(inside(guest, "stray_dma", "legacy", address, other_end, timeout=120))["mapped"] == 1
     wanted = rf"DMA Read .*\[(0000:)?{address.removeprefix('0000:')}\] fault addr 0x900000"
     deadline = time.monotonic() + 10
     while not re.search(wanted, guest.kernel_log()[before:]):

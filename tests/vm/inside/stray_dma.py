@@ -4,6 +4,7 @@ Registers by the 82599 datasheet, sections 8.2.3.9 and 4.6.8. Prints the status 
 """
 
 import json
+import os
 import struct
 import sys
 import time
@@ -35,9 +36,12 @@ def send(device: Device, ring: Page, slot: int, iova: int) -> int:
     return ring.memory[slot * 16 + 12]
 
 
-def main(path: str, address: str) -> None:
-    bind(address, "vfio-pci")
-    device: Device = LegacyDevice(address) if path == "legacy" else CdevDevice(address)
+def main(path: str, address: str, other_end: str) -> None:
+    kind = LegacyDevice if path == "legacy" else CdevDevice
+    for port in (address, other_end):
+        bind(port, "vfio-pci")
+    peer = kind(other_end)  # opening it resets it: its laser is on, whatever its last driver did
+    device: Device = kind(address)
     ring, buffer = Page(b"\0"), Page(b"\xff" * 6 + b"\x02" * 6 + b"\x88\xb5" + b"\0" * 2)
     device.map(ring, RING)
     device.map(buffer, BUFFER)
@@ -49,6 +53,7 @@ def main(path: str, address: str) -> None:
     wait(device, TXDCTL, ENABLE)
     result = {"mapped": send(device, ring, 0, BUFFER), "unmapped": send(device, ring, 1, UNMAPPED)}
     device.bus_master(False)
+    os.close(peer.fd)
     print(json.dumps(result))
 
 
