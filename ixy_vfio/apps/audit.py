@@ -38,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--explain", metavar="CHECK", help="print the page of a check")
     parser.add_argument("--compare", metavar=("BEFORE", "AFTER"), nargs=2, type=Path, help="compare two JSON reports")
-    parser.add_argument("--record", metavar="FILE", type=Path, help="also write what was read, for --replay elsewhere; it names all your processes")
+    parser.add_argument(
+        "--record", metavar="FILE", type=Path,
+        help="also write what was read, for --replay elsewhere; it names all your processes",
+    )  # fmt: skip
     parser.add_argument("--replay", metavar="FILE", type=Path, help="audit a recorded machine")
 
 
