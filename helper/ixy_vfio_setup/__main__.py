@@ -84,19 +84,25 @@ def check_code(tree: Path, trusted: frozenset[int]) -> None:
         raise Refused(f"{found}; root runs and installs this code: only {names} may be able to change it")
 
 
-def check_machine(system: System, device: PciDevice, other: bool) -> None:
-    """Refuse a machine or a device that cannot do it, with all reasons."""
+def check_machine(system: System, device: PciDevice) -> None:
+    """Refuse a machine that cannot do it, with all reasons."""
     if not device.path.is_dir():
         raise Refused(f"{device.address}: no such PCI device; see lspci -D")
     if lacking := machine.missing(system):
         raise Refused("\n".join(lacking))
+    directories = [system.at(name) for name in INSTALLED]
+    if found := trust.strangers_to(directories, frozenset({system.owner}), system.root):
+        raise Refused(f"{found}; root's programs are installed there: run chmod g-w,o-w or chown root on it")
+
+
+def _refusal(system: System, device: PciDevice, other: bool) -> str:
+    """Why the helper will not bind the device, also if it may take an interface down; "" if it will."""
     try:
         bind.check(device, down=True, other=other)
     except Refusal as refusal:
-        if machine.has_vfio_pci(system) or "modprobe vfio-pci" not in str(refusal):
-            raise Refused(str(refusal)) from None
-    if found := trust.strangers_to(map(system.at, INSTALLED), frozenset({system.owner}), system.root):
-        raise Refused(f"{found}; programs of root are installed below: run chmod g-w,o-w or chown root")
+        if machine.has_vfio_pci(system) or "modprobe vfio-pci" not in str(refusal):  # loading it is a step of ours
+            return str(refusal)
+    return ""
 
 
 def _bound(system: System, device: PciDevice) -> bool:
@@ -107,12 +113,14 @@ def _request(system: System, arguments: argparse.Namespace, tree: Path, looking:
     """What is to be done, when everything allows it."""
     device = PciDevice(_address(arguments.device), system.root)
     name, uid = _user(arguments.user)
-    check_machine(system, device, arguments.other)
+    check_machine(system, device)
     say(f"{device.address}: {device.ids}, driver {device.driver or 'none'}, IOMMU group {device.link('iommu_group')}")
     found = look.Found() if _bound(system, device) else looking(tree, device.address)
-    if found.reasons and not arguments.force:
-        raise Refused("\n".join(f"{device.address}: in use: {reason}" for reason in found.reasons) + "\n"
-                      f"{device.address}: --force takes it all the same, and cuts this")  # fmt: skip
+    last = _refusal(system, device, arguments.other)
+    if found.reasons and not arguments.force and not last:
+        last = f"{device.address}: --force takes it all the same, and cuts this"
+    if last:
+        raise Refused("\n".join([*(f"{device.address}: in use: {reason}" for reason in found.reasons), last]))
     for reason in found.reasons:
         say(f"{device.address}: will be cut: {reason}")
     return Request(

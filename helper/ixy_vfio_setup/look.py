@@ -17,7 +17,7 @@ from typing import Any
 from ixy_vfio_setup.system import PATH, Refused
 
 NOBODY = (65534, 65534)
-DEADLINE = 60.0
+DEADLINE = 120.0
 MAX_NAMESPACES = 32  # others than ours that are looked into
 NAME = re.compile(r"[^\s/\x00-\x1f\x7f]{1,15}")  # of an interface
 

@@ -1,0 +1,287 @@
+"""scripts/setup on a machine of files: what it does, that it does it once, and the way back from everywhere."""
+
+import contextlib
+import copy
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from ixy_vfio_setup.look import Found
+from ixy_vfio_setup.system import SetupError
+
+from tests.unit.setup_machine import HUGE, NIC, SECOND, Killed, Machine
+
+GOLDEN = Path(__file__).parent / "golden/setup_dry_run.txt"
+SETUP = (NIC, "--user", "1000", "--memory", "64")
+
+
+@pytest.fixture(autouse=True)
+def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of setups, of which none must outlive a power failure."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
+@pytest.fixture(params=["systemd", "by hand"])
+def machine(tmp_path: Path, request: pytest.FixtureRequest) -> Machine:
+    return Machine(tmp_path, request.param == "systemd")
+
+
+def words(machine: Machine) -> tuple[str, ...]:
+    return SETUP if machine.at("run/systemd/system").exists() else (*SETUP, "--start")
+
+
+def test_a_dry_run_tells_every_step_and_takes_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    machine = Machine(tmp_path)
+    before = machine.state()
+    assert machine.setup(*SETUP, "--dry-run") == 0
+    assert capsys.readouterr().out == GOLDEN.read_text()
+    assert machine.state() == before
+    assert machine.commands == ["modprobe --dry-run vfio-pci"]
+
+
+def test_what_is_installed(machine: Machine) -> None:
+    assert machine.setup(*words(machine)) == 0
+    launcher = machine.at("usr/local/sbin/ixy-vfio-helper")
+    assert launcher.read_text().startswith("#!/bin/sh\nexec ")
+    assert launcher.read_text().endswith('-I -S -B /usr/local/lib/ixy_vfio/ixy_vfio_helper "$@"\n')
+    assert launcher.stat().st_mode == 0o100755
+    installed = machine.at("usr/local/lib/ixy_vfio/ixy_vfio_helper")
+    assert [(path.name, path.read_text(), f"{path.stat().st_mode:o}") for path in sorted(installed.iterdir())] == [
+        ("__init__.py", "# __init__.py\n", "100644"),
+        ("__main__.py", "# __main__.py\n", "100644"),
+    ]
+    policy = machine.at("etc/ixy_vfio/policy.toml").read_text()
+    assert policy.endswith(f'\n[user.1000]\ndevices = ["{NIC}"]\nmemory_mib = 64\n')
+    assert machine.at(f"{HUGE}/nr_hugepages").read_text() == "32\n"
+    assert machine.serving
+    bound = ["/usr/local/sbin/ixy-vfio-helper recover", f"/usr/local/sbin/ixy-vfio-helper bind {NIC}"]
+    assert machine.commands[-2:] == bound
+
+
+def test_the_second_time_changes_nothing(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    assert machine.setup(*words(machine)) == 0
+    after = machine.state()
+    machine.at(f"{HUGE}/free_hugepages").write_text("0\n")  # a lease has them
+    capsys.readouterr()
+    looked = machine.looked
+    assert machine.setup(*words(machine)) == 0
+    assert "done:" not in capsys.readouterr().out
+    machine.at(f"{HUGE}/free_hugepages").write_text("32\n")
+    assert machine.state() == after
+    assert machine.changes == 0
+    assert machine.looked == looked  # vfio-pci has it: there is no interface that anybody could use
+
+
+def test_undo_leaves_nothing(machine: Machine) -> None:
+    before = machine.state()
+    assert machine.setup(*words(machine)) == 0
+    assert machine.setup("--undo") == 0
+    machine.at("proc/4711/cmdline").unlink(missing_ok=True)
+    if machine.at("proc/4711").exists():
+        machine.at("proc/4711").rmdir()
+    assert machine.state() == before
+    assert machine.setup("--undo") == 0
+
+
+def changes(folder: Path, systemd: bool, *then: str) -> int:
+    machine = Machine(folder, systemd)
+    assert machine.setup(*words(machine)) == 0
+    if then:
+        assert machine.setup(*then) == 0
+    return machine.changes
+
+
+def without_process(state: dict[str, str]) -> dict[str, str]:
+    return {name: what for name, what in state.items() if not name.startswith("proc/4711")}
+
+
+@pytest.mark.parametrize("systemd", [True, False])
+def test_a_failure_at_any_step_puts_everything_back(tmp_path: Path, systemd: bool) -> None:
+    steps = changes(tmp_path / "count", systemd)
+    assert steps > 25
+    machine = Machine(tmp_path / "machine", systemd)
+    before = machine.state()
+    for at in range(steps):
+        machine.fault = (at, SetupError("injected"))
+        assert machine.setup(*words(machine)) in (1, 2), at  # 2: it was still looking
+        assert machine.fault is None
+        assert without_process(machine.state()) == before, at
+    assert machine.setup(*words(machine)) == 0
+
+
+@pytest.mark.parametrize("systemd", [True, False])
+def test_killed_at_any_step_it_is_undone_or_finished_later(tmp_path: Path, systemd: bool) -> None:
+    steps = changes(tmp_path / "count", systemd)
+    machine = Machine(tmp_path / "machine", systemd)
+    before = machine.state()
+    for at in range(steps):
+        for later in (["--undo"], [*words(machine)]):
+            machine.fault = (at, Killed())
+            with pytest.raises(Killed):
+                machine.setup(*words(machine))
+            assert machine.setup(*later) == 0, at
+            assert machine.setup("--undo") == 0, at
+            assert without_process(machine.state()) == before, at
+
+
+@pytest.mark.parametrize("fault", [Killed(), OSError("injected")], ids=["killed", "failed"])
+@pytest.mark.parametrize("systemd", [True, False])
+def test_an_undo_that_ends_anywhere_is_finished_later(tmp_path: Path, systemd: bool, fault: BaseException) -> None:
+    steps = changes(tmp_path / "count", systemd, "--undo")
+    machine = Machine(tmp_path / "machine", systemd)
+    before = machine.state()
+    for at in range(steps):
+        assert machine.setup(*words(machine)) == 0
+        machine.fault = (at, copy.copy(fault))
+        with contextlib.suppress(Killed):
+            machine.setup("--undo")
+        assert machine.setup("--undo") == 0, at
+        assert without_process(machine.state()) == before, at
+
+
+def test_two_devices_share_what_both_need(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    before = machine.state()
+    assert machine.setup(*words(machine)) == 0
+    assert machine.setup(SECOND, "--user", "1001") == 0
+    assert machine.setup("--undo", "0000:09:00.0") == 2
+    assert f"0000:09:00.0: was not set up here; set up: {NIC} {SECOND}" in capsys.readouterr().err
+    assert machine.setup("--undo", "03:00.0") == 0
+    policy = machine.at("etc/ixy_vfio/policy.toml").read_text()
+    assert "[user.1001]" in policy
+    assert "[user.1000]" not in policy
+    assert machine.serving
+    assert machine.at("usr/local/sbin/ixy-vfio-helper").exists()
+    assert machine.setup("--undo", SECOND) == 0
+    assert without_process(machine.state()) == before
+
+
+def test_a_newer_tree_replaces_what_is_installed(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    before = machine.state()
+    assert machine.setup(*words(machine)) == 0
+    (machine.tree / "helper/ixy_vfio_helper/__init__.py").write_text("# newer\n")
+    capsys.readouterr()
+    assert machine.setup(*words(machine)) == 0
+    done = [line for line in capsys.readouterr().out.splitlines() if line.startswith("done")]
+    assert done == ["done:    write /usr/local/lib/ixy_vfio/ixy_vfio_helper/__init__.py (mode 644)"]
+    assert machine.setup("--undo") == 0
+    assert without_process(machine.state()) == before
+
+
+def test_after_a_restart_of_the_machine(machine: Machine) -> None:
+    boot = machine.at("proc/sys/kernel/random/boot_id")
+    before = machine.state()
+    assert machine.setup(*words(machine)) == 0
+    boot.write_text("boot-2\n")
+    shutil.rmtree(machine.at("run/ixy_vfio"))
+    shutil.rmtree(machine.at("sys/bus/pci/drivers/vfio-pci"))
+    for name in ("nr_hugepages", "free_hugepages"):
+        machine.at(f"{HUGE}/{name}").write_text("10\n")
+    driver = machine.at(f"sys/bus/pci/devices/{NIC}/driver")
+    driver.unlink()
+    driver.symlink_to(machine.at("sys/bus/pci/drivers/ixgbe"))
+    machine.serving = 0
+    assert machine.setup(*words(machine)) == 0  # what did not survive is done again
+    assert machine.at(f"{HUGE}/nr_hugepages").read_text() == "32\n"
+    assert machine.setup("--undo") == 0
+    boot.write_text("boot-1\n")
+    assert without_process(machine.state()) == before
+
+
+def test_a_nic_in_use_is_refused_with_every_reason(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    before = machine.state()
+    machine.found = Found(["eth0 is up", "eth0 has the address 10.0.0.1/24"])
+    assert machine.setup(*words(machine)) == 2
+    assert capsys.readouterr().err == (
+        f"setup: {NIC}: in use: eth0 is up\nsetup: {NIC}: in use: eth0 has the address 10.0.0.1/24\n"
+        f"setup: {NIC}: --force takes it all the same, and cuts this\n"
+    )
+    assert machine.state() == before
+
+
+def test_by_force_it_tells_what_it_cuts_and_gives_it_back(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    routes = [{"to": "default", "via": "10.0.0.9", "metric": 5}, {"to": "10.9.0.0/16", "via": "", "metric": 0},
+              {"to": "default", "via": "fd00::9", "metric": 0}]  # fmt: skip
+    interface = {"name": "eth0", "addresses": ["10.0.0.1/24", "fd00::1/64"], "routes": routes}
+    machine.found = Found(["eth0 is up"], [interface])
+    assert machine.setup(*words(machine), "--force") == 0
+    assert f"{NIC}: will be cut: eth0 is up\n" in capsys.readouterr().out
+    assert f"/usr/local/sbin/ixy-vfio-helper bind --down {NIC}" in machine.commands
+    machine.commands.clear()
+    assert machine.setup("--undo") == 0
+    assert [command for command in machine.commands if command.startswith("ip ")] == [
+        "ip address replace 10.0.0.1/24 dev eth0",
+        "ip address replace fd00::1/64 dev eth0",
+        "ip -4 route replace 10.9.0.0/16 dev eth0",
+        "ip -4 route replace default via 10.0.0.9 dev eth0 metric 5",
+        "ip -6 route replace default via fd00::9 dev eth0",
+    ]
+
+
+def test_what_force_does_not_take(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.found = Found(["eth0 is part of bond0 (bond)"])
+    machine.at(f"sys/bus/pci/devices/{NIC}/net/eth0/upper_bond0").mkdir()
+    machine.at("sys/bus/pci/drivers/vfio-pci").mkdir()
+    assert machine.setup(*words(machine), "--force") == 2
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        f"setup: {NIC}: in use: eth0 is part of bond0 (bond)",
+        f"setup: {NIC}: eth0 is part of bond0; remove it there",
+    ]
+
+
+def test_an_edited_policy_is_left_alone(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    assert machine.setup(*words(machine)) == 0
+    policy = machine.at("etc/ixy_vfio/policy.toml")
+    policy.write_text(policy.read_text() + "# mine\n")
+    assert machine.setup(*words(machine)) == 0
+    assert machine.setup(SECOND, "--user", "1001", "--memory", "32") == 2
+    assert capsys.readouterr().err == (
+        f'setup: /etc/ixy_vfio/policy.toml was edited, so it is yours: add "{SECOND}" to devices of [user.1001], '
+        "and memory_mib = 32\n"
+    )
+    assert machine.setup("--undo") == 0
+    said = capsys.readouterr().out
+    assert f"was edited and stays; {NIC} of [user.1000] is yours to remove" in said
+    assert "/etc/ixy_vfio stays: there is something else in it" in said
+    assert policy.read_text().endswith("# mine\n")
+
+
+def test_the_journal_is_roots_alone(machine: Machine) -> None:
+    assert machine.setup(*words(machine)) == 0
+    journal = machine.at("var/lib/ixy_vfio/setup.json")
+    assert journal.stat().st_mode == 0o100600
+    kinds = [record["kind"] for record in json.loads(journal.read_text())]
+    assert kinds[:3] == ["run", "module", "hugepages"]
+    assert kinds[-1] == "bind"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        [NIC],
+        ["--user", "x"],
+        ["--undo", "--force"],
+        [*SETUP[:3], "--memory", "0"],
+        [*SETUP[:3], "--hugepages", "-1"],
+    ],
+)
+def test_wrong_arguments(machine: Machine, argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        machine.setup(*argv)
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["eth0", "--user", "1000"], "eth0: not a PCI address like 0000:03:00.0"),
+        (["09:00.0", "--user", "1000"], "0000:09:00.0: no such PCI device; see lspci -D"),
+        ([NIC, "--user", "no-such-user"], "no-such-user: there is no such user; make one (adduser no-such-user)"),
+        (["--undo", NIC], f"{NIC}: was not set up here; set up: nothing"),
+    ],
+)
+def test_refused(machine: Machine, argv: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert machine.setup(*argv) == 2
+    assert capsys.readouterr().err.startswith(f"setup: {text}")
