@@ -5,6 +5,8 @@ import copy
 import json
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,15 @@ SETUP = (NIC, "--user", "1000", "--memory", "64")
 def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hundreds of setups, of which none must outlive a power failure."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """In memory where there is such a place: replacing a file waits for the disk."""
+    memory = Path("/dev/shm")
+    place = memory if os.access(memory, os.W_OK) else tmp_path
+    with tempfile.TemporaryDirectory(dir=place, prefix="ixy_vfio-test-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(params=["systemd", "by hand"])
