@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ixy_vfio.core.compiled import compiled, inlined
-from ixy_vfio.core.unsafe import address_of, borrowed, bytes_at, load16, words64_at
+from ixy_vfio.core.unsafe import address_of, borrowed, bytes_at, load16, load32, words64_at
 from ixy_vfio.sim.state import Int
 
 
@@ -56,11 +56,14 @@ def sum_at(address: Int, length: Int, total: Int) -> Int:
     words = words64_at(address, length >> 3)  # of any alignment, which x86-64 does not mind
     for i in range(words.size):
         total += halves(words[i])
-    data, shift = bytes_at(address, length), np.uint64(0)
-    for i in range(8 * words.size, data.size):
-        total += np.uint64(data[i]) << shift
-        shift ^= np.uint64(8)
-    return total
+    data, at = bytes_at(address, length), 8 * words.size
+    if length & 4:
+        total += np.uint64(load32(data, at))
+        at += 4
+    if length & 2:
+        total += np.uint64(load16(data, at))
+        at += 2
+    return total + np.uint64(data[at]) if length & 1 else total
 
 
 @inlined

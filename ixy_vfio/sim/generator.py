@@ -79,10 +79,11 @@ def build(flow: Any, address: Int, sequence: Int, stamp: Int, value: Int, length
     words = words64_at(address + np.uint64(PATTERN_AT), (length - PATTERN_AT) >> 3)
     for i in range(words.size):
         words[i] = value + np.uint64(i) * np.uint64(0x9E3779B97F4A7C15)
-    value = mix(value)
-    for i in range(PATTERN_AT + 8 * words.size, length):
-        data[i] = np.uint8(value & np.uint64(0xFF))
-        value >>= np.uint64(8)
+    if length >= PATTERN_AT + 8:  # the end of the last word, where the words above leave bytes out
+        store64(data, length - 8, mix(value))
+    else:
+        for i in range(PATTERN_AT, length):
+            data[i] = np.uint8(value >> np.uint64(8 * (i - PATTERN_AT)) & np.uint64(0xFF))
     head = addresses + swapped(17) + source + np.uint64(0x0900) + datagram + datagram
     check = fold(add_bytes(data, SEQUENCE_AT, length - SEQUENCE_AT, head)) ^ np.uint32(0xFFFF)
     check = check if check else np.uint32(0xFFFF)

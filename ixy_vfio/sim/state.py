@@ -75,13 +75,11 @@ class Violation(IntEnum):
     TX_NO_CONTEXT = "TX packet uses a context that was never set"
     TX_BAD_CONTEXT = "TX context does not fit the packet"
     TX_CONTEXT_INSIDE = "TX context descriptor inside a packet"
-    TDWBA = "TDWBA is not aligned to 4 bytes"
     RX_DESCRIPTOR_DONE = "RX descriptor still holds a write-back (DD is set)"
     RX_NO_BUFFER = "RX descriptor has no buffer (address 0)"
     DESCTYPE = "SRRCTL.DESCTYPE is not supported (legacy and advanced one buffer are)"
     BSIZEPACKET = "SRRCTL.BSIZEPACKET is 0 or above 16 KiB"
     CRC_STRIP = "HLREG0.RXCRCSTRP and RDRXCTL.CRCSTRIP differ"
-    RX_QUEUE_DISABLED = "a packet is for a queue that is not enabled"
 
 
 SCRATCH = (256 << 10) + (64 << 10)  # the largest segmentation, and what one descriptor may be too much

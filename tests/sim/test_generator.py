@@ -149,7 +149,8 @@ def test_the_sink_finds_lost_late_double_and_changed_frames() -> None:
     bench.send(frames[6][:-1] + bytes([frames[6][-1] ^ 1]))
     bench.send(frames[7][:58])
     bench.send(bytes(6) + bytes(54))
-    assert bench.found("received", "unique", "lost", "duplicated", "reordered", "corrupted", "foreign", "outstanding") == {
+    names = ("received", "unique", "lost", "duplicated", "reordered", "corrupted", "foreign", "outstanding")
+    assert bench.found(*names) == {
         "received": 8, "unique": 4, "lost": 2, "duplicated": 1, "reordered": 1, "corrupted": 2, "foreign": 1,
         "outstanding": 4,
     }  # fmt: skip
