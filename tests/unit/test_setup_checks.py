@@ -1,0 +1,307 @@
+"""What setup looks at before it changes anything, and the real means by which it does."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ixy_vfio_helper import policy
+from ixy_vfio_setup import grants, look, machine, trust
+from ixy_vfio_setup.journal import Journal
+from ixy_vfio_setup.system import Refused, SetupError, System
+
+from tests.unit.setup_machine import NIC, Machine
+
+TOP = Path(__file__).parents[2]
+ME = frozenset({os.geteuid()})
+NOBODY = 65534
+
+
+def tree(tmp_path: Path) -> Path:
+    folder = tmp_path / "code"
+    folder.mkdir(mode=0o755)
+    (folder / "a.py").write_text("")
+    (folder / "a.py").chmod(0o644)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda folder: None, ""),
+        (lambda folder: (folder / "a.py").chmod(0o666), "everybody may write {}/a.py"),
+        (lambda folder: folder.chmod(0o777), "everybody may write {}"),
+        (lambda folder: folder.chmod(0o1777), "everybody may write {}"),
+        (lambda folder: folder.parent.chmod(0o777), "everybody may write {parent}"),
+        (lambda folder: folder.parent.chmod(0o1777), ""),  # as /tmp: nobody can put another folder in its place
+        (lambda folder: (folder / "b").symlink_to("/etc"), "{}/b is a symbolic link"),
+    ],
+)
+def test_who_can_change_the_code(tmp_path: Path, change: Callable[[Path], None], text: str) -> None:
+    folder = tree(tmp_path)
+    change(folder)
+    assert trust.strangers([folder], ME, tmp_path) == text.format(folder, parent=tmp_path)
+    tmp_path.chmod(0o700)
+
+
+def test_code_of_another_owner(tmp_path: Path) -> None:
+    folder = tree(tmp_path)
+    owner = trust.uid_name(os.geteuid())
+    assert trust.strangers([folder], frozenset({4242}), tmp_path) == f"{folder} belongs to {owner}"
+    assert trust.strangers([folder / "missing"], ME, tmp_path) == ""
+
+
+def test_a_group_that_others_are_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tree(tmp_path)
+    folder.chmod(0o775)
+    monkeypatch.setattr(trust, "members", lambda gid: set(ME))  # each user's own group, as many systems make it
+    assert trust.strangers([folder], ME, tmp_path) == ""
+    monkeypatch.setattr(trust, "members", lambda gid: {*ME, 4242})
+    assert trust.strangers([folder], ME, tmp_path) == f"group {folder.stat().st_gid} may write {folder}"
+
+
+def test_members_of_a_group() -> None:
+    assert 0 in trust.members(0)
+    assert trust.members(987654) == set()
+
+
+def test_setup_refuses_code_that_others_can_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    system = Machine(tmp_path)
+    (system.tree / "helper/ixy_vfio_helper/__main__.py").chmod(0o666)
+    assert system.setup(NIC, "--user", "1000") == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        f"setup: everybody may write {system.tree}/helper/ixy_vfio_helper/__main__.py; root runs and"
+    )
+    assert system.changes == 0
+
+
+def test_setup_refuses_to_install_where_others_can_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    system = Machine(tmp_path)
+    system.at("usr/local").chmod(0o777)
+    assert system.setup(NIC, "--user", "1000") == 2
+    where = f"everybody may write {system.at('usr/local')}; root's programs are installed there"
+    assert capsys.readouterr().err == f"setup: {where}: run chmod g-w,o-w or chown root on it\n"
+
+
+def lacking(tmp_path: Path, change: Callable[[Machine], object]) -> list[str]:
+    system = Machine(tmp_path)
+    system.at("sys/bus/pci/drivers/vfio-pci").mkdir()
+    change(system)
+    return machine.missing(system)
+
+
+def no_groups(system: Machine, line: str = "ro", cpu: str = "GenuineIntel") -> None:
+    shutil.rmtree(system.at("sys/kernel/iommu_groups"))
+    system.at("proc/cmdline").write_text(line)
+    system.at("proc/cpuinfo").write_text(f"vendor_id : {cpu}\n")
+
+
+def not_remapped(system: Machine, line: str = "ro") -> None:
+    system.at("proc/interrupts").write_text(" 24: PCI-MSIX eth0\n")
+    system.at("proc/cmdline").write_text(line)
+
+
+def unsafe(system: Machine) -> None:
+    path = system.at("sys/module/vfio/parameters")
+    path.mkdir(parents=True)
+    (path / "enable_unsafe_noiommu_mode").write_text("Y\n")
+
+
+HOW = "edit GRUB_CMDLINE_LINUX in /etc/default/grub, run update-grub, and restart"
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda s: None, []),
+        (no_groups, ["no IOMMU: turn on VT-d in the firmware's setup, and add intel_iommu=on to the kernel command "
+                     f"line: {HOW}"]),
+        (lambda s: no_groups(s, cpu="AuthenticAMD"),
+         ["no IOMMU: turn on IOMMU (AMD-Vi) in the firmware's setup, and restart"]),
+        (lambda s: no_groups(s, "ro intel_iommu=off quiet"),
+         [f"no IOMMU: remove intel_iommu=off from the kernel command line: {HOW}"]),
+        (not_remapped, ["interrupts are not remapped, so a device could forge them; turn on x2APIC and interrupt "
+                        "remapping (VT-d, AMD-Vi) in the firmware's setup"]),
+        (lambda s: not_remapped(s, "intremap=off"),
+         ["interrupts are not remapped, so a device could forge them; remove intremap=off from the kernel command "
+          f"line: {HOW}"]),
+        (unsafe, ["VFIO's unsafe no-IOMMU mode is on; remove vfio.enable_unsafe_noiommu_mode, and restart"]),
+    ],
+)  # fmt: skip
+def test_what_a_machine_lacks(tmp_path: Path, change: Callable[[Machine], object], text: list[str]) -> None:
+    assert lacking(tmp_path, change) == text
+
+
+def test_a_kernel_without_vfio_pci(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    system = Machine(tmp_path)
+    system.fault = (0, SetupError("modprobe: no such module"))
+    no_groups(system)
+    assert system.setup(NIC, "--user", "1000") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line[:24] for line in lines] == ["setup: no IOMMU: turn on", "setup: this kernel has no"[:24]]
+    assert lines[1].endswith("vfio-pci; install all modules of its package (CONFIG_VFIO_PCI)")
+
+
+def test_grants_are_added_and_removed() -> None:
+    one = grants.add({}, "alice", NIC, None)
+    assert one == {"alice": {"devices": [NIC], "memory_mib": 256}}
+    two = grants.add(one, "bob", NIC, 64)
+    assert grants.add(two, "bob", "0000:01:00.0", None)["bob"] == {
+        "devices": ["0000:01:00.0", NIC], "memory_mib": 64
+    }  # fmt: skip
+    assert grants.remove(two, "bob", NIC) == one
+    assert grants.remove(one, "carol", NIC) == one
+    assert grants.remove(one, "alice", NIC) == {}
+
+
+def test_the_helper_reads_what_is_written() -> None:
+    text = grants.render({"1000": {"devices": [NIC], "memory_mib": 64}, "0": {"devices": [], "leases": 2}})
+    found = policy.parse(text, "x")
+    assert (found[1000].devices, found[1000].memory, found[0].leases) == (frozenset({NIC}), 64 << 20, 2)
+    assert grants.parse(text) == {"1000": {"devices": [NIC], "memory_mib": 64}, "0": {"devices": [], "leases": 2}}
+    assert grants.parse(text + "\n") is None
+    assert grants.granted(text, 1000, NIC, None)
+    assert not grants.granted(text, 1000, NIC, 65)
+    assert not grants.granted(None, 1000, NIC, None)
+
+
+def fake_check(tmp_path: Path, program: str) -> Path:
+    """A tree whose .venv/bin/python says what the check is to say."""
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\n{program}\n")
+    for path in (python, *list(python.parents)[:3]):
+        path.chmod(0o755)
+    return tmp_path
+
+
+def test_the_check_is_read_as_data_of_a_stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)  # without root: one namespace, nothing to drop
+    said = (
+        '{"address": "x", "reasons": [{"kind": "up", "interface": "e", "text": "e\\u001b[2J is up\\n"}], '
+        '"interfaces": [{"name": "e", "index": 2, "addresses": ["10.0.0.1/24"], '
+        '"routes": [{"to": "default", "via": "", "metric": 3}]}]}'
+    )
+    found = look.look(fake_check(tmp_path, f"cat <<'EOF'\n{said}\nEOF\nexit 2"), NIC)
+    assert found.reasons == ["e?[2J is up?"]
+    assert found.interfaces == [
+        {"name": "e", "addresses": ["10.0.0.1/24"], "routes": [{"to": "default", "via": "", "metric": 3}]}
+    ]
+
+
+ONE_INTERFACE = """echo '{"reasons": [], "interfaces":
+    [{"name": "%s", "index": 1, "addresses": [%s], "routes": []}]}'"""
+
+
+@pytest.mark.parametrize(
+    ("program", "text"),
+    [
+        ("exit 1", "exit status 1; can that user read"),
+        ("echo no module >&2; exit 1", "no module; can that user read"),
+        ("echo '[]'", "exit status 0"),
+        ('echo \'{"reasons": []}\'', "said nothing that makes sense"),
+        (ONE_INTERFACE % ("a b", ""), "sense"),
+        (ONE_INTERFACE % ("a", '"; rm"'), "sense"),
+    ],
+)  # fmt: skip
+def test_a_check_that_fails_refuses(tmp_path: Path, program: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(Refused, match=f"^cannot find out who uses the NIC.*{text}"):
+        look.look(fake_check(tmp_path, program), NIC)
+
+
+def test_without_the_virtual_environment_it_refuses(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="run scripts/venv first, not as root"):
+        look.look(tmp_path, NIC)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root only: it shows how root gives its rights up")
+def test_root_runs_the_check_without_privileges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    monkeypatch.setattr(look, "namespaces", lambda: [])
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    words = "$(id -u) $(id -G) $(grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status | cut -f2 | tr '\\n' ' ')$HOME"
+    said = f'echo "{{\\"reasons\\": [{{\\"text\\": \\"{words}\\"}}], \\"interfaces\\": []}}"'
+    found = look.look(fake_check(tmp_path, said), NIC)
+    none = "0" * 16
+    assert found.reasons == [f"{NOBODY} {NOBODY} {none} {none} 1 "]
+
+
+def test_who_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for uid, gid, expected in (("1000", "1001", (1000, 1001)), ("0", "0", look.NOBODY), ("x", "1", look.NOBODY)):
+        monkeypatch.setenv("SUDO_UID", uid)
+        monkeypatch.setenv("SUDO_GID", gid)
+        assert look.caller() == expected
+
+
+def test_the_ssh_session_is_found_although_sudo_hides_it() -> None:
+    program = (
+        f"import sys; sys.path.append('{TOP}/helper'); import ixy_vfio_setup.look as look; print(look.ssh_connection())"
+    )
+    argv = ["env", "SSH_CONNECTION=10.0.0.9 1 10.0.0.1 22", "sh", "-c",
+            f'env -u SSH_CONNECTION {sys.executable} -I -S -B -c "{program}"; true']  # fmt: skip
+    assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout == "10.0.0.9 1 10.0.0.1 22\n"
+
+
+def test_one_setup_at_a_time(tmp_path: Path) -> None:
+    system = Machine(tmp_path)
+    with Journal(system), pytest.raises(Refused, match="another setup is at work"), Journal(system):
+        pass
+    assert not system.at("var/lib/ixy_vfio").exists()
+
+
+def test_commands_that_fail(tmp_path: Path) -> None:
+    system = System(tmp_path)
+    assert system.run(["sh", "-c", "echo $LC_ALL"]) == "C.UTF-8\n"
+    with pytest.raises(SetupError, match=r"^sh -c echo a; echo b >&2; exit 3: b$"):
+        system.run(["sh", "-c", "echo a; echo b >&2; exit 3"])
+    with pytest.raises(SetupError, match="no-such-command: there is no such command"):
+        system.run(["no-such-command"])
+
+
+LISTEN = (
+    "import socket, sys, time; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.bind(sys.argv[1]); "
+    "s.listen(); time.sleep(60)"
+)
+
+
+def test_a_process_in_the_background_is_found_by_its_socket_and_ended(tmp_path: Path) -> None:
+    system = System(tmp_path)
+    socket = tmp_path / "s"
+    assert system.listener("/s") == 0
+    system.start([sys.executable, "-c", LISTEN, str(socket)], "/log", "/s")
+    pid = system.listener("/s")
+    assert LISTEN.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    system.end(pid)
+    assert system.listener("/s") == 0
+    with pytest.raises(SetupError, match="did not start; see /log"):
+        system.start([sys.executable, "-c", "print(1 / 0)"], "/log", "/other")
+    assert "ZeroDivisionError" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here (Debian: systemd)")
+def test_the_service_is_hardened() -> None:
+    unit = TOP / "scripts/systemd/ixy-vfio-helper.service"
+    result = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=30", str(unit)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout[-300:]
+    assert "Overall exposure level for ixy-vfio-helper.service: 1.2 OK" in result.stdout
+
+
+def test_the_command_runs_isolated(tmp_path: Path) -> None:
+    (tmp_path / "argparse.py").write_text("raise SystemExit(99)\n")
+    result = subprocess.run(
+        [TOP / "scripts/setup", "--help"], capture_output=True, text=True, check=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert result.stdout.startswith("usage: scripts/setup")
+    wrong = subprocess.run([TOP / "scripts/setup", "eth0"], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, "DEVICE and --user NAME are wanted" in wrong.stderr) == (2, True)
