@@ -5,6 +5,10 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ixy_vfio.bench.results import Results
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--check", action="store_true", help="end with status 1 when a goal is missed")
     add("--output", type=Path, metavar="DIR", help="write performance.{json,csv,md} and plots there")
     add("--history", type=Path, metavar="FILE", help="append one line of JSON with the numbers that have goals")
-    add("--plot", type=Path, metavar="FILE", help="draw the plots of an earlier run's performance.json, into --output")
+    add("--plot", type=Path, metavar="FILE", help="write the files of an earlier run's performance.json anew")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,19 +38,14 @@ def run(arguments: argparse.Namespace) -> int:
     if os.getloadavg()[0] > len(os.sched_getaffinity(0)) / 2:
         print("others are using this machine: ratios will be rough", file=sys.stderr)
     results = Suite(arguments.quick, say).run()
-    found = goals.check(results)
     say("done")
     print(file=sys.stderr)
+    found = goals.check(results)
     print(goals.table(found))
     for note in results.notes:
         print(f"note: {note}")
     if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        names, note = _draw(results.as_dict(), arguments.output)
-        if note:
-            print(note, file=sys.stderr)
-        for path in report.write(results, found, arguments.output, names):
-            print(f"wrote {path}")
+        _write(results, arguments.output)
     if arguments.history:
         report.append_history(results, arguments.history)
     return int(arguments.check and any(goal.met is False for goal in found))
@@ -64,6 +63,19 @@ def _draw(results: dict[str, object], directory: Path) -> tuple[list[str], str]:
 def _redraw(arguments: argparse.Namespace) -> int:
     import json
 
-    names, note = _draw(json.loads(arguments.plot.read_text()), arguments.output or arguments.plot.parent)
-    print(note or f"drew {', '.join(names)}")
-    return int(bool(note))
+    from ixy_vfio.bench.results import Results
+
+    _write(Results.from_dict(json.loads(arguments.plot.read_text())), arguments.output or arguments.plot.parent)
+    return 0
+
+
+def _write(results: "Results", directory: Path) -> None:
+    """The files and plots of a run."""
+    from ixy_vfio.bench import goals, report
+
+    directory.mkdir(parents=True, exist_ok=True)
+    names, note = _draw(results.as_dict(), directory)
+    if note:
+        print(note, file=sys.stderr)
+    for path in report.write(results, goals.check(results), directory, names):
+        print(f"wrote {path}")

@@ -95,6 +95,15 @@ class Results:
         """All rows of an experiment."""
         return [row for row in self.rows if row.experiment == experiment]
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Results":
+        """What `as_dict` has made."""
+        rows = []
+        for row in values["rows"]:
+            fields: dict[str, Any] = {k: Quartiles(**v) if isinstance(v, dict) else v for k, v in row.items()}
+            rows.append(Row(**fields))
+        return cls(**{**values, "rows": rows})
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)

@@ -116,6 +116,7 @@ def test_files_of_a_run(tmp_path: Path) -> None:
     files = report.write(results, goals.check(results), tmp_path, [])
     assert [path.name for path in files] == ["performance.json", "performance.csv", "performance.md"]
     assert json.loads(files[0].read_text())["rows"][1]["ratio"] == {"low": 0.25, "median": 0.25, "high": 0.25}
+    assert Results.from_dict(json.loads(files[0].read_text())) == results
     assert len(files[1].read_text().splitlines()) == 1 + 2 * len(goals.TO_MAIN)
     assert "| forward | 2.5 (0.25) |" in files[2].read_text()
     report.append_history(results, tmp_path / "history")
