@@ -3,8 +3,7 @@
 The driver's part is single-stepped (stepping.py), or run under callgrind. Callgrind counts from the call of a function
 to its return, by the function's name; compiled Python has no names that it could know. So there the driver's part is
 called by `tfind` of the C library, which hardly anything uses, as the comparison of a search in a tree of one node.
-That adds about 20 instructions a call, that is for 512 packets. Both ways give the same number; callgrind needs
-minutes.
+That adds about 20 instructions a call, that is for 512 packets. Callgrind needs minutes.
 
 The code is compiled for one kind of CPU (Haswell: AVX2), not for the one it runs on. Blind to stalls and caches.
 """

@@ -20,8 +20,7 @@ METHOD = """## How it is measured
 * What both sides send is compared byte for byte, at several packet sizes and batches, before anything is timed; in the
   timed rounds a digest of every sent byte is kept and compared after each series. A difference ends the run.
 * The reference (`ixy_vfio/bench/reference/`) is plain C in three files, compiled when the benchmark runs: with -O3 and
-  with -O2, each with and without link-time optimisation, all with -march=native. It was written to be fast, and is
-  faster than the program whose way it goes.
+  with -O2, each with and without link-time optimisation, all with -march=native. It was written to be fast.
 * The loop counts packets and bytes, and the reference does not: the comparison errs in favour of C there.
 * Instructions are those of the driver's part alone, single-stepped; compiled for a fixed CPU, so that the number is the
   same everywhere: `scripts/instructions`. It is the gate of continuous integration; times are not.
