@@ -131,7 +131,8 @@ def _forbid_compilation() -> None:
         name = getattr(self, "__name__", "a function")
         raise WorkerError(f"{name} was not compiled before the worker was sealed, and cannot be any more")
 
-    dispatcher.Dispatcher.compile = refuse  # type: ignore[method-assign]
+    for name in ("compile", "_compile_for_args"):  # called by name, and by a call with new types
+        setattr(dispatcher.Dispatcher, name, refuse)
 
 
 def pages(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

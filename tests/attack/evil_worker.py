@@ -1,0 +1,327 @@
+"""Attack code in the place of the application, inside a real worker: it runs after the worker was sealed.
+
+`attack(function)` starts a worker whose compiled loop is replaced by `function`, which is as free as code that has
+taken the worker over can be: it is Python with ctypes. What it managed to do it tells by an error message, the one
+thing a worker can say; or it is killed. `sealed=False` is the positive control: the same code, with nothing sealed.
+"""
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from ixy_vfio.runtime import messages, sandbox, worker
+from ixy_vfio.runtime.control import Worker
+from ixy_vfio.runtime.messages import Kind
+from ixy_vfio.runtime.sandbox import Seal
+from ixy_vfio.runtime.worker import Idle, Job
+from tests.model_nic import World
+
+LAST_SYSCALL = 470  # Linux 6.18 ends at 469
+X32 = 0x4000_0000
+SOCKET_LIMIT = 64  # descriptors to look through for the worker's own
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
+
+CONTROL = os.getpid()
+SECRET = ctypes.create_string_buffer(b"before", 8)  # control changes it after the fork
+
+
+class Told(Exception):
+    """What the attack has to say."""
+
+
+def attack(function: Callable[[Job], str], *, sealed: bool = True) -> str:
+    """What came of it: what the attack told, `killed by SIGxxx`, or `exit N`."""
+    return attacks([function], sealed=sealed)[0]
+
+
+def attacks(functions: Sequence[Callable[[Job], str]], *, sealed: bool = True) -> list[str]:
+    """The same for several at a time, each in a worker of its own."""
+    world = World(buffers=64)
+    processes = [start(evil_job(function, world), sealed) for function in functions]
+    SECRET.value = b"after"
+    try:
+        return [outcome(process) for process in processes]
+    finally:
+        SECRET.value = b"before"
+        for process in processes:
+            process.kill()
+
+
+def evil_job(function: Callable[[Job], str], world: World) -> Job:
+    """A job whose loop is the attack."""
+
+    def loop(_: Any) -> int:
+        try:
+            raise Told(function(job))
+        except OSError as error:
+            raise Told(errno.errorcode.get(error.errno or 0, "?")) from None
+
+    pairs = (world.pairs[0], world.pairs[1])
+    job = Job("evil", loop, world.pool, pairs, 32, True, 0, 1, None, Idle.POLL)
+    return job
+
+
+def start(job: Job, sealed: bool = True) -> Worker:
+    """A worker for `job`."""
+    real = sandbox.seal
+    if not sealed:
+        sandbox.seal = lambda *_: Seal()
+    try:
+        process = Worker(*worker.start(job), None)
+    finally:
+        sandbox.seal = real
+    process.connection.settimeout(30)
+    return process
+
+
+def outcome(process: Worker) -> str:
+    """Let it go, and wait for what it tells or how it ends."""
+    assert messages.receive(process.connection) is not None  # READY
+    messages.send(process.connection, Kind.GO)
+    try:
+        message = messages.receive(process.connection)
+    except ConnectionResetError:
+        message = None
+    if message is not None:
+        assert message[0] is Kind.ERROR, message
+        return message[1].decode().removeprefix("kernel evil: ").removeprefix("Told: ")
+    status = process.wait(10)
+    assert status is not None
+    code = os.waitstatus_to_exitcode(status)
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
+
+
+def call(number: int, *arguments: int) -> int:
+    """A system call; OSError when the kernel says no."""
+    words = [ctypes.c_ulong(word & 2**64 - 1) for word in (*arguments, *(0,) * (6 - len(arguments)))]
+    ctypes.set_errno(0)
+    result = int(libc.syscall(ctypes.c_long(number), *words))
+    if result == -1 and ctypes.get_errno():
+        raise OSError(ctypes.get_errno(), "")
+    return result
+
+
+def sweep(number: int, argument: int) -> Callable[[Job], str]:
+    """One system call, all of its arguments the same."""
+
+    def one(_: Job) -> str:
+        return f"returned {'0' if call(number, *[argument] * 6) == 0 else 'a value'}"
+
+    return one
+
+
+def own_socket() -> int:
+    """The worker's socket: the first descriptor that answers (a look that costs no system call is not possible)."""
+    for fd in range(SOCKET_LIMIT):
+        try:
+            if socket.socket(fileno=os.dup(fd)).type == socket.SOCK_SEQPACKET:
+                return fd
+        except OSError:
+            continue
+    raise LookupError("no socket")
+
+
+# What each attack tells when nothing stops it stands in test_evil_worker.py.
+
+
+def open_file(_: Job) -> str:
+    os.close(os.open("/etc/passwd", os.O_RDONLY))
+    return "opened"
+
+
+def open_device(_: Job) -> str:
+    os.close(os.open("/dev/null", os.O_RDWR))
+    os.close(os.open("/dev/vfio/vfio", os.O_RDWR))
+    return "opened"
+
+
+def open_map_files(_: Job) -> str:
+    return f"{len(os.listdir('/proc/self/map_files')) > 10}"
+
+
+def change_directory(_: Job) -> str:
+    os.chdir("/")
+    return "changed"
+
+
+def unix_socket(_: Job) -> str:
+    socket.socket(socket.AF_UNIX).close()
+    return "made"
+
+
+def internet_socket(_: Job) -> str:
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
+    return "made"
+
+
+def execute(_: Job) -> str:
+    os.execv("/bin/true", ["true"])
+
+
+def fork(_: Job) -> str:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(7)
+    return f"child {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}"
+
+
+def thread(_: Job) -> str:
+    import _thread
+
+    lock = _thread.allocate_lock()
+    lock.acquire()
+    _thread.start_new_thread(lock.release, ())
+    lock.acquire()
+    return "ran"
+
+
+def trace_control(_: Job) -> str:
+    seize = 0x4206
+    call(101, seize, CONTROL, 0, 0)
+    return "traced"
+
+
+def read_control(_: Job) -> str:
+    """process_vm_readv of what control has changed since the fork."""
+    found = ctypes.create_string_buffer(8)
+    local = (ctypes.c_ulong * 2)(ctypes.addressof(found), 5)
+    remote = (ctypes.c_ulong * 2)(ctypes.addressof(SECRET), 5)
+    while found.value != b"after":
+        call(310, CONTROL, ctypes.addressof(local), 1, ctypes.addressof(remote), 1, 0)
+    return "read"
+
+
+def signal_control(_: Job) -> str:
+    os.kill(CONTROL, 0)
+    return "may"
+
+
+def device_control(job: Job) -> str:
+    """Any ioctl: to whatever descriptor there is."""
+    fcntl.ioctl(own_socket(), 0x541B, bytearray(4))  # FIONREAD
+    return "answered"
+
+
+def memfd(_: Job) -> str:
+    os.close(os.memfd_create("evil"))
+    return "made"
+
+
+def duplicate(_: Job) -> str:
+    """A second descriptor of the socket, by which a limit of one would be got round."""
+    own_socket()
+    return "made"
+
+
+def pass_descriptor(_: Job) -> str:
+    own = own_socket()
+    with socket.socket(fileno=os.dup(own)) as connection:
+        socket.send_fds(connection, [b"here"], [own])
+    return "passed"
+
+
+def _map(size: int, protection: int, flags: int) -> int:
+    address = libc.mmap(None, ctypes.c_size_t(size), protection, flags, -1, ctypes.c_long(0))
+    if address == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), "")
+    return int(address)
+
+
+def map_executable(_: Job) -> str:
+    _map(4096, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return "mapped"
+
+
+def map_shared(_: Job) -> str:
+    _map(4096, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+    return "mapped"
+
+
+def map_over(job: Job) -> str:
+    """A page of the doorbells, replaced by one of its own."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10  # MAP_FIXED
+    page = ctypes.c_void_p(_doorbells(job))
+    libc.mmap(page, ctypes.c_size_t(4096), mmap.PROT_READ, flags, -1, ctypes.c_long(0))
+    return "mapped"
+
+
+def make_executable(_: Job) -> str:
+    page = _map(4096, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    call(10, page, 4096, mmap.PROT_READ | mmap.PROT_EXEC)
+    return "executable"
+
+
+def make_packets_executable(job: Job) -> str:
+    call(10, job.pool.memory.address, 4096, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    return "executable"
+
+
+def _doorbells(job: Job) -> int:
+    return job.pairs[0].queue.rx_page.address // 4096 * 4096
+
+
+def grow_doorbells(job: Job) -> str:
+    may_move = 1
+    call(25, _doorbells(job), 4096, 65536, may_move)
+    return "grown"
+
+
+def move_doorbells(job: Job) -> str:
+    may_move, fixed = 1, 2
+    target = _map(4096, 3, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return "moved" if call(25, _doorbells(job), 4096, 4096, may_move | fixed, target) == target else "odd"
+
+
+def unmap_doorbells(job: Job) -> str:
+    """Another thing could be put in its place, where the driver's code still writes."""
+    call(11, _doorbells(job), 4096)
+    return "unmapped"
+
+
+def much_memory(_: Job) -> str:
+    _map(256 << 20, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return "mapped"
+
+
+def x32_call(_: Job) -> str:
+    """getpid by the table of another ABI, whose numbers the filter must not mistake."""
+    return "answered" if call(X32 | 39) == os.getpid() else "odd"
+
+
+# mov eax, 20 (getpid of i386); int 0x80; ret
+_GATE = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC, flags=mmap.MAP_PRIVATE)
+_GATE.write(b"\xb8\x14\x00\x00\x00\xcd\x80\xc3")
+_gate = ctypes.CFUNCTYPE(ctypes.c_long)(ctypes.addressof(ctypes.c_char.from_buffer(_GATE)))
+
+
+def i386_call(_: Job) -> str:
+    """The same by the gate of 32-bit programs; its code lay there before."""
+    return "answered" if _gate() > 0 else "odd"
+
+
+def raise_limits(_: Job) -> str:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    return "set"
+
+
+@njit
+def _never_called(a: Any) -> Any:
+    return a + 1
+
+
+def compile_cold(_: Job) -> str:
+    return f"compiled {_never_called(np.int16(41))}"

@@ -1,0 +1,274 @@
+"""What attack code can do inside a sealed worker: nothing of it. Each attack works where nothing is sealed."""
+
+import errno
+import os
+import re
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from ixy_vfio.core import libc
+from ixy_vfio.core.errors import WorkerError
+from ixy_vfio.runtime import messages, seccomp
+from ixy_vfio.runtime.messages import Kind
+from ixy_vfio.runtime.sandbox import Seal
+from ixy_vfio.runtime.worker import Idle, Job
+from tests.attack import evil_worker as evil
+from tests.model_nic import World
+
+KILLED = "killed by SIGSYS"
+Attack = Callable[[Job], str]
+
+
+def layers() -> Seal:
+    """What this kernel can do, by a worker of its own."""
+    world = World(buffers=64)
+    job = Job("none", lambda _: 0, world.pool, (world.pairs[0], world.pairs[1]), 32, True, 0, 1, None, Idle.POLL)
+    process = evil.start(job)
+    try:
+        process.receive()
+        return process.seal
+    finally:
+        process.kill()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sealed() -> Seal:
+    """All of it is about the filter."""
+    found = layers()
+    if "seccomp" not in found.applied:
+        pytest.skip(f"this kernel cannot seal a worker: {found.missing}")
+    return found
+
+
+# attack, what comes of it without the seal (a pattern), what comes of it in a sealed worker
+ATTACKS: list[tuple[Attack, str, str]] = [
+    (evil.open_file, "opened", KILLED),
+    (evil.open_device, "opened|ENOENT|EACCES|EPERM", KILLED),
+    (evil.open_map_files, "True", KILLED),
+    (evil.change_directory, "changed", KILLED),
+    (evil.unix_socket, "made", KILLED),
+    (evil.internet_socket, "made", KILLED),
+    (evil.execute, "exit 0", KILLED),
+    (evil.fork, "child 7", KILLED),
+    (evil.thread, "ran", KILLED),
+    (evil.trace_control, "traced|EPERM", KILLED),  # EPERM: Yama lets no child trace its parent
+    (evil.read_control, "read|EPERM", KILLED),
+    (evil.signal_control, "may", KILLED),
+    (evil.device_control, "answered", KILLED),
+    (evil.memfd, "made", KILLED),
+    (evil.duplicate, "made", KILLED),
+    (evil.map_executable, "mapped", KILLED),
+    (evil.map_shared, "mapped", KILLED),
+    (evil.map_over, "mapped", KILLED),
+    (evil.make_executable, "executable", KILLED),
+    (evil.make_packets_executable, "executable", KILLED),
+    (evil.grow_doorbells, "grown", "ENOMEM"),
+    (evil.move_doorbells, "moved", "ENOMEM"),
+    (evil.much_memory, "mapped", "ENOMEM"),
+    (evil.raise_limits, "set", KILLED),
+    (evil.x32_call, "answered|ENOSYS", KILLED),
+    (evil.i386_call, "answered|odd|killed by SIGSEGV", KILLED),
+]
+
+
+@pytest.mark.parametrize(("attack", "free", "sealed"), ATTACKS, ids=[attack.__name__ for attack, _, _ in ATTACKS])
+def test_attack(attack: Attack, free: str, sealed: str) -> None:
+    assert re.fullmatch(free, evil.attack(attack, sealed=False))
+    assert evil.attack(attack) == sealed
+
+
+def test_sealed_mappings_stay(sealed: Seal) -> None:
+    if "mseal" not in sealed.applied:
+        pytest.skip(f"this kernel cannot seal mappings (Linux 6.10 and later can): {sealed.missing}")
+    assert evil.attack(evil.unmap_doorbells, sealed=False) == "unmapped"
+    assert evil.attack(evil.unmap_doorbells) == "EPERM"
+
+
+def test_cold_compilation_is_an_error_message() -> None:
+    assert evil.attack(evil.compile_cold, sealed=False) == "compiled 42"
+    told = evil.attack(evil.compile_cold)
+    assert told == "WorkerError: _never_called was not compiled before the worker was sealed, and cannot be any more"
+
+
+# Every system call that does not kill, by number, with all arguments 0 and all -1. The three others that a worker
+# makes (recvfrom, sendto, mmap) look at their arguments: see below.
+ALLOWED = {
+    11: ("munmap", "EINVAL", "EINVAL"),
+    12: ("brk", "returned a value", "returned a value"),
+    24: ("sched_yield", "returned 0", "returned 0"),
+    25: ("mremap", "ENOMEM", "ENOMEM"),
+    228: ("clock_gettime", "EFAULT", "EINVAL"),
+    230: ("clock_nanosleep", "EFAULT", "EFAULT"),
+    231: ("exit_group", "exit 0", "exit 255"),
+}
+# uretprobe and uprobe: for code that the kernel itself puts into a process that is traced. Since Linux 6.14 (6.18)
+# no filter sees them; outside such code they do nothing.
+KERNELS_OWN = {335: {KILLED, "killed by SIGILL"}, 336: {KILLED, "ENXIO", "killed by SIGILL"}}
+AT_A_TIME = 32
+
+
+def test_every_system_call() -> None:
+    """Each number in a worker of its own. The list of those that do not kill is exactly this one."""
+    survived: dict[int, str] = {}
+    for first in range(0, evil.LAST_SYSCALL + 1, AT_A_TIME):
+        numbers = range(first, min(first + AT_A_TIME, evil.LAST_SYSCALL + 1))
+        told = evil.attacks([evil.sweep(number, 0) for number in numbers])
+        survived |= {number: text for number, text in zip(numbers, told, strict=True) if text != KILLED}
+    for number, text in survived.items():
+        print(f"{number:3} {ALLOWED.get(number, ('not on the list',))[0]:16} {text}")
+    for number, outcomes in KERNELS_OWN.items():
+        assert survived.pop(number, KILLED) in outcomes
+    assert survived == {number: zero for number, (_, zero, _) in ALLOWED.items()}
+
+
+def test_the_allowed_ones_with_odd_arguments() -> None:
+    told = evil.attacks([evil.sweep(number, -1) for number in ALLOWED])
+    assert told == [odd for _, _, odd in ALLOWED.values()]
+
+
+def test_system_calls_without_the_seal() -> None:
+    """The sweep sees what a kernel answers: so a kill is the filter's doing."""
+    answers = {39: "returned a value", 102: "returned a value|returned 0", 2: "EFAULT", 16: "ENOTTY|EBADF|EINVAL"}
+    answers |= {41: "EINVAL|EAFNOSUPPORT|EPROTONOSUPPORT|ESOCKTNOSUPPORT", 437: "EINVAL|EFAULT", 59: "EFAULT"}
+    for number, expected in answers.items():
+        told = evil.attack(evil.sweep(number, 0), sealed=False)
+        assert re.fullmatch(expected, told), (number, told)
+
+
+RW, SHARED, ANONYMOUS = 3, 1, 0x22
+WRONG: dict[str, tuple[int, tuple[int, ...]]] = {
+    "mmap, executable": (9, (0, 4096, RW | 4, ANONYMOUS, 2**64 - 1, 0)),
+    "mmap, growing down": (9, (0, 4096, RW | 0x0100_0000, ANONYMOUS, 2**64 - 1, 0)),
+    "mmap, high half of the protection": (9, (0, 4096, RW | 1 << 34, ANONYMOUS, 2**64 - 1, 0)),
+    "mmap, of a file": (9, (0, 4096, RW, 2, 3, 0)),
+    "mmap, fixed": (9, (0, 4096, RW, ANONYMOUS | 0x10, 2**64 - 1, 0)),
+    "mmap, high half of the flags": (9, (0, 4096, RW, ANONYMOUS | 1 << 32, 2**64 - 1, 0)),
+    "recvfrom, other descriptor": (45, (8, 0, 0, 0, 0, 0)),
+    "recvfrom, flags": (45, (7, 0, 0, 2, 0, 0)),
+    "recvfrom, address": (45, (7, 0, 0, 0, 1 << 40, 0)),
+    "sendto, other descriptor": (44, (8, 0, 0, 0, 0, 0)),
+    "sendto, flags": (44, (7, 0, 0, 0x20000000, 0, 0)),
+    "sendto, address": (44, (7, 0, 0, 0, 1, 0)),
+}
+RIGHT: dict[str, tuple[int, tuple[int, ...]]] = {
+    "mmap": (9, (0, 4096, RW, ANONYMOUS, 2**64 - 1, 0)),
+    "mmap, nothing allowed": (9, (0, 4096, 0, ANONYMOUS, 2**64 - 1, 0)),
+    "recvfrom": (45, (7, 1, 2, 0, 0, 0)),
+    "recvfrom, not waiting": (45, (7, 1, 2, 0x40, 0, 5)),
+    "sendto": (44, (7, 1, 2, 0, 0, 0)),
+}
+
+
+def run(program: bytes, number: int, arguments: tuple[int, ...], architecture: int = 0xC000003E) -> int:
+    """A second reading of the machine that the kernel has for these programs (linux/filter.h)."""
+    data = [number, architecture, 0, 0]
+    for word in arguments:
+        data += [word & 0xFFFFFFFF, word >> 32 & 0xFFFFFFFF]
+    steps = [program[i : i + 8] for i in range(0, len(program), 8)]
+    a = at = 0
+    while True:
+        code, yes, no = int.from_bytes(steps[at][:2], "little"), steps[at][2], steps[at][3]
+        k = int.from_bytes(steps[at][4:], "little")
+        at += 1
+        if code == 0x20:
+            a = data[k // 4]
+        elif code == 0x54:
+            a &= k
+        elif code == 0x15:
+            at += yes if a == k else no
+        elif code == 0x35:
+            at += yes if a >= k else no
+        elif code == 0x06:
+            return k
+        else:
+            raise AssertionError(f"code {code:#x}")
+
+
+def test_arguments_that_the_filter_looks_at() -> None:
+    program = seccomp.program(seccomp.worker_rules(7))
+    assert len(program) // 8 < 200
+    for name, (number, arguments) in RIGHT.items():
+        assert run(program, number, arguments) == 0x7FFF0000, name
+        assert run(program, number, arguments, 0x40000003) == 0x80000000, f"{name} of i386"
+        assert run(program, number | 0x40000000, arguments) == 0x80000000, f"{name} of x32"
+    for name, (number, arguments) in WRONG.items():
+        assert run(program, number, arguments) == 0x80000000, name
+    for number in set(range(1000)) - set(ALLOWED) - {9, 44, 45}:
+        assert run(program, number, (0,) * 6) == 0x80000000, number
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_arguments_kill(name: str) -> None:
+    number, arguments = WRONG[name]
+    assert evil.attack(lambda _: str(evil.call(number, *arguments))) == KILLED
+
+
+def test_a_stopped_and_continued_worker_goes_on() -> None:
+    """A nap that was interrupted is not finished by a system call of another number."""
+    world = World(buffers=64)
+    job = Job("none", lambda _: 0, world.pool, (world.pairs[0], world.pairs[1]), 32, True, 0, 1, None, Idle.SLEEP)
+    process = evil.start(job)
+    try:
+        process.receive()
+        messages.send(process.connection, Kind.GO)
+        for _ in range(20):
+            os.kill(process.pid, signal.SIGSTOP)
+            os.waitpid(process.pid, os.WUNTRACED)
+            os.kill(process.pid, signal.SIGCONT)
+            messages.send(process.connection, Kind.ASK)
+            process.receive()
+        messages.send(process.connection, Kind.STOP)
+        process.receive()
+        assert process.done
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+
+
+def test_the_seal_says_what_is_missing() -> None:
+    """A kernel without mseal and without Landlock, made by a filter that says so."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            missing = [seccomp.Rule(number, (), seccomp.ERRNO | errno.ENOSYS) for number in (444, 462)]
+            libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+            seccomp.install(seccomp.program(missing, seccomp.ALLOW))
+            evil.CONTROL = os.getpid()
+            found = layers()
+            wanted = [
+                "landlock: landlock_create_ruleset: Function not implemented",
+                "mseal: mseal: Function not implemented",
+            ]
+            kept = ["memory", "no-new-privs", "capabilities", "not-dumpable", "descriptors", "limits", "seccomp"]
+            status = 0 if sorted(found.missing) == wanted and found.applied == kept else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_every_layer_is_reported(sealed: Seal) -> None:
+    everything = {"memory", "no-new-privs", "capabilities", "not-dumpable", "descriptors", "limits", "seccomp"}
+    optional = {"landlock", "landlock-network", "landlock-scope", "mseal"}
+    assert everything <= set(sealed.applied) <= everything | optional
+    assert {text.split(":")[0] for text in sealed.missing} <= optional
+    assert Seal.unpack(sealed.pack()) == sealed
+
+
+def test_a_worker_killed_by_the_filter_is_named() -> None:
+    world = World(buffers=64)
+
+    def loop(_: object) -> int:
+        return os.getuid()
+
+    job = Job("evil", loop, world.pool, (world.pairs[0], world.pairs[1]), 32, True, 0, 1, None, Idle.POLL)
+    process = evil.start(job)
+    try:
+        process.receive()
+        messages.send(process.connection, Kind.GO)
+        with pytest.raises(WorkerError, match=r"made a system call that a sealed worker may not make"):
+            process.receive()
+    finally:
+        process.kill()
