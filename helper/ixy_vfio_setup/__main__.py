@@ -20,7 +20,7 @@ from ixy_vfio_setup import look, machine, trust
 from ixy_vfio_setup.journal import Journal, Record
 from ixy_vfio_setup.steps import Request, Step, steps
 from ixy_vfio_setup.system import Refused, SetupError, System
-from ixy_vfio_setup.undo import LAUNCHER, SOCKET, UNDO, title
+from ixy_vfio_setup.undo import HUGEPAGES, LAUNCHER, SOCKET, UNDO, title
 
 TREE = Path(os.path.abspath(__file__)).parents[2]
 CODE = ("helper/ixy_vfio_setup", "helper/ixy_vfio_helper", "scripts/setup", "scripts/systemd")
@@ -177,6 +177,10 @@ def _undo(system: System, journal: Journal, device: str | None, dry_run: bool) -
 
 
 def _finish(system: System, request: Request) -> None:
+    pages = system.number(f"{HUGEPAGES}/nr_hugepages")
+    if pages < request.wanted:
+        say(f"note: the kernel has {pages} of {request.wanted} hugepages; 4 KiB pages take their place, more slowly "
+            f"(start the machine with hugepages={request.wanted})")  # fmt: skip
     if not system.listener(SOCKET):
         say(f"\nno systemd here: start the helper by hand, sudo {LAUNCHER} serve (or run this again with --start)")
     say(f"\nready. As {request.user}: ixy-vfio info {request.device.address}\nUndo: sudo scripts/setup --undo")

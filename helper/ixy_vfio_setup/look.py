@@ -101,8 +101,9 @@ def look(tree: Path, address: str) -> Found:
 
 def _ask(command: Sequence[str], namespace: str = "", fd: int = -1) -> dict[str, Any]:
     uid, gid = caller()
+    # env starts it when the privileges are gone: setpriv itself could still open what that user may not
     drop = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--no-new-privs", "--inh-caps=-all",
-            "--bounding-set=-all", "--"] if os.geteuid() == 0 else []  # fmt: skip
+            "--bounding-set=-all", "--", "env"] if os.geteuid() == 0 else []  # fmt: skip
     enter = ["nsenter", f"--net={namespace}", "--"] if namespace else []
     try:
         result = subprocess.run(

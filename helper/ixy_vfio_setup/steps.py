@@ -40,6 +40,11 @@ class Request:
     down: bool = False  # also if the interface is up
     interfaces: tuple[dict[str, Any], ...] = ()  # what can be given back to them
 
+    @property
+    def wanted(self) -> int:
+        """Hugepages that should be free: by default as many as one lease may have memory."""
+        return self.hugepages if self.hugepages is not None else (self.memory or 256) // 2
+
 
 def steps(system: System, journal: Journal, tree: Path, python: str, request: Request) -> Iterator[Step]:
     """All steps, in their order. The NIC itself is taken last."""
@@ -72,7 +77,7 @@ def _module(system: System) -> Step:
 
 def _hugepages(system: System, journal: Journal, request: Request) -> Step:
     name = f"{HUGEPAGES}/nr_hugepages"
-    wanted = request.hugepages if request.hugepages is not None else (request.memory or 256) // 2
+    wanted = request.wanted
     before = system.number(name)
     lacking = max(0, wanted - system.number(f"{HUGEPAGES}/free_hugepages"))
 

@@ -30,6 +30,7 @@ class Machine(System):
         self.commands: list[str] = []
         self.serving = 0
         self.looked = 0
+        self.give = 1000  # hugepages at most
         self.found = Found()
         self._tree()
         for name in ("usr/local/lib", "usr/local/sbin", "etc/systemd/system", "var/lib", "run",
@@ -111,6 +112,7 @@ class Machine(System):
 
     def set_attribute(self, name: str, text: str) -> None:
         self._change()
+        text = str(min(int(text), self.give))
         super().set_attribute(name, text)
         self.at(f"{HUGE}/free_hugepages").write_text(text + "\n")
 

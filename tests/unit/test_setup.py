@@ -200,6 +200,14 @@ def test_after_a_restart_of_the_machine(machine: Machine) -> None:
     assert without_process(machine.state()) == before
 
 
+def test_a_kernel_that_has_no_memory_for_hugepages(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.give = 15
+    assert machine.setup(*words(machine)) == 0
+    assert "note: the kernel has 15 of 32 hugepages; 4 KiB pages take their place" in capsys.readouterr().out
+    assert machine.setup("--undo") == 0
+    assert machine.at(f"{HUGE}/nr_hugepages").read_text() == "10\n"
+
+
 def test_a_nic_in_use_is_refused_with_every_reason(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     before = machine.state()
     machine.found = Found(["eth0 is up", "eth0 has the address 10.0.0.1/24"])
