@@ -42,17 +42,31 @@ def wait_until(what: str, ready: Callable[[], bool], deadline: float = 30.0) -> 
         time.sleep(0.02)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs root where there is none, and say how to run it."""
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.skip("needs root: sudo .venv/bin/python -m pytest -m root")
+
+
 class Simulator:
     """A running `ixy-vfio sim`."""
 
-    def __init__(self, directory: Path, ports: int, cables: Sequence[str], options: Sequence[str]) -> None:
+    def __init__(
+        self, directory: Path, ports: int, cables: Sequence[str], options: Sequence[str], **process: Any
+    ) -> None:
         self.directory = directory
         self.helper = str(directory / "helper.sock")
         words = [word for cable in cables for word in ("--cable", cable)]
         fds = [int(cable.split(":")[2]) for cable in cables if cable.split(":")[1] == "fd"]
         argv = command("sim", "--dir", str(directory), "--ports", str(ports), "--die-with-parent", *words, *options)
         self.process = subprocess.Popen(
-            argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pass_fds=fds, stdin=subprocess.DEVNULL
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            pass_fds=fds,
+            **process,
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -69,7 +83,7 @@ class Simulator:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.communicate(timeout=15)[1]
+            return str(self.process.communicate(timeout=15)[1])
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
@@ -104,10 +118,10 @@ def simulator(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartS
 
 
 @contextlib.contextmanager
-def forwarder(helper: str, *words: str, ports: tuple[int, int] = (0, 1)) -> Iterator["subprocess.Popen[str]"]:
+def forwarder(helper: str, *words: str, **options: Any) -> Iterator["subprocess.Popen[str]"]:
     """A running `ixy-vfio forward`, past its start; killed when the block is left with it still running."""
-    argv = command("forward", *map(address, ports), "--helper", helper, "--announce", *words)
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    argv = command("forward", address(0), address(1), "--helper", helper, "--announce", *words)
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()

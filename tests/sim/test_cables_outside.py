@@ -160,7 +160,7 @@ def namespaces() -> bool:
 
 
 @pytest.mark.skipif(not namespaces(), reason="needs unprivileged user and network namespaces (unshare -Urn)")
-@pytest.mark.parametrize("kind", ["packet", "fd", "tap"])
+@pytest.mark.parametrize("kind", ["packet", "fd", pytest.param("tap", marks=pytest.mark.root)])  # /dev/net/tun
 def test_frames_pass_between_a_port_and_an_interface(kind: str) -> None:
     argv = ["unshare", "-Urn", sys.executable, "-c", INSIDE, kind]
     root = Path(__file__).parents[2]

@@ -94,7 +94,7 @@ def test_it_touches_nothing_before_go(process: Process) -> None:
     assert process.worker.wait(10) == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the worker is not dumpable: only root may look at its descriptors")
+@pytest.mark.root  # the worker is not dumpable
 def test_what_it_holds_as_root_sees_it(process: Process) -> None:
     process.expect(Kind.READY)
     links = [os.readlink(entry) for entry in Path(f"/proc/{process.worker.pid}/fd").iterdir()]
@@ -112,6 +112,7 @@ def test_rights_it_gave_up(process: Process) -> None:
     assert all(ignored >> number - 1 & 1 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
 
 
+@pytest.mark.root  # the worker is not dumpable
 def test_only_its_own_shared_memory_is_mapped(job: Job) -> None:
     other = World(buffers=64)  # somebody else's packets: mapped in control, not in the worker
     world = _worlds.pop(id(job))
