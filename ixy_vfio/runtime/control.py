@@ -77,12 +77,15 @@ class Worker:
             raise WorkerError(f"worker {self.pid} {self.cause()}")
         kind, payload = message
         if kind is Kind.ERROR:
-            raise WorkerError(f"worker {self.pid}: {payload.decode(errors='replace')}")
-        if kind is Kind.READY:
+            text = "".join(c if c.isprintable() else "?" for c in payload.decode(errors="replace"))
+            raise WorkerError(f"worker {self.pid}: {text}")
+        if kind is Kind.READY and not self.seal.applied:
             self.seal = Seal.unpack(payload)
-        if kind in (Kind.STATISTICS, Kind.DONE):
+        elif kind in (Kind.STATISTICS, Kind.DONE) and self.seal.applied:
             self.statistics = Statistics.unpack(payload)
             self.done = kind is Kind.DONE
+        else:
+            raise WorkerError(f"worker {self.pid} sent {kind.name}, which is not its turn")
 
     def cause(self) -> str:
         """How it ended."""
@@ -368,6 +371,8 @@ class Control:
         end = time.monotonic() + WORKER_DEADLINE
         for one in self.workers:
             while not one.done and one.connection.fileno() >= 0:
+                if time.monotonic() > end:
+                    raise WorkerError(f"worker {one.pid} did not stop in {WORKER_DEADLINE:.0f} s")
                 one.connection.settimeout(max(end - time.monotonic(), 0.01))
                 one.receive()
             one.wait(WORKER_DEADLINE)

@@ -62,8 +62,10 @@ class Statistics:
 
     @classmethod
     def unpack(cls, payload: bytes) -> "Statistics":
-        """From a message's payload."""
-        first, *words = _STATISTICS.unpack_from(payload)
+        """From a message's payload. WorkerError unless it has the length of one."""
+        if len(payload) != _STATISTICS.size:
+            raise WorkerError(f"malformed statistics: {len(payload)} bytes, not {_STATISTICS.size}")
+        first, *words = _STATISTICS.unpack(payload)
         return cls(first, (PortCounters(*words[:_PORT]), PortCounters(*words[_PORT:])))
 
 

@@ -1,0 +1,192 @@
+"""Attack code inside a sealed worker that makes the simulated NIC reach where the worker itself cannot.
+
+The worker holds the rings and the queue pages of both ports, so it can give the NIC any address: of a buffer, of a
+ring, of head write-back. Register offsets and descriptors are a third reading of the datasheet (7.1.6, 7.2.3,
+8.2.3.9): the attacker needs no driver.
+"""
+
+import ctypes
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ixy_vfio.core.errors import WorkerError
+from ixy_vfio.runtime import worker
+from ixy_vfio.runtime.control import Control, Plan
+from ixy_vfio.runtime.worker import Job
+from tests.attack.evil_worker import Told
+from tests.conftest import Simulator, address
+
+DMA_DEADLINE = 0.5  # seconds for what the NIC shall have done, or not
+FRAME = bytes.fromhex("0200000000020200000000018889") + b"mapped".ljust(46, b".")
+TDT, TXDCTL, TDBAL, TDLEN, TDWBAL = 0x6018, 0x6028, 0x6000, 0x6008, 0x6038
+ENABLE = 1 << 25
+RX_DD, TX_DD = 1 << 0, 1 << 32
+_TX_COMMAND = 3 << 20 | 1 << 24 | 1 << 25 | 1 << 27 | 1 << 29  # data descriptor: EOP, IFCS, RS, DEXT
+
+
+class Evil:
+    """In the place of the loop; `job` is set before the fork."""
+
+    def __init__(self, attack: Callable[["Port"], str]) -> None:
+        self.attack = attack
+        self.job: Job | None = None
+
+    def __call__(self, _: Any) -> int:
+        assert self.job is not None
+        raise Told(self.attack(Port(self.job)))
+
+
+class Port:
+    """What the attacker holds of the first port."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.queue = job.pairs[0].queue
+        self.packets = job.pool.memory
+
+    def register(self, offset: int) -> Any:
+        """A register of the mapped pages, to be read and written."""
+        page, start = (self.queue.tx_page, 0x6000) if offset >= 0x6000 else (self.queue.rx_page, 0x1000)
+        return ctypes.c_uint32.from_address(page.address + offset - start)
+
+    def descriptor(self, ring: int, index: int) -> Any:
+        """Two 64-bit words."""
+        return (ctypes.c_uint64 * 2).from_address(ring + 16 * index)
+
+    def put(self, offset: int, data: bytes) -> int:
+        """Write into packet memory; returns the IOVA."""
+        ctypes.memmove(self.packets.address + offset, data, len(data))
+        return self.packets.iova + offset
+
+
+def run(sim: Simulator, attack: Callable[[Port], str], duration: float = 30.0) -> str:
+    """Run `attack` in the worker of a lease of ports 0 and 1; what it told."""
+    evil = Evil(attack)
+    real = worker.start
+
+    def start(job: Job) -> Any:
+        evil.job = job
+        return real(job)
+
+    plan = Plan((address(0), address(1)), evil, "evil", helper=sim.helper, link_deadline=30.0)
+    worker.start = start
+    try:
+        with Control(plan) as running:
+            assert all("seccomp" in one.seal.applied for one in running.workers)
+            for _ in running.watch(0.2, duration):
+                pass
+    except WorkerError as error:
+        return str(error).partition("kernel evil: ")[2].removeprefix("Told: ") or str(error)
+    finally:
+        worker.start = real
+    raise AssertionError("the attack told nothing")
+
+
+def wait(ready: Callable[[], bool]) -> bool:
+    """Whether it came true within the deadline."""
+    end = time.monotonic() + DMA_DEADLINE
+    while not ready():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def transmit_from(target: Callable[[Port], int]) -> Callable[[Port], str]:
+    """Send 60 bytes that lie at an IOVA of the attacker's choice."""
+
+    def attack(port: Port) -> str:
+        port.put(64, FRAME)
+        slot = port.descriptor(port.queue.tx.address, 0)
+        slot[0] = target(port)
+        slot[1] = 60 << 46 | _TX_COMMAND | 60
+        port.register(TDT).value = 1
+        return "reported done" if wait(lambda: bool(slot[1] & TX_DD)) else "not reported"
+
+    return attack
+
+
+def ring_at(target: Callable[[Port], int]) -> Callable[[Port], str]:
+    """Let the NIC fetch transmit descriptors from an IOVA of the attacker's choice."""
+
+    def attack(port: Port) -> str:
+        frame = port.put(64, FRAME)
+        forged = frame.to_bytes(8, "little") + (60 << 46 | _TX_COMMAND | 60).to_bytes(8, "little")
+        port.put(4096, forged)
+        chosen = target(port)
+        port.register(TXDCTL).value &= ~ENABLE
+        time.sleep(0.1)
+        port.register(TDBAL).value, port.register(TDBAL + 4).value = chosen & 0xFFFFFFFF, chosen >> 32
+        port.register(TDLEN).value = 1024
+        port.register(TXDCTL).value |= ENABLE
+        time.sleep(0.1)
+        port.register(TDT).value = 1
+        slot = port.descriptor(port.packets.address + 4096, 0)
+        return "sent" if wait(lambda: bool(slot[1] & TX_DD)) else "not sent"
+
+    return attack
+
+
+def head_written_to(target: Callable[[Port], int]) -> Callable[[Port], str]:
+    """Let the NIC write four bytes to an IOVA of the attacker's choice, by head write-back."""
+
+    def attack(port: Port) -> str:
+        port.put(64, FRAME)
+        port.put(8192, b"\xff" * 4)
+        chosen = target(port)
+        port.register(TDWBAL + 4).value, port.register(TDWBAL).value = chosen >> 32, chosen & 0xFFFFFFFC | 1
+        slot = port.descriptor(port.queue.tx.address, 0)
+        slot[0], slot[1] = port.packets.iova + 64, 60 << 46 | _TX_COMMAND | 60
+        port.register(TDT).value = 1
+        head = ctypes.c_uint32.from_address(port.packets.address + 8192)
+        return "written" if wait(lambda: head.value == 1) else "not written"
+
+    return attack
+
+
+def receive_to(target: Callable[[Port], int]) -> Callable[[Port], str]:
+    """Let the NIC write what it receives to an IOVA of the attacker's choice: in all descriptors that it holds."""
+
+    def attack(port: Port) -> str:
+        port.put(8192, b"\xff" * 64)
+        chosen = target(port)
+        slots = [port.descriptor(port.queue.rx.address, i) for i in range(port.queue.rx.descriptors)]
+        for slot in slots:
+            if not slot[1] & RX_DD:
+                slot[0] = chosen
+        last = slots[200]
+        if not wait(lambda: bool(last[1] & RX_DD)):
+            return "nothing received"
+        return "written" if ctypes.string_at(port.packets.address + 8192, 64) != b"\xff" * 64 else "not written"
+
+    return attack
+
+
+def flood(message: bytes) -> Callable[[Port], str]:
+    """The same message for ever, whatever control says."""
+
+    def attack(_: Port) -> str:
+        frame: Any = sys._getframe()
+        while "connection" not in frame.f_locals:
+            frame = frame.f_back
+        while True:
+            frame.f_locals["connection"].send(message)
+
+    return attack
+
+
+def garbage(messages: Sequence[bytes]) -> Callable[[Port], str]:
+    """Messages of the attacker's own making to control, in the place of statistics."""
+
+    def attack(_: Port) -> str:
+        frame: Any = sys._getframe()
+        while "connection" not in frame.f_locals:
+            frame = frame.f_back
+        for one in messages:
+            frame.f_locals["connection"].send(one)
+        while True:
+            time.sleep(0.01)
+
+    return attack

@@ -1,0 +1,157 @@
+"""A taken-over worker aims the simulated NIC at memory that is not its own: the NIC reaches none of it.
+
+Each attack is first shown to work at an address that the lease does map. (What the real IOMMU says to the same is a
+matter for a guest.)
+"""
+
+import ctypes
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import dpkt
+import pytest
+
+from ixy_vfio.core.memory import DmaMemory
+from ixy_vfio.runtime.messages import SIZE, Kind, Statistics
+from ixy_vfio.transport.lease import Lease, Purpose
+from tests.attack import evil_dma as evil
+from tests.attack.evil_dma import Port
+from tests.conftest import Simulator, StartSimulator, address
+
+pytestmark = pytest.mark.expects_violations
+CANARY = b"\xc5"
+HOST = ctypes.create_string_buffer(CANARY * 8192, 8192)
+Target = Callable[[Port], int]
+
+
+@dataclass
+class Range:
+    """Two sessions side by side: the attacker's ports are 0 and 1, somebody else leases port 2."""
+
+    sim: Simulator
+    wire: Path
+    other: DmaMemory
+
+    def frames(self) -> list[bytes]:
+        """What port 0 has put on its wire."""
+        with self.wire.open("rb") as file:
+            return [bytes(frame) for _, frame in dpkt.pcapng.Reader(file)]
+
+    def misses(self) -> int:
+        counters = self.sim.ask("counters", port=0)
+        return int(counters["misses"])
+
+    def targets(self) -> dict[str, Target]:
+        """Addresses that the attacker's first NIC must not reach."""
+        page, far = 4096, self.other.iova + self.other.size - 4096
+        return {
+            "the page before the packets": lambda port: port.packets.iova - page,
+            "the page behind the packets": lambda port: port.packets.iova + port.packets.size,
+            "the page before the rings": lambda port: min(port.queue.rx.iova, port.queue.tx.iova) // page * page - page,
+            "the rings of the other port": lambda port: port.job.pairs[1].queue.tx.iova,
+            "memory of another session": lambda _: far,
+            "an address of the process itself": lambda port: port.packets.address,
+            "an address of control": lambda _: ctypes.addressof(HOST),
+            "the first page": lambda _: page,
+            "the interrupt controller": lambda _: 0xFEE0_0000,
+            "the end of the address space": lambda _: 2**64 - page,
+        }
+
+    def check_canaries(self) -> None:
+        assert bytes(self.other.view) == CANARY * self.other.size
+        assert HOST.raw == CANARY * 8192
+
+
+@pytest.fixture
+def field(simulator: StartSimulator, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Range]:
+    wire = tmp_path / "wire.pcapng"
+    cable = getattr(request, "param", None) or f"pcapng:,{wire}"
+    sim = simulator(ports=3, cables=[f"0:{cable}", "1:gen:count=0"])
+    with Lease(sim.helper) as lease:
+        other = lease.memory(16 << 20, [lease.attach(address(2))], Purpose.PACKETS)
+        other.view[:] = CANARY * other.size
+        yield Range(sim, wire, other)
+
+
+def refused(field: Range, attack: Callable[[Target], Callable[[Port], str]], told: str) -> None:
+    """At every target: nothing happens but a miss."""
+    for name, target in field.targets().items():
+        before = field.misses()
+        assert evil.run(field.sim, attack(target)) == told, name
+        assert field.misses() > before, name
+        field.check_canaries()
+
+
+def test_transmit_from_memory_not_its_own(field: Range) -> None:
+    assert evil.run(field.sim, evil.transmit_from(lambda port: port.packets.iova + 64)) == "reported done"
+    assert field.frames() == [evil.FRAME]
+    refused(field, evil.transmit_from, "reported done")  # as the real one does: the report means nothing
+    assert field.frames() == [evil.FRAME]
+
+
+def test_a_ring_in_memory_not_its_own(field: Range) -> None:
+    assert evil.run(field.sim, evil.ring_at(lambda port: port.packets.iova + 4096)) == "sent"
+    assert field.frames() == [evil.FRAME]
+    refused(field, evil.ring_at, "not sent")
+    assert field.frames() == [evil.FRAME]
+
+
+def test_head_write_back_to_memory_not_its_own(field: Range) -> None:
+    assert evil.run(field.sim, evil.head_written_to(lambda port: port.packets.iova + 8192)) == "written"
+    refused(field, evil.head_written_to, "not written")
+
+
+@pytest.mark.parametrize("field", ["gen:sizes=60,pace=0.1"], indirect=True)
+def test_receive_into_memory_not_its_own(field: Range) -> None:
+    assert evil.run(field.sim, evil.receive_to(lambda port: port.packets.iova + 8192)) == "written"
+    refused(field, evil.receive_to, "not written")
+
+
+HEADER = struct.Struct("<II")
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (b"x", "a message of 1 bytes"),
+        (bytes(SIZE - 1), f"a message of {SIZE - 1} bytes"),
+        (bytes(4 * SIZE), f"a message of {SIZE + 1} bytes"),
+        (bytes(SIZE), "malformed"),
+        (HEADER.pack(Kind.STATISTICS, SIZE).ljust(SIZE, b"\xff"), "malformed"),
+        (HEADER.pack(99, 0).ljust(SIZE, b"\0"), "malformed"),
+        (HEADER.pack(Kind.STATISTICS, 3).ljust(SIZE, b"\0"), "malformed statistics: 3 bytes"),
+        (HEADER.pack(Kind.GO, 0).ljust(SIZE, b"\0"), "sent GO"),
+        (HEADER.pack(Kind.READY, 0).ljust(SIZE, b"\0"), "sent READY"),
+        (HEADER.pack(Kind.ERROR, 4).ljust(SIZE, b"\x1b"), "worker"),
+    ],
+    ids=[
+        "short",
+        "shorter",
+        "long",
+        "zeros",
+        "length",
+        "kind",
+        "statistics cut short",
+        "control's own kind",
+        "ready twice",
+        "escapes",
+    ],
+)
+def test_garbage_on_its_socket(field: Range, message: bytes, said: str) -> None:
+    """Control ends the run with an error of one printable line, and the lease ends in order."""
+    told = evil.run(field.sim, evil.garbage([message]))
+    assert said in told
+    assert told.isprintable()
+    counters = field.sim.ask("counters", port=0)
+    assert (counters["bus_master"], counters["windows"]) == (False, 0)
+    field.check_canaries()
+
+
+def test_a_worker_that_talks_for_ever(field: Range) -> None:
+    """It answers everything with statistics, STOP too: control ends it after its deadline."""
+    statistics = HEADER.pack(Kind.STATISTICS, len(Statistics().pack())) + Statistics().pack()
+    told = evil.run(field.sim, evil.flood(statistics.ljust(SIZE, b"\0")), duration=1.0)
+    assert "did not stop in" in told
+    assert field.sim.ask("counters", port=0)["bus_master"] is False
