@@ -5,7 +5,6 @@ import struct
 from typing import Any
 
 import pytest
-
 from ixy_vfio_helper import vfio
 from ixy_vfio_helper.vfio import GroupSession
 
@@ -14,7 +13,7 @@ class Calls:
     """Stands for open and ioctl: hands out memfds, remembers what was asked."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.made: list[tuple[str, Any]] = []
+        self.made: list[tuple[str, int, Any]] = []
         self._paths: dict[int, str] = {}
         monkeypatch.setattr(vfio.os, "open", self._open)
         monkeypatch.setattr(vfio.fcntl, "ioctl", self._ioctl)
