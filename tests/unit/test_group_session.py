@@ -15,8 +15,8 @@ class Calls:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[tuple[str, int, Any]] = []
         self._paths: dict[int, str] = {}
-        monkeypatch.setattr(vfio.os, "open", self._open)
-        monkeypatch.setattr(vfio.fcntl, "ioctl", self._ioctl)
+        monkeypatch.setattr("ixy_vfio_helper.vfio.os.open", self._open)
+        monkeypatch.setattr("ixy_vfio_helper.vfio.fcntl.ioctl", self._ioctl)
 
     def _fd(self, name: str) -> int:
         fd = os.memfd_create(name)
