@@ -27,11 +27,16 @@ def words(guest: Guest, command: str) -> list[str]:
     return guest.run(["sh", "-ec", command]).stdout.split()
 
 
+def open_python(guest: Guest) -> None:
+    """Let all users run the tests' Python, also if it is in somebody's home."""
+    for folder in list(Path(sys.executable).resolve().parents)[:-1]:
+        guest.run(["chmod", "a+rx", str(folder)])
+
+
 def names(guest: Guest) -> tuple[str, str]:
     """igb's interface, named uplink0, with MTU and addresses; e1000e's at the same wire, in a namespace of its own."""
     load(guest, "igb", "e1000e", "macvlan")
-    for folder in list(Path(sys.executable).resolve().parents)[:-1]:  # a Python in somebody's home, for all users
-        guest.run(["chmod", "a+rx", str(folder)])
+    open_python(guest)
     nic, other = guest.address("nic0"), guest.address("nic1")
     wait_until(lambda: bool(interface(guest, nic) and interface(guest, other)))
     now, peer = interface(guest, nic)["name"], interface(guest, other)["name"]

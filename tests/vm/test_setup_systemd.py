@@ -1,0 +1,83 @@
+"""The installed service under a real systemd, which runs in a PID namespace of the guest: activation, sandbox, undo."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.vm.harness import Config, Guest
+from tests.vm.harness.guest import Result
+from tests.vm.harness.kernel import TREE
+from tests.vm.support import in_guest, load
+from tests.vm.test_helper import interface, wait_until
+from tests.vm.test_setup import LEFT, SLOW, USER, open_python
+
+pytestmark = pytest.mark.vm
+
+OWN = Config(kernel="stock", nics=("igb",))  # of its own: systemd leaves traces
+BOOT = """
+mkdir -p /sys/fs/cgroup /run/systemd/system; mount -t cgroup2 none /sys/fs/cgroup
+printf '[Unit]\nDescription=idle\nDefaultDependencies=no\n' > /run/systemd/system/idle.target
+exec unshare --pid --fork --mount sh -ec '
+    mount --make-rprivate /
+    mount -t proc proc /proc
+    exec env -i container=other /lib/systemd/systemd --system --unit=idle.target --log-target=kmsg --show-status=0'
+"""
+LEASE = (
+    "import os, sys; from ixy_vfio.transport.lease import Lease; from ixy_vfio_helper.protocol import Purpose\n"
+    "os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))\n"
+    "with Lease() as lease:\n"
+    "    device = lease.attach(sys.argv[1]); memory = lease.memory(1 << 20, [device], Purpose.PACKETS)\n"
+    "    print(device.address, memory.size)"
+)
+Inside = Callable[..., Result]
+
+
+def systemd(guest: Guest) -> Inside:
+    """Boot it; returns what runs commands beside it."""
+    if not Path("/lib/systemd/systemd").exists():
+        pytest.skip("no systemd here (Debian: systemd)")
+    first = guest.start(["sh", "-ec", BOOT])
+    children: list[str] = []
+
+    def started() -> bool:
+        children[:] = guest.get(f"/proc/{first.pid}/task/{first.pid}/children").decode().split()
+        return bool(children)
+
+    wait_until(started)
+
+    def inside(*argv: str, check: bool = True) -> Result:
+        enter = ["nsenter", "--target", children[0], "--pid", "--mount", "sh", "-c", f'cd {TREE} && exec "$@"', "sh"]
+        return guest.run([*enter, *argv], check=check, timeout=SLOW)
+
+    wait_until(lambda: inside("systemctl", "is-system-running", check=False).stdout == "running\n", 60)
+    inside("systemctl", "start", "sysinit.target", "--job-mode=ignore-dependencies")  # the guest has done all that
+    return inside
+
+
+@in_guest(OWN)
+def test_the_service_leases_from_its_sandbox(guest: Guest) -> None:
+    load(guest, "igb")
+    open_python(guest)
+    nic = guest.address("nic0")
+    wait_until(lambda: bool(interface(guest, nic)))
+    inside = systemd(guest)
+    setup = ["scripts/setup", nic, "--user", str(USER), "--other", "--hugepages", "4"]
+    assert "done:    systemctl daemon-reload; systemctl enable --now ixy-vfio-helper.socket" in inside(*setup).stdout
+    again = inside(*setup).stdout
+    assert "done:" not in again
+    service = "ixy-vfio-helper.service"
+    assert inside("systemctl", "is-active", service, check=False).stdout == "inactive\n"
+    assert inside(sys.executable, "-c", LEASE, nic, str(USER)).stdout == f"{nic} {1 << 20}\n"
+    assert inside("systemctl", "is-active", service).stdout == "active\n"
+    pid = inside("systemctl", "show", "--property=MainPID", "--value", service).stdout.strip()
+    status = dict(
+        line.split(":\t", 1) for line in inside("cat", f"/proc/{pid}/status").stdout.splitlines() if ":\t" in line
+    )
+    assert (status["CapEff"], status["CapBnd"]) == (f"{1 << 34:016x}",) * 2  # CAP_SYSLOG
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    inside("scripts/setup", "--undo")
+    assert "not be found" in inside("systemctl", "status", "ixy-vfio-helper.socket", check=False).stderr
+    assert guest.run(["ls", "-d", *LEFT, f"/etc/systemd/system/{service}"], check=False).stdout == ""
+    assert interface(guest, nic) != {}
