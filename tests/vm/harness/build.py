@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -127,6 +128,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/vm-kernel", description=__doc__)
     parser.add_argument("--force", action="store_true", help="build one even if there is one")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the build folder goes
     try:
         if not arguments.force:
             try:
