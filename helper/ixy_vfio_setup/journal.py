@@ -55,7 +55,7 @@ class Journal:
         self._write(records)
 
     def _write(self, records: list[Record]) -> None:
-        self._system.write_file(FILE, json.dumps(records, indent=1) + "\n", 0o600)
+        self._system.write_file(FILE, json.dumps(records, indent=1) + "\n", 0o644)  # --dry-run needs no root
         self.records = records
         os.fsync(self._lock)
 

@@ -266,10 +266,20 @@ def test_an_edited_policy_is_left_alone(machine: Machine, capsys: pytest.Capture
     assert policy.read_text().endswith("# mine\n")
 
 
-def test_the_journal_is_roots_alone(machine: Machine) -> None:
+def test_undo_tells_what_it_would_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    machine = Machine(tmp_path)
+    assert machine.setup(*SETUP) == 0
+    before = machine.state()
+    capsys.readouterr()
+    assert machine.setup("--undo", "--dry-run") == 0
+    assert capsys.readouterr().out == GOLDEN.with_name("setup_undo_dry_run.txt").read_text()
+    assert machine.state() == before
+
+
+def test_the_journal(machine: Machine) -> None:
     assert machine.setup(*words(machine)) == 0
     journal = machine.at("var/lib/ixy_vfio/setup.json")
-    assert journal.stat().st_mode == 0o100600
+    assert journal.stat().st_mode == 0o100644
     kinds = [record["kind"] for record in json.loads(journal.read_text())]
     assert kinds[:3] == ["run", "module", "hugepages"]
     assert kinds[-1] == "bind"
