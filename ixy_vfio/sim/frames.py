@@ -61,6 +61,20 @@ def push(fifo: Any, data: Any, position: Int, length: Int) -> None:
 
 
 @inlined
+def straight_end(fifo: Any, position: Int) -> Any:
+    """How far frames can be laid one behind the other from `position` (of `reserve`) on, before `reserve` is asked."""
+    head = np.intp(fifo.head)
+    return head - 1 if position < head else np.intp(fifo.capacity)
+
+
+@inlined
+def pushed(fifo: Any, tail: Int, frames: Int) -> None:
+    """Add `frames` frames to the pending ones, which were laid, with their headers, up to `tail`."""
+    fifo.tail = np.uint64(tail)
+    fifo.pending += np.uint64(frames)
+
+
+@inlined
 def at_frame(fifo: Any, data: Any, position: Int) -> Any:
     """Where the frame at `position` really is: there, or at 0."""
     if position == np.intp(fifo.capacity) or load64(data, position) == GO_ON_AT_0:

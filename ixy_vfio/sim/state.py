@@ -166,8 +166,6 @@ FLOW = np.dtype([
     ("latency_sum", np.uint64),
     ("latency_min", np.uint64),
     ("latency_max", np.uint64),
-    ("latency_last", np.uint64),  # and its bucket of `latencies`
-    ("latency_bucket", np.uint64),
     ("latencies", np.uint64, (64,)),
     ("seen", np.uint64, (SEEN // 64,)),
 ])  # fmt: skip

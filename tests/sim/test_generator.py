@@ -122,6 +122,21 @@ def test_a_rate_is_kept_by_the_clock(pace: str, sent: int) -> None:
     assert bench.generator.status()["sent"] == sent
 
 
+@pytest.mark.parametrize(("offset", "value"), [(0x1028, 1 << 25), (0x3000, 1)])  # RXDCTL.ENABLE, RXCTRL.RXEN
+def test_a_rate_begins_when_somebody_receives(offset: int, value: int) -> None:
+    bench = Bench("count=3,pace=1")
+    bench.source.write(offset, 0)
+    bench.plane.step()
+    bench.now += 10**9
+    assert bench.frames() == []
+    assert bench.generator.status()["sent"] == 0
+    bench.source.write(offset, value)
+    bench.plane.step()  # the queue is seen to be open at the end of this step
+    bench.now += 3000
+    bench.plane.step()
+    assert bench.generator.status()["sent"] == 3
+
+
 def test_a_pause_is_made_up_for_by_100_us_at_most() -> None:
     bench = Bench("pace=1")
     bench.now += 10**9
