@@ -181,7 +181,7 @@ def _finish(system: System, request: Request) -> None:
     if pages < request.wanted:
         say(f"note: the kernel has {pages} of {request.wanted} hugepages; 4 KiB pages take their place, more slowly "
             f"(start the machine with hugepages={request.wanted})")  # fmt: skip
-    if not system.listener(SOCKET):
+    if not machine.has_systemd(system) and not system.listener(SOCKET):
         say(f"\nno systemd here: start the helper by hand, sudo {LAUNCHER} serve (or run this again with --start)")
     say(f"\nready. As {request.user}: ixy-vfio info {request.device.address}\nUndo: sudo scripts/setup --undo")
 

@@ -172,7 +172,7 @@ def _serve(system: System, tree: Path, request: Request) -> Iterator[Step]:
         yield from files
         yield Step(
             f"systemctl daemon-reload; systemctl enable --now {UNITS[0]}",
-            lambda: fresh or not system.listener(SOCKET),
+            lambda: fresh or not system.unit_active(UNITS[0]),
             lambda: {"kind": "enable", "device": ""},
             lambda: _enable(system),
         )

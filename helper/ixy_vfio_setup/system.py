@@ -95,6 +95,14 @@ class System:
         if self.at(name).is_dir():
             shutil.rmtree(self.at(name))
 
+    def unit_active(self, unit: str) -> bool:
+        """Whether systemd has it running. To connect to its socket would start the service."""
+        try:
+            self.run(["systemctl", "is-active", unit])
+        except SetupError:
+            return False
+        return True
+
     def listener(self, name: str) -> int:
         """The process that listens at a SOCK_SEQPACKET socket; 0 when nobody does."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:

@@ -39,16 +39,13 @@ def systemd(guest: Guest) -> Inside:
     if not Path("/lib/systemd/systemd").exists():
         pytest.skip("no systemd here (Debian: systemd)")
     first = guest.start(["sh", "-ec", BOOT])
-    children: list[str] = []
-
-    def started() -> bool:
-        children[:] = guest.get(f"/proc/{first.pid}/task/{first.pid}/children").decode().split()
-        return bool(children)
-
-    wait_until(started)
+    children = f"/proc/{first.pid}/task/{first.pid}/children"
+    running = f"grep -q systemd /proc/$(cut -d' ' -f1 {children})/cmdline"
+    wait_until(lambda: guest.run(["sh", "-c", running], check=False).status == 0)
+    pid = guest.get(children).decode().split()[0]
 
     def inside(*argv: str, check: bool = True) -> Result:
-        enter = ["nsenter", "--target", children[0], "--pid", "--mount", "sh", "-c", f'cd {TREE} && exec "$@"', "sh"]
+        enter = ["nsenter", "--target", pid, "--pid", "--mount", "sh", "-c", f'cd {TREE} && exec "$@"', "sh"]
         return guest.run([*enter, *argv], check=check, timeout=SLOW)
 
     wait_until(lambda: inside("systemctl", "is-system-running", check=False).stdout == "running\n", 60)
