@@ -70,7 +70,11 @@ class Worker:
     def receive(self) -> None:
         """Take one message. WorkerError when the worker failed or died."""
         try:
-            message = messages.receive(self.connection)
+            try:
+                message = messages.receive(self.connection)
+            except ConnectionResetError:
+                # It ended with a message of ours unread. The error is reported once; what it said comes after.
+                message = messages.receive(self.connection)
         except OSError:
             message = None
         if message is None:

@@ -6,7 +6,6 @@ ring, of head write-back. Register offsets and descriptors are a third reading o
 """
 
 import ctypes
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,10 +14,10 @@ from ixy_vfio.core.errors import WorkerError
 from ixy_vfio.runtime import worker
 from ixy_vfio.runtime.control import Control, Plan
 from ixy_vfio.runtime.worker import Job
-from tests.attack.evil_worker import Told
+from tests.attack.evil_worker import Told, own_connection
 from tests.conftest import Simulator, address
 
-DMA_DEADLINE = 0.5  # seconds for what the NIC shall have done, or not
+DMA_DEADLINE = 1.0  # seconds for what the NIC shall have done, or not
 FRAME = bytes.fromhex("0200000000020200000000018889") + b"mapped".ljust(46, b".")
 TDT, TXDCTL, TDBAL, TDLEN, TDWBAL = 0x6018, 0x6028, 0x6000, 0x6008, 0x6038
 ENABLE = 1 << 25
@@ -168,11 +167,8 @@ def flood(message: bytes) -> Callable[[Port], str]:
     """The same message for ever, whatever control says."""
 
     def attack(_: Port) -> str:
-        frame: Any = sys._getframe()
-        while "connection" not in frame.f_locals:
-            frame = frame.f_back
         while True:
-            frame.f_locals["connection"].send(message)
+            own_connection().send(message)
 
     return attack
 
@@ -181,11 +177,8 @@ def garbage(messages: Sequence[bytes]) -> Callable[[Port], str]:
     """Messages of the attacker's own making to control, in the place of statistics."""
 
     def attack(_: Port) -> str:
-        frame: Any = sys._getframe()
-        while "connection" not in frame.f_locals:
-            frame = frame.f_back
         for one in messages:
-            frame.f_locals["connection"].send(one)
+            own_connection().send(one)
         while True:
             time.sleep(0.01)
 

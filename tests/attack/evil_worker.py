@@ -12,6 +12,8 @@ import mmap
 import os
 import signal
 import socket
+import struct
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,7 +29,6 @@ from tests.model_nic import World
 
 LAST_SYSCALL = 470  # Linux 6.18 ends at 469
 X32 = 0x4000_0000
-SOCKET_LIMIT = 64  # descriptors to look through for the worker's own
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
@@ -122,15 +123,13 @@ def sweep(number: int, argument: int) -> Callable[[Job], str]:
     return one
 
 
-def own_socket() -> int:
-    """The worker's socket: the first descriptor that answers (a look that costs no system call is not possible)."""
-    for fd in range(SOCKET_LIMIT):
-        try:
-            if socket.socket(fileno=os.dup(fd)).type == socket.SOCK_SEQPACKET:
-                return fd
-        except OSError:
-            continue
-    raise LookupError("no socket")
+def own_connection() -> socket.socket:
+    """The worker's socket, found without a system call: it is a variable of a function further up."""
+    frame: Any = sys._getframe()
+    while "connection" not in frame.f_locals:
+        frame = frame.f_back
+    connection: socket.socket = frame.f_locals["connection"]
+    return connection
 
 
 # What each attack tells when nothing stops it stands in test_evil_worker.py.
@@ -208,9 +207,9 @@ def signal_control(_: Job) -> str:
     return "may"
 
 
-def device_control(job: Job) -> str:
-    """Any ioctl: to whatever descriptor there is."""
-    fcntl.ioctl(own_socket(), 0x541B, bytearray(4))  # FIONREAD
+def device_control(_: Job) -> str:
+    """Any ioctl, to the one descriptor that there is."""
+    fcntl.ioctl(own_connection().fileno(), 0x541B, bytearray(4))  # FIONREAD
     return "answered"
 
 
@@ -220,16 +219,17 @@ def memfd(_: Job) -> str:
 
 
 def duplicate(_: Job) -> str:
-    """A second descriptor of the socket, by which a limit of one would be got round."""
-    own_socket()
+    """A second descriptor of the socket."""
+    os.close(os.dup(own_connection().fileno()))
     return "made"
 
 
 def pass_descriptor(_: Job) -> str:
-    own = own_socket()
-    with socket.socket(fileno=os.dup(own)) as connection:
-        socket.send_fds(connection, [b"here"], [own])
-    return "passed"
+    """The same by sending it along with a message that control takes for a good one."""
+    connection, text = own_connection(), b"Told: passed"
+    message = (struct.pack("<II", Kind.ERROR, len(text)) + text).ljust(messages.SIZE, b"\0")
+    socket.send_fds(connection, [message], [connection.fileno()])
+    return "nothing more"
 
 
 def _map(size: int, protection: int, flags: int) -> int:

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +14,7 @@ from ixy_vfio.core.errors import WorkerError
 from ixy_vfio.runtime import messages, seccomp
 from ixy_vfio.runtime.messages import Kind
 from ixy_vfio.runtime.sandbox import Seal
-from ixy_vfio.runtime.worker import Idle, Job
+from ixy_vfio.runtime.worker import SLEEP_AFTER, Idle, Job
 from tests.attack import evil_worker as evil
 from tests.model_nic import World
 
@@ -59,6 +60,7 @@ ATTACKS: list[tuple[Attack, str, str]] = [
     (evil.device_control, "answered", KILLED),
     (evil.memfd, "made", KILLED),
     (evil.duplicate, "made", KILLED),
+    (evil.pass_descriptor, "passed", KILLED),
     (evil.map_executable, "mapped", KILLED),
     (evil.map_shared, "mapped", KILLED),
     (evil.map_over, "mapped", KILLED),
@@ -213,6 +215,7 @@ def test_a_stopped_and_continued_worker_goes_on() -> None:
     try:
         process.receive()
         messages.send(process.connection, Kind.GO)
+        time.sleep(2 * SLEEP_AFTER)  # it naps from here on
         for _ in range(20):
             os.kill(process.pid, signal.SIGSTOP)
             os.waitpid(process.pid, os.WUNTRACED)
@@ -269,6 +272,20 @@ def test_a_worker_killed_by_the_filter_is_named() -> None:
         process.receive()
         messages.send(process.connection, Kind.GO)
         with pytest.raises(WorkerError, match=r"made a system call that a sealed worker may not make"):
+            process.receive()
+    finally:
+        process.kill()
+
+
+def test_the_reason_is_not_lost_when_it_left_a_question_unread() -> None:
+    world = World(buffers=64)
+    process = evil.start(evil.evil_job(lambda _: "the reason", world))
+    try:
+        process.receive()
+        messages.send(process.connection, Kind.GO)
+        messages.send(process.connection, Kind.ASK)
+        assert os.waitstatus_to_exitcode(process.wait(10) or 0) == 1
+        with pytest.raises(WorkerError, match="the reason"):
             process.receive()
     finally:
         process.kill()
