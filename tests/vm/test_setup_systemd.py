@@ -28,7 +28,7 @@ LEASE = (
     "import os, sys; from ixy_vfio.transport.lease import Lease; from ixy_vfio_helper.protocol import Purpose\n"
     "os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))\n"
     "with Lease() as lease:\n"
-    "    device = lease.attach(sys.argv[1]); memory = lease.memory(1 << 20, [device], Purpose.PACKETS)\n"
+    "    device = lease.attach(sys.argv[1]); memory = lease.memory(2 << 20, [device], Purpose.PACKETS)\n"
     "    print(device.address, memory.size)"
 )
 Inside = Callable[..., Result]
@@ -66,7 +66,7 @@ def test_the_service_leases_from_its_sandbox(guest: Guest) -> None:
     assert "done:" not in again
     service = "ixy-vfio-helper.service"
     assert inside("systemctl", "is-active", service, check=False).stdout == "inactive\n"
-    assert inside(sys.executable, "-c", LEASE, nic, str(USER)).stdout == f"{nic} {1 << 20}\n"
+    assert inside(sys.executable, "-c", LEASE, nic, str(USER)).stdout == f"{nic} {2 << 20}\n"
     assert inside("systemctl", "is-active", service).stdout == "active\n"
     pid = inside("systemctl", "show", "--property=MainPID", "--value", service).stdout.strip()
     status = dict(
