@@ -122,6 +122,13 @@ def test_a_rate_is_kept_by_the_clock(pace: str, sent: int) -> None:
     assert bench.generator.status()["sent"] == sent
 
 
+def test_no_byte_of_a_short_frame_is_left_over_from_another() -> None:
+    bench = Bench("sizes=60-75,seed=3")
+    frames = bench.frames(steps=8)
+    assert {len(frame) for frame in frames} == set(range(60, 76))
+    assert {frame[50:58] for frame in frames} == {struct.pack("<Q", bench.now)}
+
+
 @pytest.mark.parametrize(("offset", "value"), [(0x1028, 1 << 25), (0x3000, 1)])  # RXDCTL.ENABLE, RXCTRL.RXEN
 def test_a_rate_begins_when_somebody_receives(offset: int, value: int) -> None:
     bench = Bench("count=3,pace=1")
