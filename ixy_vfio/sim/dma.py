@@ -157,6 +157,26 @@ def word32(windows: Any, row: Int, iova: Int) -> Any:
     return words32_at(_address(windows, row) + (iova - _start(windows, row)), 1)
 
 
+@inlined
+def whole_ring(queue: Any, windows: Any) -> Any:
+    """The address of a queue's ring, when one window holds all of it for reading and writing, or 0.
+
+    Then a run of descriptors needs no look-up and no check but that of the ring's array.
+    """
+    row = search(windows, queue.base, READABLE)
+    if row < 0 or reach(windows, row, queue.base) < 16 * np.intp(queue.count):
+        return np.uint64(0)
+    if not windows[np.uintp(row) * np.uintp(WINDOW_WORDS) + np.uintp(3)] & np.uint64(WRITABLE):
+        return np.uint64(0)
+    return _address(windows, row) + (queue.base - _start(windows, row))
+
+
+@inlined
+def window_of(windows: Any, row: Int) -> Any:
+    """(first IOVA, end, what to add to an IOVA for the address) of a window, to be kept in registers."""
+    return _start(windows, row), _end(windows, row), _address(windows, row) - _start(windows, row)
+
+
 @compiled
 def record_miss(port: Any, iova: Int, length: Int, write: Int) -> None:
     """Count a miss and keep it for the device model."""

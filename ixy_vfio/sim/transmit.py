@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ixy_vfio.core.compiled import compiled, inlined
-from ixy_vfio.core.unsafe import borrowed, load64, store_release
+from ixy_vfio.core.unsafe import borrowed, bytes_at, copy_bytes, load64, store64, store_release, words64_at
 from ixy_vfio.hw import ixgbe
 from ixy_vfio.sim.dma import (
     READABLE,
@@ -18,10 +18,23 @@ from ixy_vfio.sim.dma import (
     find,
     reach,
     record_miss,
+    search,
+    whole_ring,
+    window_of,
     windows_of,
     word32,
 )
-from ixy_vfio.sim.frames import HEADER, at_frame, fifo_bytes, frame_length, push, reserve, space_of
+from ixy_vfio.sim.frames import (
+    HEADER,
+    at_frame,
+    fifo_bytes,
+    frame_length,
+    push,
+    pushed,
+    reserve,
+    space_of,
+    straight_end,
+)
 from ixy_vfio.sim.records import (
     HEAD,
     add,
@@ -114,6 +127,24 @@ def write_done(port: Any, queue: Any, windows: Any, index: Int, row: Int) -> Int
     return row
 
 
+@inlined
+def count_kind(port: Any, start: Int) -> None:
+    """Count a frame by its destination, with which its first 8 bytes begin."""
+    if start & np.uint64(1):
+        broadcast = start & np.uint64(0xFFFF_FFFF_FFFF) == np.uint64(0xFFFF_FFFF_FFFF)
+        add(port, _BPTC if broadcast else _MPTC, 1)
+
+
+@inlined
+def add_sent(port: Any, frames: Int, octets: Int, counter: Int) -> None:
+    """Count frames that were sent, of so many bytes without CRC."""
+    for index in (_GPTC, _TPT, _TXDGPC, _QPTC + counter):
+        add(port, index, frames)
+    add(port, _GOTC, octets + 4 * frames)
+    add(port, _TXDGBC, octets)
+    add(port, _QBTC + counter, octets)
+
+
 @compiled
 def count_sent(port: Any, fifo: Any, position: Int, frames: Int, counter: Int) -> None:
     """Statistics for the last `frames` pending frames, the first of which lies at `position` or at 0."""
@@ -123,55 +154,95 @@ def count_sent(port: Any, fifo: Any, position: Int, frames: Int, counter: Int) -
         length = frame_length(data, position)
         octets += length
         add(port, _PTC64 + size_class(length + 4), 1)
-        if data[position + HEADER] & np.uint8(1):
-            broadcast = load64(data, position + HEADER) & np.uint64(0xFFFF_FFFF_FFFF) == np.uint64(0xFFFF_FFFF_FFFF)
-            add(port, _BPTC if broadcast else _MPTC, 1)
+        count_kind(port, load64(data, position + HEADER))
         position += space_of(length)
-    for index in (_GPTC, _TPT, _TXDGPC, _QPTC + counter):
-        add(port, index, frames)
-    add(port, _GOTC, octets + 4 * frames)
-    add(port, _TXDGBC, octets)
-    add(port, _QBTC + counter, octets)
+    add_sent(port, frames, octets, counter)
+
+
+@compiled
+def send_run(
+    port: Any, queue: Any, number: Int, ring: Int, windows: Any, fifo: Any, head: Int, most: Int, counter: Int
+) -> Int:
+    """Send plain packets from descriptor `head` on, `most` at most, until one needs more care; returns how many.
+
+    The run keeps its place in ring and FIFO and its counts in registers, and adds them to the records once: 15 cycles
+    a packet of 60 bytes instead of 40 (AMD EPYC, 2.6 GHz).
+    """
+    windows, words, data = borrowed(windows), words64_at(ring, 2 * np.intp(queue.count)), fifo_bytes(fifo)
+    low, high, shift = np.uint64(1), np.uint64(0), np.uint64(0)
+    position, limit, pending = np.intp(fifo.tail), np.intp(-1), np.intp(0)
+    done, octets, smallest, reported = np.intp(0), np.intp(0), np.intp(0), False
+    while done < most:
+        command = words[2 * head + 1]
+        address, length = words[2 * head], np.intp(command & np.uint64(0xFFFF))
+        if not is_plain(command, length) or length < MIN_FRAME:
+            break
+        if not (low <= address and address < high and np.uint64(length) <= high - address):
+            row = search(windows, address, READABLE)
+            if row < 0 or reach(windows, row, address) < length:
+                break
+            low, high, shift = window_of(windows, row)
+        if position + space_of(length) > limit:
+            pushed(fifo, position, done - pending)
+            pending, position = done, reserve(fifo, data, length)
+            if position < 0:
+                break
+            limit = straight_end(fifo, position)
+        packet = bytes_at(address + shift, length)
+        count_kind(port, load64(packet, 0))
+        store64(data, position, np.uint64(length))
+        copy_bytes(data, position + HEADER, packet, 0, length)
+        position += space_of(length)
+        octets += length
+        if length == MIN_FRAME:
+            smallest += 1
+        else:
+            add(port, _PTC64 + size_class(length + 4), 1)
+        if command & RS:
+            reported = True
+            words[2 * head] = np.uint64(0)
+            store_release(words, 2 * head + 1, _DONE)
+        head = head + 1 if head + 1 < words.size >> 1 else np.intp(0)
+        done += 1
+    if done > pending:
+        pushed(fifo, position, done - pending)
+    if reported:
+        port.transmit_causes[number] = np.uint8(1)
+    add(port, _PTC64, smallest)
+    add_sent(port, done, octets, counter)
+    return done
 
 
 @compiled
 def transmit_queue(port: Any, queue: Any, number: Int, fifo: Any, budget: Int) -> Int:
     """Send up to `budget` packets of one queue into `fifo`; returns how many descriptors were done with."""
-    registers, windows, data = registers_of(port), windows_of(port), fifo_bytes(fifo)
-    block = transmit_block(number)
+    registers, windows = registers_of(port), windows_of(port)
+    block, counter = transmit_block(number), transmit_counter(registers, number)
     checks_ring(port, queue, number, registers, block, True)
-    pads = (registers[HLREG0] & TXPADEN) != 0
     head_write_back = (registers[block + _TDWBAL] & np.uint32(1)) != 0
+    ring = np.uint64(0) if head_write_back else whole_ring(queue, windows)
     head, tail, count = np.intp(queue.head), np.intp(queue.tail), np.intp(queue.count)
-    row, write_row, data_row, written_head = np.intp(-1), np.intp(-1), np.intp(-1), np.intp(-1)
-    done, reported, position, pending = np.intp(0), False, np.intp(fifo.tail), fifo.pending
-    if fifo.frames + fifo.pending == np.uint64(0):
-        position = np.intp(0)
+    done, written_head, write_row = np.intp(0), np.intp(-1), np.intp(-1)
+    queue.ring_row = queue.data_row = np.int64(-1)
     while head != tail and done < budget and queue.running:
-        row = descriptor(port, queue, windows, head, row)
-        if row < 0:
+        if ring:
+            ready = tail - head if tail > head else tail - head + count
+            used = send_run(port, queue, number, ring, windows, fifo, head, min(ready, budget - done), counter)
+            done += used
+            head = head + used if head + used < count else head + used - count
+            if head == tail or done >= budget:
+                break
+        position, pending = np.intp(fifo.tail), fifo.pending
+        if fifo.frames + pending == np.uint64(0):
+            position = np.intp(0)
+        used, command = send_one(port, queue, number, windows, fifo, head, tail)
+        if used == WAIT:
             break
-        words = descriptor_words(windows, row, queue.base + np.uint64(head) * np.uint64(16))
-        command, used = words[1], np.intp(1)
-        length = np.intp(command & np.uint64(0xFFFF))
-        if is_plain(command, length):
-            sent = send_plain(port, windows, fifo, data, words[0], length, pads, data_row)
-            if sent == -2:
-                break
-            data_row = sent
-        elif is_context(command):
-            take_context(port, queue, number, words[0], command)
-        else:
-            used = transmit_packet(port, queue, number, fifo, head, tail)
-            if used == WAIT:
-                break
-            command = last_command(queue, windows, (head + used - 1) % count, row)
-        head += used
-        if head >= count:
-            head -= count
+        count_sent(port, fifo, position, np.intp(fifo.pending - pending), counter)
+        head = head + used if head + used < count else head + used - count
         done += used
         if command & RS and not is_context(command):
-            reported = True
+            port.transmit_causes[number] = np.uint8(1)
             if head_write_back:
                 written_head = head
             else:
@@ -181,11 +252,32 @@ def transmit_queue(port: Any, queue: Any, number: Int, fifo: Any, budget: Int) -
     if done:
         queue.head = np.uint32(head)
         store_release(registers, block + HEAD, np.uint32(head))
-        frames = np.intp(fifo.pending - pending)
-        count_sent(port, fifo, position, frames, transmit_counter(registers, number))
-    if reported:
-        port.transmit_causes[number] = np.uint8(1)
     return done
+
+
+@compiled
+def send_one(port: Any, queue: Any, number: Int, windows: Any, fifo: Any, head: Int, tail: Int) -> Any:
+    """Send the packet or take the context at descriptor `head`: (descriptors used or WAIT, the last one's command)."""
+    windows = borrowed(windows)
+    row = descriptor(port, queue, windows, head, np.intp(queue.ring_row))
+    queue.ring_row = row
+    if row < 0:
+        return np.intp(WAIT), np.uint64(0)
+    words = descriptor_words(windows, row, queue.base + np.uint64(head) * np.uint64(16))
+    command = words[1]
+    length = np.intp(command & np.uint64(0xFFFF))
+    if is_plain(command, length):
+        pads = (registers_of(port)[HLREG0] & TXPADEN) != 0
+        sent = send_plain(port, windows, fifo, fifo_bytes(fifo), words[0], length, pads, np.intp(queue.data_row))
+        queue.data_row = max(sent, np.intp(-1))
+        return np.intp(WAIT if sent == -2 else 1), command
+    if is_context(command):
+        take_context(port, queue, number, words[0], command)
+        return np.intp(1), command
+    used = np.intp(transmit_packet(port, queue, number, fifo, head, tail))
+    if used == WAIT:
+        return used, command
+    return used, last_command(queue, windows, (head + used - 1) % np.intp(queue.count), row)
 
 
 @inlined
