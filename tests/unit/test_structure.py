@@ -85,7 +85,9 @@ def test_what_root_runs_imports_the_standard_library_only() -> None:
     for path in (*HELPER.glob("*.py"), *SETUP.glob("*.py")):
         for name in imports(path, f"{path.parent.name}.{path.stem}"):
             top = name.split(".")[0]
-            assert top in ("ixy_vfio_helper", "ixy_vfio_setup") or top in sys.stdlib_module_names, f"{path.name} imports {name}"
+            assert top in ("ixy_vfio_helper", "ixy_vfio_setup") or top in sys.stdlib_module_names, (
+                f"{path.name} imports {name}"
+            )
 
 
 def test_the_helper_runs_isolated() -> None:

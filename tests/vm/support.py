@@ -1,11 +1,16 @@
 """What VM tests share."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.vm.harness import Config, Guest
 
+_TREE = Path(__file__).stat()
+OWNER = _TREE.st_uid or 1000  # an ordinary user; where the tree is not root's, one who can run its Python
+# root trusts the tree of the user who called sudo
+SETUP = ["env", f"SUDO_UID={_TREE.st_uid}", f"SUDO_GID={_TREE.st_gid}", "scripts/setup"]
 NICS = ("igb", "e1000e", "virtio-net-pci", "edu")
 STOCK = Config(kernel="stock", nics=NICS)
 IOMMUFD = Config(kernel="iommufd", nics=NICS)

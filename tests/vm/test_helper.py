@@ -36,10 +36,10 @@ def wait_until(ready: Callable[[], bool], deadline: float = 30.0) -> None:
 
 
 @contextlib.contextmanager
-def serving(guest: Guest, way: str, *addresses: str) -> Iterator[Process]:
-    """A helper that leases these devices to USER."""
+def serving(guest: Guest, way: str, *addresses: str, user: int = USER) -> Iterator[Process]:
+    """A helper that leases these devices to `user`."""
     guest.run(["mkdir", "-p", "/run/policy"])
-    guest.put(f"[user.{USER}]\ndevices = {json.dumps(list(addresses))}\n".encode(), "/run/policy/policy.toml")
+    guest.put(f"[user.{user}]\ndevices = {json.dumps(list(addresses))}\n".encode(), "/run/policy/policy.toml")
     guest.run(["chmod", "644", "/run/policy/policy.toml"])
     helper = guest.start([*HELPER, "serve", "--policy", "/run/policy/policy.toml", "--way", way])
     try:

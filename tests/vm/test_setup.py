@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.vm.harness import Guest
-from tests.vm.support import STOCK, in_guest, load
+from tests.vm.support import SETUP, STOCK, in_guest, load
 from tests.vm.test_helper import interface, wait_until
 
 pytestmark = pytest.mark.vm
@@ -66,7 +66,7 @@ def kept(guest: Guest) -> list[str]:
 @in_guest(STOCK)
 def test_a_nic_is_set_up_leased_and_given_back(guest: Guest) -> None:
     nic, peer = names(guest)
-    setup = ["scripts/setup", nic, "--user", str(USER), "--other", "--hugepages", "8", "--start"]
+    setup = [*SETUP, nic, "--user", str(USER), "--other", "--hugepages", "8", "--start"]
     was = {"name": "uplink0", "mtu": "1400", "up": "1"}
     wait_until(lambda: reachable(guest))
     assert interface(guest, nic) == was
@@ -105,19 +105,19 @@ def test_a_nic_is_set_up_leased_and_given_back(guest: Guest) -> None:
     assert [(d["address"], d["driver"], d["state"]) for d in json.loads(listed.stdout)] == [(nic, "vfio-pci", "free")]
     holder = guest.start([sys.executable, "-c", HOLD, nic], user=USER)
     wait_until(lambda: nic in holder.output().stdout)
-    leased = guest.run(["scripts/setup", "--undo"], check=False)
+    leased = guest.run([*SETUP, "--undo"], check=False)
     assert leased.status == 1
     assert f"{nic}: it is leased (see ixy-vfio-helper status); end the lease first" in leased.stderr
     holder.kill()
     holder.wait(30, check=False)
 
     time.sleep(0.5)  # the helper ends the lease
-    undone = guest.run(["scripts/setup", "--undo"])
+    undone = guest.run([*SETUP, "--undo"])
     assert "stays" not in undone.stdout.replace("module vfio-pci stays loaded", "")
     assert (interface(guest, nic), kept(guest)) == (was, before)
     assert guest.run(["ls", "-d", *LEFT], check=False).stdout == ""
     wait_until(lambda: reachable(guest))
-    assert "nothing to undo" in guest.run(["scripts/setup", "--undo"]).stdout
+    assert "nothing to undo" in guest.run([*SETUP, "--undo"]).stdout
     guest.run(["ip", "-n", "far", "link", "set", peer, "netns", "1"])
     guest.run(["ip", "netns", "delete", "far"])
 

@@ -9,7 +9,7 @@ import pytest
 from tests.vm.harness import Config, Guest
 from tests.vm.harness.guest import Result
 from tests.vm.harness.kernel import TREE
-from tests.vm.support import in_guest, load
+from tests.vm.support import SETUP, in_guest, load
 from tests.vm.test_helper import interface, wait_until
 from tests.vm.test_setup import LEFT, SLOW, USER, open_python
 
@@ -60,7 +60,7 @@ def test_the_service_leases_from_its_sandbox(guest: Guest) -> None:
     nic = guest.address("nic0")
     wait_until(lambda: bool(interface(guest, nic)))
     inside = systemd(guest)
-    setup = ["scripts/setup", nic, "--user", str(USER), "--other", "--hugepages", "4"]
+    setup = [*SETUP, nic, "--user", str(USER), "--other", "--hugepages", "4"]
     assert "done:    systemctl daemon-reload; systemctl enable --now ixy-vfio-helper.socket" in inside(*setup).stdout
     again = inside(*setup).stdout
     assert "done:" not in again
@@ -74,7 +74,7 @@ def test_the_service_leases_from_its_sandbox(guest: Guest) -> None:
     )
     assert (status["CapEff"], status["CapBnd"]) == (f"{1 << 34:016x}",) * 2  # CAP_SYSLOG
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
-    inside("scripts/setup", "--undo")
+    inside(*SETUP, "--undo")
     assert "not be found" in inside("systemctl", "status", "ixy-vfio-helper.socket", check=False).stderr
     assert guest.run(["ls", "-d", *LEFT, f"/etc/systemd/system/{service}"], check=False).stdout == ""
     assert interface(guest, nic) != {}

@@ -1,0 +1,47 @@
+"""Runs in a guest: two hosts, each behind an interface and a namespace of its own, talk through what lies between.
+
+As two_hosts.py, but both ways, and with what every kernel has. Prints a JSON object of what was seen.
+"""
+
+import json
+import os
+import sys
+import time
+
+from pyroute2 import netns
+
+from tests.vm.inside.two_hosts import NAMES, address, echoes, interface, move, serve, stream, wait_for_carrier
+
+ADDRESSES = ("10.82.59.1", "10.82.59.2")
+
+
+def talk(here: int) -> dict[str, object]:
+    """What host `here` sees of the other one."""
+    netns.setns(NAMES[here])
+    other = ADDRESSES[1 - here]
+    return {"echoes": echoes(other, range(1, 1473, 97)), "stream": stream(other)}
+
+
+def main(first: str, second: str) -> None:
+    names = [interface(first), interface(second)]
+    spaces = [move(name, space, 1500) for name, space in zip(names, NAMES, strict=True)]
+    carrier = wait_for_carrier(list(zip(spaces, names, strict=True)))
+    for number, space in enumerate(spaces):
+        address(space, names[number], ADDRESSES[number])
+    for name in NAMES:
+        serve(name)
+    time.sleep(1)
+    seen = []
+    for here in range(2):
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            os.write(writer, json.dumps(talk(here)).encode())
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as answer:
+            seen.append(json.loads(answer.read() or "null"))
+    print(json.dumps({"carrier": carrier, "seen": seen}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
