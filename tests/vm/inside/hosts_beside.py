@@ -12,6 +12,7 @@ from pyroute2 import netns
 
 from tests.vm.inside.two_hosts import NAMES, address, echoes, interface, move, serve, stream, wait_for_carrier
 
+FIRST_DEADLINE = 120.0
 ADDRESSES = ("10.82.59.1", "10.82.59.2")
 
 
@@ -19,6 +20,9 @@ def talk(here: int) -> dict[str, object]:
     """What host `here` sees of the other one."""
     netns.setns(NAMES[here])
     other = ADDRESSES[1 - here]
+    end = time.monotonic() + FIRST_DEADLINE
+    while not echoes(other, range(1, 2)) and time.monotonic() < end:  # what lies between may be starting still
+        time.sleep(0.2)
     return {"echoes": echoes(other, range(1, 1473, 97)), "stream": stream(other)}
 
 
