@@ -51,7 +51,7 @@ class Running:
             return answer
 
     def eventually(self, ready: Callable[[], bool]) -> None:
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not ready():
             assert time.monotonic() < end
             time.sleep(0.001)

@@ -40,7 +40,8 @@ class Client:
         self._id = (self._id + 1) & 0xFFFF
         message = wire.pack(self._id, command, payload, flags)
         sent = socket.send_fds(self.socket, [message], array("i", fds or []))
-        self.socket.sendall(message[sent:])
+        if sent < len(message):  # sending nothing to a closed connection is an error, too
+            self.socket.sendall(message[sent:])
         return self._id
 
     def receive(self) -> wire.Message | None:
