@@ -167,8 +167,9 @@ def flood(message: bytes) -> Callable[[Port], str]:
     """The same message for ever, whatever control says."""
 
     def attack(_: Port) -> str:
+        connection = own_connection()  # once: looking for it leaves garbage, and a worker collects none
         while True:
-            own_connection().send(message)
+            connection.send(message)
 
     return attack
 

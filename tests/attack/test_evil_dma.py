@@ -150,8 +150,8 @@ def test_garbage_on_its_socket(field: Range, message: bytes, said: str) -> None:
 
 
 def test_a_worker_that_talks_for_ever(field: Range) -> None:
-    """It answers everything with statistics, STOP too: control ends it after its deadline, if its limits do not."""
+    """It answers everything with statistics, STOP too: control ends it after its deadline."""
     statistics = HEADER.pack(Kind.STATISTICS, len(Statistics().pack())) + Statistics().pack()
     told = evil.run(field.sim, evil.flood(statistics.ljust(SIZE, b"\0")), duration=1.0)
-    assert any(reason in told for reason in ("did not stop in", "MemoryError", "exited with status 1"))
+    assert "did not stop in" in told
     assert field.sim.ask("counters", port=0)["bus_master"] is False
