@@ -358,18 +358,20 @@ class Control:
             if not one.done:
                 with contextlib.suppress(OSError):
                     messages.send(one.connection, Kind.STOP)
-        try:
-            self._await_workers()
-        finally:
+        with contextlib.ExitStack() as always:  # each of it, also when what came before has failed
+            for port in reversed(self.ports):
+                always.callback(self._stop_port, port)
             for one in self.workers:
-                one.kill()
-            for port in self.ports:
-                self.notes += port.stop()
+                always.callback(one.kill)
+            self._await_workers()
         if self.ports:
             links = self.snapshot.links if self.snapshot else ()
             self.snapshot = replace(self.take_snapshot(), links=links)
         for port in self.ports:
             port.close()
+
+    def _stop_port(self, port: NetDevice) -> None:
+        self.notes += port.stop()
 
     def _await_workers(self) -> None:
         end = time.monotonic() + WORKER_DEADLINE

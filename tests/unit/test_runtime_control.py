@@ -1,0 +1,58 @@
+"""Control, where a whole run cannot show it: what is stopped when stopping itself fails."""
+
+from typing import Any
+
+import pytest
+
+from ixy_vfio.core.errors import DeviceGone
+from ixy_vfio.runtime.control import Control, Plan
+
+
+class Port:
+    """A port that notes that it was stopped, and may fail at it."""
+
+    def __init__(self, name: str, stopped: list[str], fails: bool) -> None:
+        self.name, self.stopped, self.fails = name, stopped, fails
+
+    def stop(self) -> list[str]:
+        self.stopped.append(self.name)
+        if self.fails:
+            raise DeviceGone(f"{self.name} is gone")
+        return []
+
+
+class DeadWorker:
+    """A worker that cannot be told to stop, and that notes that it was killed."""
+
+    done = True
+
+    def __init__(self, stopped: list[str]) -> None:
+        self.stopped = stopped
+
+    def wait(self, within: float) -> None:
+        raise DeviceGone("the worker is gone")
+
+    def kill(self) -> None:
+        self.stopped.append("worker")
+
+
+@pytest.mark.parametrize("failing", ["a", "b"])
+def test_a_port_that_cannot_be_stopped_does_not_keep_the_other_running(failing: str) -> None:
+    control = Control(Plan(("0000:03:00.0", "0000:03:00.1"), lambda _: 0, "none"))
+    stopped: list[str] = []
+    ports: list[Any] = [Port(name, stopped, name == failing) for name in ("a", "b")]
+    control.ports = ports
+    with pytest.raises(DeviceGone, match=f"{failing} is gone"):
+        control.stop()
+    assert stopped == ["a", "b"]
+
+
+def test_workers_are_killed_before_ports_are_stopped_whatever_happens() -> None:
+    control = Control(Plan(("0000:03:00.0", "0000:03:00.1"), lambda _: 0, "none"))
+    stopped: list[str] = []
+    ports: list[Any] = [Port(name, stopped, fails=False) for name in ("a", "b")]
+    workers: list[Any] = [DeadWorker(stopped)]
+    control.ports, control.workers = ports, workers
+    with pytest.raises(DeviceGone, match="the worker is gone"):
+        control.stop()
+    assert stopped == ["worker", "a", "b"]
