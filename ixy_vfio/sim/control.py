@@ -4,9 +4,13 @@
     {"cmd": "violations", "clear": true}           the same, and forgets them
     {"cmd": "trace", "port": 0, "on": true}        -> {}; starts (or with false, stops) recording, from empty
     {"cmd": "trace", "port": 0}                    -> {"trace": [["read", 8, 524288], ...]}
+    {"cmd": "history", "port": 0}                  -> {"history": [["map", 12], ["bus master on", 1], ["reset", 1]]};
+                                                   what the device could reach, in order, and forgets it ("unmap", too)
     {"cmd": "counters", "port": 0}                 -> {"counters": {"GPRC": 12, ...}, "misses": 0, "link": true, ...}
     {"cmd": "link", "port": 0, "up": false}        -> {}; cuts the fibre of the port, or splices it
     {"cmd": "vanish", "port": 0}                   -> {}; surprise removal: all ones from now on
+    {"cmd": "hostile", "port": 0, "spec": "7,torn"} -> {}; the port is hostile (see hostile.py); "": no longer
+    {"cmd": "hostile", "port": 0}                  -> {"descriptors": ..., "moves": {...}, "lies": {...}}
     {"cmd": "cable", "spec": "0:port:1"}           -> {}
     {"cmd": "cables"}                              -> {"cables": [{"spec": "0:port:1", "ports": [0, 1], ...}]}
     {"cmd": "stop"}                                -> {}; ends the simulator
@@ -113,6 +117,12 @@ class Control:
             return {}
         return {"trace": bar.trace or []}
 
+    def _do_history(self, request: dict[str, Any]) -> dict[str, Any]:
+        nic = self._nic(request)
+        history = list(nic.history)
+        nic.history.clear()
+        return {"history": history}
+
     def _do_counters(self, request: dict[str, Any]) -> dict[str, Any]:
         nic = self._nic(request)
         port = self._server.ports[nic.number]
@@ -137,6 +147,14 @@ class Control:
     def _do_vanish(self, request: dict[str, Any]) -> dict[str, Any]:
         self._nic(request).vanish()
         return {}
+
+    def _do_hostile(self, request: dict[str, Any]) -> dict[str, Any]:
+        number = self._nic(request).number
+        if "spec" in request:
+            self._server.make_hostile(number, str(request["spec"]))
+            return {}
+        hostile = self._server.hostile.get(number)
+        return {} if hostile is None else hostile.status()
 
     def _do_cable(self, request: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(request.get("spec"), str):

@@ -176,7 +176,8 @@ def generate(flow: Any, port: Any, queues: Any, fifo: Any, now: Int, budget: Int
         flow.last = np.uint64(now)
         return np.intp(0)
     if flow.last:
-        flow.credit = min(flow.credit + float(np.uint64(now) - flow.last), MOST_CREDIT)
+        most = max(MOST_CREDIT, flow.cost_frame + flow.cost_byte * float(flow.largest))  # one frame at least
+        flow.credit = min(flow.credit + float(np.uint64(now) - flow.last), most)
     flow.last = np.uint64(now)
     sent, octets, sequence, count = np.intp(0), np.intp(0), flow.sent, flow.count
     position, limit, pending = np.intp(fifo.tail), np.intp(-1), np.intp(0)

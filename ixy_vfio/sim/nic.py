@@ -1,5 +1,6 @@
 """One simulated 82599 port: its parts, and what joins them (reset, clock, data plane)."""
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -32,6 +33,7 @@ RESET_TIME, EEPROM_TIME, DMA_TIME = 0.0001, 0.0010, 0.0015
 SLOW_TICK = 0.001  # how often reset and link are looked at
 NO_CAUSES = bytes(ixgbe.RX_QUEUES)
 VIOLATIONS_KEPT = 1000
+HISTORY_KEPT = 100
 ALL_ONES = 0xFFFF_FFFF
 
 
@@ -60,6 +62,16 @@ class PlanePort(Protocol):
         """Forget all queue state."""
 
 
+class Hostility(Protocol):
+    """What makes a port hostile (`hostile_registers.Lies`)."""
+
+    def answer(self, region: int, offset: int, size: int, value: bytes) -> bytes:
+        """What a read brings, in the place of `value`."""
+
+    def tick(self, now: float) -> None:
+        """At every tick."""
+
+
 class Nic:
     """A port as PCI sees it. `far_light()` is whether the other end of the cable sends light."""
 
@@ -68,9 +80,11 @@ class Nic:
         self.gone = False  # surprise removal: all ones from now on
         self.violations: list[str] = []
         self.violation_count = 0
+        self.history: deque[tuple[str, int]] = deque(maxlen=HISTORY_KEPT)  # see `note`
         self._clock = clock
         self._plane: PlanePort | None = None
         self.far_light: Callable[[], bool] = lambda: True
+        self.hostile: Hostility | None = None
         self.memory = Bar0Memory(f"ixy-sim-bar0-{number}", shared_pages)
         self.bar = Bar0(self.memory.words, self.violate)
         self.config = ConfigSpace(number, self._config_changed, self._function_level_reset)
@@ -109,6 +123,12 @@ class Nic:
         if len(self.violations) < VIOLATIONS_KEPT:
             self.violations.append(f"port {self.number}: {text}")
 
+    def note(self, what: str, count: int) -> None:
+        """Remember a change to what the device may reach, in order; counts of the same in a row are added up."""
+        if self.history and self.history[-1][0] == what:
+            count += self.history.pop()[1]
+        self.history.append((what, count))
+
     def reset(self, *, link: bool) -> None:
         """Software reset (section 4.2.1.6), with `link` also of the MAC's link set-up. PCI stays as it is."""
         keep = (ixgbe.SW_FW_SYNC, ixgbe.SWSM, ixgbe.LEDCTL, ixgbe.GCR)
@@ -132,6 +152,7 @@ class Nic:
 
     def full_reset(self) -> None:
         """VFIO_DEVICE_RESET: a function level reset around which the kernel saves and restores PCI configuration."""
+        self.note("reset", 1)
         self.msix.reset()
         self.reset(link=True)
 
@@ -139,6 +160,8 @@ class Nic:
         """After every step of the data plane: causes, clocks. Returns when it must be called again, if it must."""
         if self.gone:
             return None
+        if self.hostile is not None:
+            self.hostile.tick(now)
         if self._queues_changing:
             self._queues_changing.clear()
         self._take_causes()
@@ -155,6 +178,10 @@ class Nic:
         """A read of BAR0, the MSI-X BAR or configuration space, inside its bounds."""
         if self.gone:
             return b"\xff" * size
+        value = self._honest_read(region, offset, size)
+        return value if self.hostile is None else self.hostile.answer(region, offset, size, value)
+
+    def _honest_read(self, region: int, offset: int, size: int) -> bytes:
         if region == wire.CONFIG_REGION:
             return self.config.read(offset, size)
         if region != wire.BAR0_REGION:
@@ -228,10 +255,13 @@ class Nic:
     def _config_changed(self) -> None:
         master = not self.gone and self.config.bus_master and not self.bar.get(ixgbe.CTRL) & CTRL_MASTER_DISABLE
         if self._plane is not None:
+            if self._plane.bus_master != master:
+                self.note("bus master on" if master else "bus master off", 1)
             self._plane.bus_master = master
         self.msix.flush()
 
     def _function_level_reset(self) -> None:
+        self.note("reset", 1)
         self.msix.reset()
         self.reset(link=True)
 

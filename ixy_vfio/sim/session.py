@@ -162,6 +162,7 @@ class Session:
             rights = bool(flags & wire.DMA_MAP_READ), bool(flags & wire.DMA_MAP_WRITE)
             try:
                 self.windows.map(iova, size, message.fds[0], offset, *rights)
+                self.nic.note("map", 1)
             except UsageError as wrong:
                 raise Refused(errno.EINVAL) from wrong
             except OSError as wrong:
@@ -172,12 +173,11 @@ class Session:
         _, flags, iova, size = wire.DMA_UNMAP.unpack_from(message.payload)
         if self.device_only:
             raise Refused(errno.EPERM)
-        if flags & wire.DMA_UNMAP_ALL:
-            self.windows.unmap_all()
-        elif flags:
+        if flags & ~wire.DMA_UNMAP_ALL:
             raise Refused(errno.EINVAL)
-        else:
-            self.windows.unmap(iova, size)
+        everything = bool(flags)
+        if dropped := self.windows.unmap_all() if everything else self.windows.unmap(iova, size):
+            self.nic.note("unmap", dropped)
         return message.payload[: wire.DMA_UNMAP.size], ()
 
     def _device_info(self, message: wire.Message) -> tuple[bytes, tuple[int, ...]]:

@@ -61,8 +61,8 @@ class Windows:
         file.windows += 1
         self._windows[iova] = (size, key)
 
-    def unmap(self, iova: int, size: int) -> None:
-        """Drop every window that lies wholly inside."""
+    def unmap(self, iova: int, size: int) -> int:
+        """Drop every window that lies wholly inside; returns how many."""
         self._table.unmap(iova, size)
         inside = [
             start for start, (length, _) in self._windows.items() if iova <= start and start + length <= iova + size
@@ -71,14 +71,17 @@ class Windows:
             _, key = self._windows.pop(start)
             self._files[key].windows -= 1
             self._drop_if_unused(key)
+        return len(inside)
 
-    def unmap_all(self) -> None:
-        """Drop all windows and mappings."""
+    def unmap_all(self) -> int:
+        """Drop all windows and mappings; returns how many windows."""
+        count = len(self._windows)
         self._table.unmap_all()
         self._windows.clear()
         for file in self._files.values():
             file.mapping.close()
         self._files.clear()
+        return count
 
     def _drop_if_unused(self, key: _Key) -> None:
         if not self._files[key].windows:

@@ -153,6 +153,15 @@ def test_a_pause_is_made_up_for_by_100_us_at_most() -> None:
     assert bench.generator.status()["sent"] == 100
 
 
+@pytest.mark.parametrize(("pace", "period"), [("0.0001", 10**7), ("0.000001", 10**9)])
+def test_a_slow_rate_is_kept(pace: str, period: int) -> None:
+    bench = Bench(f"pace={pace}")
+    for sent in range(1, 4):
+        bench.now += period
+        bench.plane.step(1000)
+        assert bench.generator.status()["sent"] == sent
+
+
 def test_the_sink_counts_what_is_right() -> None:
     bench = Bench("count=3")
     bench.now += 5000

@@ -1,6 +1,7 @@
 """DMA that no window allows: counted, and repeated as a message to a client that serves DMA messages."""
 
 import errno
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -68,3 +69,23 @@ def test_nothing_is_touched_without_bus_master(running: Running) -> None:
         for _ in range(100):
             assert client.read(ixgbe.FWSM.offset()) == 0x8000
         assert running.server.ports[0].dma.misses == 0
+
+
+def test_what_a_device_could_reach_is_told_in_order(running: Running) -> None:
+    memory = os.memfd_create("memory")
+    os.truncate(memory, 0x3000)
+    with running.client() as client:
+        client.version()
+        for page in range(3):
+            client.call(Command.DMA_MAP, wire.DMA_MAP.pack(32, 3, 0x1000 * page, 0x1000 * page, 0x1000), [memory])
+        client.write(4, 0x0006, 2, wire.CONFIG_REGION)
+        client.write(4, 0x0006, 2, wire.CONFIG_REGION)  # no change
+        client.write(4, 0x0002, 2, wire.CONFIG_REGION)
+        client.call(Command.DEVICE_RESET, b"")
+        client.call(Command.DMA_UNMAP, wire.DMA_UNMAP.pack(24, 0, 0x8000, 0x1000))  # nothing lies there
+        client.call(Command.DMA_UNMAP, wire.DMA_UNMAP.pack(24, 0, 0, 0x1000))
+        client.call(Command.DMA_UNMAP, wire.DMA_UNMAP.pack(24, wire.DMA_UNMAP_ALL, 0, 0))
+        told = [["map", 3], ["bus master on", 1], ["bus master off", 1], ["reset", 1], ["unmap", 3]]
+        assert running.control(cmd="history", port=0) == {"history": told}
+        assert running.control(cmd="history", port=0) == {"history": []}
+    os.close(memory)
