@@ -164,11 +164,11 @@ class NetDevice(Protocol):
         """Totals since `initialise`, 64 bits wide. Call it often enough that no 32-bit counter wraps: each 30 s."""
 
     def enable_interrupts(self, eventfds: Sequence[int], interval: float = 0.0) -> None:
-        """Signal eventfds[i] when queue i has received or sent, the last one when the link has changed.
+        """Signal eventfds[i] when queue i has received, and one more, if it is given, when the link has changed.
 
         At most one interrupt in `interval` seconds each (0: no limit). The cause clears itself and no vector masks
         itself, so a worker needs no register: it polls until there is nothing left, then waits for its eventfd.
-        UsageError unless there is one eventfd for each queue and one more.
+        UsageError unless there is one eventfd for each queue, or one more.
         """
 
     def disable_interrupts(self) -> None:

@@ -9,6 +9,7 @@ With --json one object is printed at the end:
     directions                         from, to, received, forwarded, dropped {refused, no_room, rx_errors, oversize}
     ports                              address, mac, link, rx_packets, rx_bytes, tx_packets, tx_bytes (without CRC),
                                        no_buffer, rx_missed, nic {the device's own counters by the datasheet's names}
+    control                            sealed [the layers of its sandbox, as named in runtime/control_seal.py]
     workers                            pid, core, sealed [the layers of its sandbox, as named in runtime/sandbox.py]
     notes                              what was odd, but could be lived with
 """
@@ -40,8 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--duration", type=float, metavar="SECONDS", help="stop after this time")
     add("--packets", type=int, metavar="N", help="stop after this many packets have been received")
     add("--one-way", action="store_true", help="from A to B only")
-    add("--idle", choices=("poll", "yield", "sleep"), default="sleep", help="of a worker without packets (sleep)")
-    add("--require-sealed", action="store_true", help="refuse to run when a layer of the workers' sandbox is missing")
+    add(
+        "--idle",
+        choices=("poll", "yield", "sleep"),
+        default="sleep",
+        help="without packets (sleep: until an interrupt)",
+    )
+    add("--require-sealed", action="store_true", help="refuse to run when a layer of a sandbox is missing")
     add("--not-promiscuous", action="store_true", help="receive only what is addressed to the ports themselves")
     add("--link-deadline", type=float, default=10.0, metavar="SECONDS", help="wait so long for the links (10)")
     add("--interval", type=float, default=1.0, metavar="SECONDS", help="between two lines of numbers (1)")
@@ -71,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         cores=_cores(arguments.cores),
         idle=Idle(arguments.idle),
         link_deadline=arguments.link_deadline,
+        alone=True,
         require_sealed=arguments.require_sealed,
     )
     shown = not (arguments.json or arguments.quiet)

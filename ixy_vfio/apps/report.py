@@ -76,6 +76,7 @@ def summary(control: "Control", ring: int, seconds: float, started: float) -> di
             }
             for i in range(2)
         ],
+        "control": {"sealed": control.seal.applied},
         "workers": [{"pid": one.pid, "core": one.core, "sealed": one.seal.applied} for one in control.workers],
         "notes": control.notes,
     }

@@ -25,7 +25,7 @@ def _child(side: Product, sealed: bool, shared: mmap.mmap) -> int:
         try:
             out: NDArray[np.float64] = np.frombuffer(shared, np.float64)
             if sealed:
-                sandbox.seal(theirs.fileno(), [(int(out.ctypes.data), 4096), _memory(side)], parent, None)
+                sandbox.seal([theirs.fileno()], [(int(out.ctypes.data), 4096), _memory(side)], parent, None)
             measure.sample(side)
             for i in range(len(out)):
                 out[i] = measure.sample(side)

@@ -209,15 +209,16 @@ class Ixgbe:
     # --- Interrupts ----------------------------------------------------------------------------------------------
 
     def enable_interrupts(self, eventfds: Sequence[int], interval: float = 0.0) -> None:
-        """One eventfd a queue, then one for the link."""
+        """One eventfd a queue, then perhaps one for the link."""
         self._require(State.READY, State.RECEIVING)
-        if len(eventfds) != self.config.queues + 1:
-            raise UsageError(f"{len(eventfds)} eventfds: one a queue and one for the link are {self.config.queues + 1}")
+        queues = self.config.queues
+        if len(eventfds) not in (queues, queues + 1):
+            raise UsageError(f"{len(eventfds)} eventfds for {queues} queues: one each is needed, or one more")
         if self._device.msix_vectors < len(eventfds):
             raise DeviceError(f"the device has {self._device.msix_vectors} MSI-X vectors, {len(eventfds)} are needed")
         units = irq.itr_interval(interval)
         self._device.set_interrupts(eventfds)
-        irq.enable(self._bar, self.config.queues, units)
+        irq.enable(self._bar, queues, units, link=len(eventfds) > queues)
 
     def disable_interrupts(self) -> None:
         """Mask all, then forget the eventfds."""

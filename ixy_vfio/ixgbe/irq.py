@@ -1,8 +1,8 @@
 """Interrupts: MSI-X vectors, their causes, and their eventfds. Datasheet section 4.6.6 (and 7.3).
 
-Vector i serves queue i, the vector after the last queue serves link changes. Queue causes clear themselves
-(EIAC), and nothing masks itself (EIAM): a worker has no register to unmask with. EICR is never read, because a
-read takes away what EIAC is to clear; the link cause is cleared by writing it.
+Vector i serves receive queue i, the vector after the last queue link changes, where they are asked for. Queue causes
+clear themselves (EIAC), and nothing masks itself (EIAM): a worker has no register to unmask with. EICR is never read,
+because a read takes away what EIAC is to clear; the link cause is cleared by writing it.
 """
 
 from ixy_vfio.core.errors import UsageError
@@ -41,26 +41,26 @@ def disable_all(bar: Mmio) -> None:
 
 
 @section("4.6.6")
-def enable(bar: Mmio, queues: int, interval: int) -> None:
-    """Route the causes to their vectors, and unmask them."""
-    link = queues
+def enable(bar: Mmio, queues: int, interval: int, *, link: bool) -> None:
+    """Route the causes to their vectors, and unmask them. Nobody waits for a transmit queue: it has no vector."""
     GPIE(multiple_msix=1, ocd=1, pba_support=1).write(bar)
     EIAC(rtxq=0xFFFF).write(bar)
     EIAM().write(bar)
     for pair in range((queues + 1) // 2):
         even, odd = 2 * pair, 2 * pair + 1
-        ivar = IVAR(rx_even=even, rx_even_valid=1, tx_even=even, tx_even_valid=1)
+        ivar = IVAR(rx_even=even, rx_even_valid=1)
         if odd < queues:
-            ivar = ivar.replace(rx_odd=odd, rx_odd_valid=1, tx_odd=odd, tx_odd_valid=1)
+            ivar = ivar.replace(rx_odd=odd, rx_odd_valid=1)
         ivar.write(bar, pair)
-    IVAR_MISC(other=link, other_valid=1).write(bar)
     for vector in range(queues):
         EITR(itr_interval=interval, cnt_wdis=1).write(bar, vector)
-    EITR(cnt_wdis=1).write(bar, link)
     for vector in range(queues):
         unmask(bar, vector)
-    acknowledge_link(bar)
-    EIMS(lsc=1).write(bar)
+    if link:
+        IVAR_MISC(other=queues, other_valid=1).write(bar)
+        EITR(cnt_wdis=1).write(bar, queues)
+        acknowledge_link(bar)
+        EIMS(lsc=1).write(bar)
 
 
 def mask(bar: Mmio, vector: int) -> None:

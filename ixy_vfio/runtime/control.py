@@ -25,7 +25,7 @@ from ixy_vfio.core.errors import DeviceError, IxyError, LinkDown, SealError, Wor
 from ixy_vfio.core.pool import STRIDE, Pool
 from ixy_vfio.ixgbe.datapath import QueuePair, arm
 from ixy_vfio.netdev import Counters, Link, NetDevice, PortConfig
-from ixy_vfio.runtime import messages, worker
+from ixy_vfio.runtime import control_seal, messages, worker
 from ixy_vfio.runtime.messages import Kind, Statistics
 from ixy_vfio.runtime.sandbox import Seal
 from ixy_vfio.runtime.worker import Idle, Job
@@ -35,6 +35,7 @@ from ixy_vfio.transport.lease import Lease, Purpose
 WORKER_DEADLINE = 5.0  # seconds for a worker to seal itself, or to stop
 _FRAME = 26  # Ethernet header, two VLAN tags, CRC
 WATCH = 0.25  # seconds between looks at the devices
+INTERRUPT_INTERVAL = 0.0005  # seconds; under load interrupts come in vain, so let them be few
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ class Plan:
     cores: tuple[int, ...] = ()
     idle: Idle = Idle.SLEEP
     link_deadline: float = 10.0
-    require_sealed: bool = False  # SealError when a layer of the workers' sandbox is missing
+    alone: bool = False  # nothing but this run happens in this process: it is sealed, too
+    require_sealed: bool = False  # SealError when a layer of a sandbox is missing
 
 
 @dataclass(slots=True)
@@ -153,6 +155,7 @@ class Control:
         self.ports: list[NetDevice] = []
         self.macs: list[bytes] = []
         self.workers: list[Worker] = []
+        self.seal = Seal()
         self.snapshot: Snapshot | None = None
         self.stopping = False
         self._selector = selectors.DefaultSelector()
@@ -217,8 +220,9 @@ class Control:
                 port.initialise()
                 self.notes += [f"{address}: {note}" for note in port.notes]
                 self.macs.append(port.mac)
+        wakeups = [self._wakeups(port) if plan.idle is Idle.SLEEP else [] for port in self.ports]
         for index in range(plan.config.queues):
-            self._start_worker(index, devices)
+            self._start_worker(index, devices, tuple(one[index] for one in wakeups if one))
         self.notes += lease.notes
         lease.seal()
         for one in self.workers:
@@ -234,7 +238,15 @@ class Control:
         for port in self.ports:
             port.enable_receive()
 
-    def _start_worker(self, index: int, devices: Sequence[Device]) -> None:
+    def _wakeups(self, port: NetDevice) -> list[int]:
+        """An eventfd for each queue of the port, which the device signals from now on."""
+        eventfds = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(self.plan.config.queues)]
+        for eventfd in eventfds:
+            self._stack.callback(os.close, eventfd)
+        port.enable_interrupts(eventfds, INTERRUPT_INTERVAL)
+        return eventfds
+
+    def _start_worker(self, index: int, devices: Sequence[Device], wakeups: tuple[int, ...]) -> None:
         """Memory, rings and the process of one queue set. Each worker has packet memory of its own."""
         plan, config = self.plan, self.plan.config
         assert self.lease is not None
@@ -248,7 +260,7 @@ class Control:
         limit = plan.limit // count + (index < plan.limit % count)
         core = plan.cores[index % len(plan.cores)] if plan.cores else None
         widest = -(-(config.mtu + _FRAME) // config.buffer_size)
-        job = Job(plan.kernel, plan.loop, pool, (a, b), plan.batch, plan.both, limit, widest, core, plan.idle)
+        job = Job(plan.kernel, plan.loop, pool, (a, b), plan.batch, plan.both, limit, widest, core, plan.idle, wakeups)
         one = Worker(*worker.start(job), core)
         self.workers.append(one)
         self._selector.register(one.connection, selectors.EVENT_READ, one)
@@ -259,11 +271,14 @@ class Control:
         one.connection.settimeout(None)
 
     def _check_seals(self) -> None:
-        """What the workers' sandboxes lack is a note, or the end. The kernel is the same for all of them."""
+        """What the sandboxes lack is a note, or the end. The kernel is the same for all of them."""
         missing = list(dict.fromkeys(text for one in self.workers for text in one.seal.missing))
-        if missing and self.plan.require_sealed:
-            raise SealError(f"not sealed as required: {'; '.join(missing)}")
         self.notes += [f"workers are not fully sealed: {text}" for text in missing]
+        if self.plan.alone:
+            self.seal = control_seal.seal([one.pid for one in self.workers])
+            self.notes += [f"control is not fully sealed: {text}" for text in self.seal.missing]
+        if (missing or self.seal.missing) and self.plan.require_sealed:
+            raise SealError(f"not sealed as required: {'; '.join(dict.fromkeys((*missing, *self.seal.missing)))}")
 
     def _wait_link(self, port: NetDevice) -> None:
         """In slices, so that a signal or the end of the lease is noticed."""

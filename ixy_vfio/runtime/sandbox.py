@@ -1,6 +1,7 @@
 """How a worker gives up what it inherited, before the first packet: the one place where rights are dropped.
 
-What is left: its memory, the mappings it was told to keep, one socket, and the system calls listed in `seccomp`.
+What is left: its memory, the mappings it was told to keep, one socket, what it sleeps on, and the system calls listed
+in `seccomp`.
 The layers, in this order; the names are those in the forwarder's summary:
 
     memory                  every shared mapping is gone but its own (of BAR0, the pages with its doorbells)
@@ -8,7 +9,7 @@ The layers, in this order; the names are those in the forwarder's summary:
     capabilities            none, even for root
     not-dumpable            no other process of the user may trace it or read its memory; no core file
     landlock, -network, -scope      nothing that has a path, a port or a process id (`landlock`)
-    descriptors             every file descriptor is closed but its socket
+    descriptors             every file descriptor is closed but its socket and its epoll (`worker._waker`)
     limits                  no new descriptor, file, process or locked page; address space may grow by GROWTH
     mseal                   its own mappings can be neither moved, remapped nor unmapped
     seccomp                 few system calls; any other one ends the process (`seccomp`)
@@ -16,6 +17,7 @@ The layers, in this order; the names are those in the forwarder's summary:
 A layer that this kernel lacks is reported, and the others hold.
 """
 
+import itertools
 import os
 import resource
 import signal
@@ -70,8 +72,8 @@ class Seal:
         return cls(applied.split(), missing)
 
 
-def seal(keep_fd: int, keep: Sequence[tuple[int, int]], parent: int, core: int | None) -> Seal:
-    """Keep the file descriptor `keep_fd` and, of all shared mappings, the ranges (address, size) in `keep`."""
+def seal(keep_fds: Sequence[int], keep: Sequence[tuple[int, int]], parent: int, core: int | None) -> Seal:
+    """Keep a socket, an epoll if there is one, and of all shared mappings the ranges (address, size) in `keep`."""
     libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
         raise WorkerError("control is gone")
@@ -81,8 +83,7 @@ def seal(keep_fd: int, keep: Sequence[tuple[int, int]], parent: int, core: int |
     result = Seal(["memory", "no-new-privs", "capabilities", "not-dumpable"])
     unmap_all_but(keep)
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
-    libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
-    libc.capset(struct.pack("<Ii", _CAPABILITY_VERSION_3, 0), bytes(24))
+    give_up_privileges()
     libc.prctl(libc.PR_SET_DUMPABLE, 0)
     try:
         applied, lacks = landlock.restrict()
@@ -90,14 +91,20 @@ def seal(keep_fd: int, keep: Sequence[tuple[int, int]], parent: int, core: int |
         result.missing += lacks
     except OSError as error:
         result.missing.append(f"landlock: {error.strerror or error}")
-    os.closerange(0, keep_fd)
-    os.closerange(keep_fd + 1, _MAX_FD)
+    for below, above in itertools.pairwise([-1, *sorted(keep_fds), _MAX_FD]):
+        os.closerange(below + 1, above)
     _limit(in_use + GROWTH)
     result.applied += ["descriptors", "limits"]
     result.attempt("mseal", lambda: _seal_mappings(keep))
     _forbid_compilation()
-    result.attempt("seccomp", lambda: seccomp.install(seccomp.program(seccomp.worker_rules(keep_fd))))
+    result.attempt("seccomp", lambda: seccomp.install(seccomp.program(seccomp.worker_rules(*keep_fds))))
     return result
+
+
+def give_up_privileges() -> None:
+    """No capabilities, and no way to more of anything."""
+    libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+    libc.capset(struct.pack("<Ii", _CAPABILITY_VERSION_3, 0), bytes(24))
 
 
 def _reset_signals() -> None:

@@ -1,10 +1,10 @@
 """The system calls that a sealed worker may make, as a program for the kernel (seccomp, classic BPF).
 
 Everything else kills the process: a call that is not on the list is not a mistake, it is an intruder. What a worker
-needs was found with strace, over packets, statistics, naps, failing kernels and the end; it is only this:
+needs was found with strace, over packets, statistics, sleep, failing kernels and the end; it is only this:
 
     recvfrom, sendto        its one socket, without addresses (and so without file descriptors)
-    sched_yield, clock_nanosleep, clock_gettime
+    sched_yield, clock_gettime, and epoll_wait on its one epoll
     brk, mmap, munmap       the allocators of C and Python: private anonymous memory that is never executable
     exit_group
 """
@@ -48,14 +48,15 @@ class Rule(NamedTuple):
     action: int = ALLOW
 
 
-def worker_rules(fd: int) -> list[Rule]:
-    """What a worker may do, whose socket is `fd`."""
+def worker_rules(fd: int, waker: int | None = None) -> list[Rule]:
+    """What a worker may do, whose socket is `fd`, and which sleeps on the epoll `waker`."""
     socket = (Check(0, _WORD, fd), Check(4, _ALL, 0))
+    wait = [] if waker is None else [Rule(232, (Check(0, _WORD, waker),))]  # epoll_wait
     return [
+        *wait,
         Rule(24),  # sched_yield
         Rule(45, (*socket, Check(3, _WORD & ~_MSG_DONTWAIT, 0))),  # recvfrom
         Rule(44, (*socket, Check(3, _WORD, 0))),  # sendto
-        Rule(230),  # clock_nanosleep
         Rule(228),  # clock_gettime: where the vDSO cannot read the clock
         Rule(12),  # brk
         Rule(9, (Check(2, _ALL & ~_PROT_READ_WRITE, 0), Check(3, _ALL, _MAP_PRIVATE_ANONYMOUS))),  # mmap
@@ -63,6 +64,31 @@ def worker_rules(fd: int) -> list[Rule]:
         # mremap would grow a mapping of shared memory. realloc() tries it, and copies when it is told no.
         Rule(25, (), ERRNO | errno.ENOMEM),
         Rule(231),  # exit_group
+    ]
+
+
+# What control may do beside: it has files, messages with descriptors, signals and the processes of its workers.
+_CONTROL = (
+    0, 1, 3, 4, 5, 6, 7, 8, 11, 12, 13, 14, 15, 17, 18, 19, 20, 21, 23, 24, 25, 28,  # read ... select, madvise
+    32, 35, 39, 44, 45, 46, 47, 48, 54, 55,  # dup, nanosleep, getpid, sending and receiving, socket options
+    60, 61, 63, 72, 79, 89, 96, 98, 99, 100, 102, 104, 107, 108, 110,  # exit, wait4, uname, fcntl, who am I
+    131, 186, 202, 204, 217, 219, 228, 229, 230, 231, 232, 233, 247,  # futex, clocks, epoll, waitid
+    262, 267, 270, 271, 281, 291, 318, 332, 334, 439,  # newfstatat, pselect6, ppoll, epoll, getrandom, statx
+)  # fmt: skip
+_VFIO_DEVICE = range(0x3B6B, 0x3B70)  # info, regions, interrupts, reset: no memory, no attaching, no hot reset
+_TERMINAL = (0x5401, 0x5413, 0x5421, 0x5451)  # TCGETS, TIOCGWINSZ, FIONBIO, FIOCLEX
+_PROT_EXEC = 4
+_OPEN_TO_WRITE = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
+
+
+def control_rules(workers: Sequence[int]) -> list[Rule]:
+    """What control may do from the first packet on, whose workers have these process ids."""
+    return [
+        *(Rule(number) for number in _CONTROL),
+        *(Rule(number, (Check(2, _PROT_EXEC, 0),)) for number in (9, 10)),  # mmap, mprotect
+        Rule(257, (Check(2, _OPEN_TO_WRITE, 0),)),  # openat
+        *(Rule(62, (Check(0, _WORD, pid),)) for pid in workers),  # kill
+        *(Rule(16, (Check(1, _WORD, number),)) for number in (*_VFIO_DEVICE, *_TERMINAL)),
     ]
 
 
@@ -77,26 +103,25 @@ def program(rules: Sequence[Rule], otherwise: int = KILL) -> bytes:
         (_RETURN, 0, 0, KILL),
     ]
     for rule in rules:
-        body = [step for check in rule.checks for step in _compare(check)]
-        body.append((_RETURN, 0, 0, rule.action))
+        body = _body(rule)
         code += [(_JUMP_EQUAL, 0, len(body), rule.number), *body]
     code.append((_RETURN, 0, 0, otherwise))
     return b"".join(struct.pack("<HBBI", *step) for step in code)
 
 
-def _compare(check: Check) -> list[tuple[int, int, int, int]]:
-    """Kill unless it holds: a comparison for each half of the argument that the mask touches."""
-    steps = []
-    for half in range(2):
-        mask, value = (word >> 32 * half & _WORD for word in (check.mask, check.value))
-        if mask:
-            steps += [
-                (_LOAD, 0, 0, _ARGUMENTS + 8 * check.number + 4 * half),
-                (_AND, 0, 0, mask),
-                (_JUMP_EQUAL, 1, 0, value),
-                (_RETURN, 0, 0, KILL),
-            ]
-    return steps
+def _body(rule: Rule) -> list[tuple[int, int, int, int]]:
+    """The action if every check holds; else on with the next rule, which may be for the same call."""
+    steps: list[tuple[int, int, int, int]] = []
+    for check in rule.checks:
+        for half in range(2):
+            mask, value = (word >> 32 * half & _WORD for word in (check.mask, check.value))
+            if mask:
+                steps.append((_LOAD, 0, 0, _ARGUMENTS + 8 * check.number + 4 * half))
+                steps += [(_AND, 0, 0, mask), (_JUMP_EQUAL, 0, 0, value)]
+    steps.append((_RETURN, 0, 0, rule.action))
+    last = len(steps) - 1
+    forward = [(code, yes, last - i if code == _JUMP_EQUAL else no, k) for i, (code, yes, no, k) in enumerate(steps)]
+    return [*forward, (_LOAD, 0, 0, _NUMBER)] if rule.checks else forward
 
 
 def install(code: bytes) -> None:

@@ -184,6 +184,7 @@ class Session:
             self._devices.append(port)
             port.initialise()
             self.ports.append(Port(port, pool))
+        self.lease.seal()
         for port in self._devices:
             port.wait_link(link_deadline)
         for port in self._devices:

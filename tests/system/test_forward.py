@@ -98,7 +98,7 @@ def as_owner_of_the_tree(directory: Path) -> dict[str, Any]:
 
 @pytest.mark.root  # to look into a process that is not dumpable
 def test_what_the_worker_holds() -> None:
-    """Not root, no capabilities; one socketpair, no device; memory of packets, rings and queue pages only."""
+    """Not root, no capabilities; one socketpair, an epoll, no device; memory of packets, rings and queue pages only."""
     with tempfile.TemporaryDirectory(prefix="ixy_vfio-") as name:
         options = as_owner_of_the_tree(Path(name))
         sim = Simulator(Path(name), 2, generators(1000), [], **options)
@@ -109,7 +109,8 @@ def test_what_the_worker_holds() -> None:
                 assert set(facts["Uid"].split()) == {str(options["user"])}
                 assert [facts[f"Cap{kind}"] for kind in ("Inh", "Prm", "Eff", "Amb")] == ["0" * 16] * 4
                 assert facts["NoNewPrivs"] == "1"
-                assert [link.split(":")[0] for link in descriptors(worker)] == ["socket"]
+                assert sorted(link.split(":")[0] for link in descriptors(worker)) == ["anon_inode", "socket"]
+                assert "anon_inode:[eventpoll]" in descriptors(worker)
                 assert Path(f"/proc/{worker}/maps").read_text().count("memfd:ixy-sim-bar0") == 4  # 2 pages a port
                 held = [link.split(":")[0] for link in descriptors(process.pid)]
                 assert held.count("socket") == 4  # the lease, two devices, the worker

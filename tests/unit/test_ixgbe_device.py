@@ -286,16 +286,16 @@ def test_interrupts_queue_i_has_vector_i_and_the_link_the_next() -> None:
         ("4.6.6", "write", "GPIE", 0x8000_0030),
         ("4.6.6", "write", "EIAC", 0xFFFF),
         ("4.6.6", "write", "EIAM", 0),
-        ("4.6.6", "write", "IVAR[0]", 0x8181_8080),
-        ("4.6.6", "write", "IVAR[1]", 0x0000_8282),
-        ("4.6.6", "write", "IVAR_MISC", 0x8300),
+        ("4.6.6", "write", "IVAR[0]", 0x0081_0080),
+        ("4.6.6", "write", "IVAR[1]", 0x0000_0082),
         ("4.6.6", "write", "EITR[0]", 0x8000_0050),
         ("4.6.6", "write", "EITR[1]", 0x8000_0050),
         ("4.6.6", "write", "EITR[2]", 0x8000_0050),
-        ("4.6.6", "write", "EITR[3]", 0x8000_0000),
         ("4.6.6", "write", "EIMS_EX[0]", 1),
         ("4.6.6", "write", "EIMS_EX[0]", 2),
         ("4.6.6", "write", "EIMS_EX[0]", 4),
+        ("4.6.6", "write", "IVAR_MISC", 0x8300),
+        ("4.6.6", "write", "EITR[3]", 0x8000_0000),
         ("4.6.6", "write", "EICR", 1 << 20),
         ("4.6.6", "write", "EIMS", 1 << 20),
     ]
@@ -306,11 +306,21 @@ def test_interrupts_queue_i_has_vector_i_and_the_link_the_next() -> None:
     assert device.events[-1] == ("interrupts", ())
 
 
+def test_interrupts_without_the_link() -> None:
+    port, device = make_port(PortConfig(queues=2))
+    port.initialise()
+    bar = device.bar0
+    bar.trace.clear()
+    port.enable_interrupts([10, 11])
+    assert {name for _, _, name, _ in bar.trace}.isdisjoint({"IVAR_MISC", "EITR[2]", "EICR", "EIMS"})
+    assert (bar["EIMS_EX[0]"], device.events[-1]) == (2, ("interrupts", (10, 11)))
+
+
 def test_interrupts_that_cannot_be() -> None:
     port, _ = make_port(PortConfig(queues=2))
     port.initialise()
-    with pytest.raises(UsageError, match="2 eventfds: one a queue and one for the link are 3"):
-        port.enable_interrupts([10, 11])
+    with pytest.raises(UsageError, match="4 eventfds for 2 queues: one each is needed, or one more"):
+        port.enable_interrupts([10, 11, 12, 13])
     with pytest.raises(UsageError, match=r"0 to 0\.001022 s are possible"):
         port.enable_interrupts([10, 11, 12], interval=0.002)
     with pytest.raises(UsageError, match="queue 2"):

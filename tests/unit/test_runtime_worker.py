@@ -18,6 +18,7 @@ from ixy_vfio.runtime import messages, worker
 from ixy_vfio.runtime.control import Worker
 from ixy_vfio.runtime.messages import Kind, PortCounters, Statistics
 from ixy_vfio.runtime.worker import Idle, Job
+from tests.conftest import wait_until
 from tests.model_nic import World, deliver, transmit
 
 PLAIN = 60 << 32 | 3
@@ -57,7 +58,7 @@ def job() -> Job:
     for pair in world.pairs:
         arm(pair.state)
     loop = forwarding_loop(kernels.load("touch"))
-    made = Job("touch", loop, world.pool, (world.pairs[0], world.pairs[1]), 32, True, 0, 1, None, Idle.SLEEP)
+    made = Job("touch", loop, world.pool, (world.pairs[0], world.pairs[1]), 32, True, 0, 1, None, Idle.YIELD)
     _worlds[id(made)] = world
     return made
 
@@ -110,6 +111,32 @@ def test_rights_it_gave_up(process: Process) -> None:
     assert status["NSpid"].split()[-1] == str(process.worker.pid)
     ignored = int(status["SigIgn"], 16)
     assert all(ignored >> number - 1 & 1 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+
+
+def _asleep(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+def test_asleep_it_wakes_for_every_interrupt_and_for_nothing_else(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "SLEEP", 60)
+    eventfds = [os.eventfd(0) for _ in range(2)]
+    world = _worlds.pop(id(job))
+    process = Process(dataclasses.replace(job, idle=Idle.SLEEP, wakeups=tuple(eventfds)), world)
+    try:
+        process.go()
+        for round_ in range(6):
+            wait_until("it sleeps", lambda: _asleep(process.worker.pid))
+            assert deliver(world.nics[0], 3, PLAIN, 60) == 3
+            time.sleep(0.05)
+            assert transmit(world.nics[1], 64) == 0
+            os.eventfd_write(eventfds[round_ % 2], 1)
+            wait_until("it forwards", lambda: transmit(world.nics[1], 64) > 0)
+        messages.send(process.worker.connection, Kind.STOP)  # which wakes it, too
+        assert Statistics.unpack(process.expect(Kind.DONE)).ports[0].received == 18
+    finally:
+        process.worker.kill()
+        for eventfd in eventfds:
+            os.close(eventfd)
 
 
 @pytest.mark.root  # the worker is not dumpable

@@ -219,7 +219,7 @@ def test_without_the_virtual_environment_it_refuses(tmp_path: Path) -> None:
         look.look(tmp_path, NIC)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root only: it shows how root gives its rights up")
+@pytest.mark.root  # it shows how root gives its rights up
 def test_root_runs_the_check_without_privileges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SUDO_UID", raising=False)
     monkeypatch.setattr(look, "namespaces", lambda: [])

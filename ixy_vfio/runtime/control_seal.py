@@ -1,0 +1,45 @@
+"""How control gives up rights when its devices are attached and its workers run, before the first packet.
+
+Control never looks at a packet, so its sandbox is wider than a worker's (`sandbox`), and what is refused is answered
+EPERM: it must live to stop its devices. Its layers; the names are those in the forwarder's summary:
+
+    no-new-privs, capabilities      as a worker's
+    landlock, -network, -scope      it may read its own program, /proc and /sys, and nothing else that has a path
+    seccomp         no program, process, trace, socket, mount, namespace, module, executable page or file opened to be
+                    written; signals to its workers alone; of ioctl what drives a VFIO device, not what maps memory
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import ixy_vfio_helper
+
+import ixy_vfio
+from ixy_vfio.runtime import landlock, seccomp
+from ixy_vfio.runtime.sandbox import Seal, give_up_privileges
+
+_REFUSE = seccomp.ERRNO | 1  # EPERM
+
+
+def seal(workers: Sequence[int]) -> Seal:
+    """Seal this process, for good; `workers` are the process ids that it may end."""
+    result = Seal(["no-new-privs", "capabilities"])
+    give_up_privileges()
+    try:
+        # Workers are in a domain of their own: signals to outside must stay allowed here.
+        applied, lacks = landlock.restrict(_readable(), landlock.ABSTRACT)
+        result.applied += applied
+        result.missing += lacks
+    except OSError as error:
+        result.missing.append(f"landlock: {error.strerror or error}")
+    rules = seccomp.control_rules(workers)
+    result.attempt("seccomp", lambda: seccomp.install(seccomp.program(rules, _REFUSE)))
+    return result
+
+
+def _readable() -> set[Path]:
+    """Where Python may still import from, and print the lines of a traceback."""
+    packages = [Path(path) for module in (ixy_vfio, ixy_vfio_helper) for path in module.__path__]
+    path = {Path(entry) for entry in sys.path if entry} - {Path.cwd()}
+    return {Path("/proc"), Path("/sys"), Path(sys.prefix), Path(sys.base_prefix) / "lib", *packages, *path}
