@@ -17,6 +17,7 @@ from ixy_vfio_helper.claims import Claims
 from ixy_vfio_helper.kernel import ROOT, VFIO_PCI, KernelBackend, PciDevice
 from ixy_vfio_helper.monitor import Refusal, log
 from ixy_vfio_helper.protocol import ADDRESS
+from ixy_vfio_helper.sandbox import DEVICE, READ, RECORDS, Sandbox
 
 RUN = Path("/run/ixy_vfio")
 
@@ -32,7 +33,9 @@ def _serve(arguments: argparse.Namespace, claims: Claims, journal: bind.Journal)
     if listener is None:  # everybody may connect: the policy decides
         listener, lock = server.listen(arguments.socket or arguments.run / "helper.sock", 0o666)
     backend = KernelBackend(arguments.way, arguments.root)
-    server.Server(listener, lambda: policy.load(arguments.policy), backend, claims, lock).run()
+    paths = {arguments.root / "sys": READ, arguments.root / "proc": READ, claims.directory: RECORDS}
+    paths |= {ROOT / "dev/vfio": DEVICE, ROOT / "dev/iommu": DEVICE, ROOT / "dev/kmsg": READ}
+    server.Server(listener, lambda: policy.load(arguments.policy), backend, claims, Sandbox(paths), lock).run()
 
 
 def _status(arguments: argparse.Namespace, claims: Claims, journal: bind.Journal) -> None:

@@ -122,16 +122,26 @@ Answer = tuple[Message, Sequence[int]]
 
 
 class Monitor:
-    """Serves one connection until its lease ends. `stop`: file descriptors that turn readable to end it."""
+    """Serves one connection until its lease ends.
+
+    `stop`: file descriptors that turn readable to end it. `seal`: gives up what the end of a lease does not need.
+    """
 
     def __init__(
-        self, connection: socket.socket, grant: Grant, backend: Backend, claims: Claims, stop: Sequence[int]
+        self,
+        connection: socket.socket,
+        grant: Grant,
+        backend: Backend,
+        claims: Claims,
+        stop: Sequence[int],
+        seal: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
         self._grant = grant
         self._backend = backend
         self._claims = claims
         self._stop = stop
+        self._give_up = seal
         self._phase = Phase.NEW
         self._requests = 0
         self._memory_left = grant.memory
@@ -276,6 +286,7 @@ class Monitor:
         return protocol.Allocated(iova, made.size, made.page_size, note), (made.fd,)
 
     def _seal(self, request: protocol.Seal) -> Answer:
+        self._give_up()
         return protocol.Sealed(), ()
 
     def _end(self, request: protocol.End) -> Answer:

@@ -16,6 +16,7 @@ from ixy_vfio_helper import protocol
 from ixy_vfio_helper.claims import Claims
 from ixy_vfio_helper.monitor import Backend, Monitor, log
 from ixy_vfio_helper.policy import Grant, Policy, PolicyError
+from ixy_vfio_helper.sandbox import Sandbox
 
 MAX_LEASES = 64  # at one time, of all users
 END_DEADLINE = 20.0  # seconds for all leases to undo what they did
@@ -89,12 +90,19 @@ class Server:
     """Accepts clients on `listener` until SIGTERM or SIGINT, then ends all leases."""
 
     def __init__(
-        self, listener: socket.socket, policy: Callable[[], Policy], backend: Backend, claims: Claims, lock: int = -1
+        self,
+        listener: socket.socket,
+        policy: Callable[[], Policy],
+        backend: Backend,
+        claims: Claims,
+        sandbox: Sandbox,
+        lock: int = -1,
     ) -> None:
         self._listener = listener
         self._policy = policy  # read again for each client: an edit counts from the next lease on
         self._backend = backend
         self._claims = claims
+        self._sandbox = sandbox
         self._lock = lock
         self._leases: dict[int, int] = {}  # process id -> uid
         self._alive = os.pipe2(os.O_CLOEXEC)  # a lease ends when the other end closes, whatever closed it
@@ -163,7 +171,10 @@ class Server:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         own = _Wakeup(signal.SIGTERM)
         log.info("lease of uid %d began: client process %d", grant.uid, client)
-        Monitor(connection, grant, self._backend, self._claims, (self._alive[0], own.fd)).run()
+        for missing in self._sandbox.begin():
+            log.warning("this kernel does not seal the process of a lease fully: %s", missing)
+        stop = (self._alive[0], own.fd)
+        Monitor(connection, grant, self._backend, self._claims, stop, self._sandbox.finish).run()
 
     def _reap(self) -> None:
         while self._leases:

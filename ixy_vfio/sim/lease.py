@@ -21,6 +21,7 @@ from ixy_vfio_helper.memory import WINDOW, Memory, Range
 from ixy_vfio_helper.monitor import Refusal, Session
 from ixy_vfio_helper.policy import Grant
 from ixy_vfio_helper.protocol import Kind, Listed, State
+from ixy_vfio_helper.sandbox import READ, RECORDS, SIMULATED, Sandbox
 
 from ixy_vfio.core import libc
 from ixy_vfio.core.errors import DeviceError
@@ -185,8 +186,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"simulated helper: {error}", file=sys.stderr)
         return 2
     backend = Ports(arguments.dir, arguments.ports)
+    sandbox = Sandbox({arguments.dir: READ, arguments.dir / "leases": RECORDS, Path("/proc"): READ}, SIMULATED)
     print("ready", flush=True)
-    server.Server(listener, lambda: policy, backend, Claims(arguments.dir / "leases"), lock).run()
+    server.Server(listener, lambda: policy, backend, Claims(arguments.dir / "leases"), sandbox, lock).run()
     return 0
 
 

@@ -9,6 +9,7 @@ import pytest
 from ixy_vfio_helper import memory
 from ixy_vfio_helper.claims import Claims
 from ixy_vfio_helper.policy import Grant, Policy, PolicyError
+from ixy_vfio_helper.sandbox import Sandbox
 from ixy_vfio_helper.server import MAX_LEASES, ListenError, Server, activated
 from ixy_vfio_helper.vfio import FaultLog, address_of
 
@@ -77,7 +78,9 @@ def server(policy: Policy | PolicyError, directory: Path) -> Server:
             raise policy
         return policy
 
-    return Server(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET), read, FakeBackend(), Claims(directory))
+    return Server(
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET), read, FakeBackend(), Claims(directory), Sandbox({})
+    )
 
 
 def test_who_gets_a_lease_at_all(tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ ALLOWED: dict[str, set[str]] = {
     },
     "ixy_vfio.bench": {"ixy_vfio"},
     "ixy_vfio.audit": {"ixy_vfio.core", "ixy_vfio.audit"},
+    "ixy_vfio.audit.attack": {
+        "ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport", "ixy_vfio.netdev", *DRIVERS, "ixy_vfio.audit",
+    },
     "ixy_vfio.apps": {"ixy_vfio"},
     "ixy_vfio.cli": {"ixy_vfio"},
     "ixy_vfio.__init__": {"ixy_vfio"},
@@ -100,7 +103,8 @@ RAW = {"carray", "intrinsic", "from_address", "from_buffer_copy", "inttoptr", "c
 
 def test_raw_memory_is_touched_in_one_module() -> None:
     for name, path in modules():
-        if name in ("ixy_vfio.core.unsafe", "ixy_vfio.core.libc"):
+        # The helper has no cffi: its sandbox makes its own few calls.
+        if name in ("ixy_vfio.core.unsafe", "ixy_vfio.core.libc", "ixy_vfio_helper.sandbox"):
             continue
         used = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         used |= {i.rsplit(".", 1)[-1] for i in imports(path, name)}
