@@ -258,16 +258,21 @@ def note(flow: Any, sequence: Int) -> None:
 
 @inlined
 def time(flow: Any, latency: Int, frames: Int) -> None:
-    """Count a latency in ns, of `frames` frames; bucket n of the histogram is 2**n to 2**(n+1) - 1 ns."""
+    """Count a latency in ns, of `frames` frames, in the bucket that `least` describes."""
     flow.latency_sum += latency * np.uint64(frames)
     flow.latency_min = min(flow.latency_min, latency)
     flow.latency_max = max(flow.latency_max, latency)
-    bucket = np.uint64(0)
+    beyond = np.uint64(0)  # bits that the bucket does not tell
     for step in (32, 16, 8, 4, 2, 1):
-        if latency >> np.uint64(step):
-            latency >>= np.uint64(step)
-            bucket += np.uint64(step)
-    flow.latencies[bucket] += np.uint64(frames)
+        if latency >> beyond >= np.uint64(16 << step):
+            beyond += np.uint64(step)
+    flow.latencies[np.uint64(16) * beyond + (latency >> beyond)] += np.uint64(frames)
+
+
+def least(bucket: int) -> int:
+    """The smallest latency in ns that a bucket of the histogram counts; the next bucket begins 1/16 higher."""
+    beyond = max(bucket // 16 - 1, 0)
+    return bucket - 16 * beyond << beyond
 
 
 @inlined

@@ -20,7 +20,7 @@ import numpy as np
 
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.sim.cable import Cable
-from ixy_vfio.sim.generator import FIT, MAX, PACED, SMALLEST, UNLIMITED
+from ixy_vfio.sim.generator import FIT, MAX, PACED, SMALLEST, UNLIMITED, least
 from ixy_vfio.sim.state import FLOW, MAX_PORTS, NO_FLOW, UNTOUCHED
 
 LARGEST = 15_500
@@ -124,6 +124,6 @@ class GeneratorCable(Cable):
                 "min": int(flow["latency_min"]),
                 "mean": int(flow["latency_sum"]) / checked,
                 "max": int(flow["latency_max"]),
-                "histogram": {str(1 << i): int(n) for i, n in enumerate(flow["latencies"]) if n},
+                "histogram": {str(least(i)): int(n) for i, n in enumerate(flow["latencies"]) if n},
             }
         return state

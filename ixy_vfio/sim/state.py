@@ -166,6 +166,6 @@ FLOW = np.dtype([
     ("latency_sum", np.uint64),
     ("latency_min", np.uint64),
     ("latency_max", np.uint64),
-    ("latencies", np.uint64, (64,)),
+    ("latencies", np.uint64, (976,)),  # 16 buckets below 16 ns, then 16 for each power of two
     ("seen", np.uint64, (SEEN // 64,)),
 ])  # fmt: skip

@@ -1,13 +1,18 @@
 """The generator and the sink: exact bytes, pace, and what a sink finds out."""
 
 import struct
+from typing import Any
 
+import numpy as np
 import pytest
 
+from ixy_vfio.core.compiled import compiled
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.sim.cables import parse_cable
 from ixy_vfio.sim.dataplane import DataPlane
+from ixy_vfio.sim.generator import least, time
 from ixy_vfio.sim.generator_cable import GeneratorCable
+from ixy_vfio.sim.state import FLOW
 from tests.sim.dataplane_rig import BUFFERS, DATA, IOVA, MAC, OTHER, Rig
 
 BUFFER = [BUFFERS + 2048 * i for i in range(64)]
@@ -205,8 +210,23 @@ def test_latency_is_measured() -> None:
         bench.now = 1_000_000 + delay
         bench.send(frame)
     assert bench.sink.status()["latency_ns"] == {
-        "min": 3000, "mean": 4000.0, "max": 5000, "histogram": {"2048": 1, "4096": 1},
+        "min": 3000, "mean": 4000.0, "max": 5000, "histogram": {"2944": 1, "4864": 1},
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("latency", [0, 1, 15, 16, 31, 32, 33, 1000, 2**20 - 1, 2**20, 3 * 2**40 + 7, 2**64 - 1])
+def test_the_histogram_tells_a_sixteenth(latency: int) -> None:
+    flow = np.zeros(1, FLOW)
+    _time(flow, np.uint64(latency))
+    (bucket,) = (int(n) for n in flow[0]["latencies"].nonzero()[0])
+    assert least(bucket) <= latency < least(bucket + 1)
+    assert least(bucket + 1) - least(bucket) <= max(latency / 16, 1)
+    assert flow[0]["latencies"][bucket] == 7
+
+
+@compiled
+def _time(flow: Any, latency: Any) -> None:
+    time(flow[0], latency, np.intp(7))
 
 
 BAD = ["count=x", "sizes=59", "sizes=100-60", "pace=fast", "dst=1:2", "colour=red", "expect=99", "sizes=60-99999"]
