@@ -95,6 +95,7 @@ def _system(results: Results) -> Iterator[Goal]:
     yield _at_most("resident memory of a worker, without packets", 200, found.get("worker_mib"), " MiB")
     yield _at_most("resident memory of the helper", 25, found.get("helper_mib"), " MiB")
     yield _at_most("CPU of an idle worker", 1.0, found.get("idle_cpu_percent"), " %")
+    yield _at_most("p99 latency at 1 % load, sleeping to polling", 2.0, found.get("sleep_p99_ratio"), " times")
 
 
 def check(results: Results) -> list[Goal]:

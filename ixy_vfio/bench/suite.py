@@ -9,7 +9,7 @@ import numpy as np
 
 from ixy_vfio.apps import kernels
 from ixy_vfio.apps.compile import forwarding_loop
-from ixy_vfio.bench import machine, measure, python_api, reference, system
+from ixy_vfio.bench import interrupts, machine, measure, python_api, reference, system
 from ixy_vfio.bench.pages import HUGE
 from ixy_vfio.bench.published import PUBLISHED
 from ixy_vfio.bench.results import Results
@@ -245,3 +245,9 @@ class Suite:
         self.say("start, memory, idle CPU of whole processes")
         self.results.system, notes = system.measure(cold=True)
         self.results.notes += notes
+        if not self.quick:
+            self.say("latency at 1 % load, polling and sleeping")
+            try:
+                self.results.system |= interrupts.measure()
+            except (system.NotMeasured, OSError) as error:
+                self.results.notes.append(f"latency of sleeping workers: not measured ({error})")

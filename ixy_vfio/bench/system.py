@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +22,30 @@ class NotMeasured(Exception):
     """Something did not start; the message says what."""
 
 
-def _command(*words: str) -> list[str]:
+def command(*words: str) -> list[str]:
+    """`ixy-vfio` with these words."""
     return [sys.executable, "-m", "ixy_vfio.cli", *words]
 
 
 @contextlib.contextmanager
-def _simulator(directory: Path) -> Iterator[Path]:
+def simulator(directory: Path, cables: Sequence[str] = CABLES) -> Iterator[Path]:
     """A running simulator; yields its helper's socket."""
-    words = [word for cable in CABLES for word in ("--cable", cable)]
+    words = [word for cable in cables for word in ("--cable", cable)]
     process = subprocess.Popen(
-        _command("sim", "--dir", str(directory), "--ports", "2", "--die-with-parent", *words),
+        command("sim", "--dir", str(directory), "--ports", "2", "--die-with-parent", *words),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        _expect(process, "ready", "the simulator")
+        expect(process, "ready", "the simulator")
         yield directory / "helper.sock"
     finally:
-        _end(process)
+        end(process)
 
 
-def _expect(process: "subprocess.Popen[str]", word: str, what: str) -> None:
+def expect(process: "subprocess.Popen[str]", word: str, what: str) -> None:
     """Wait for a line that begins with `word`."""
     assert process.stdout is not None
     if not select.select([process.stdout], [], [], DEADLINE)[0]:
@@ -55,7 +56,8 @@ def _expect(process: "subprocess.Popen[str]", word: str, what: str) -> None:
         raise NotMeasured(f"{what} did not start: {said[-1] if said else 'no reason given'}")
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
+def end(process: "subprocess.Popen[str]") -> None:
+    """Stop it, by force where asking does not do."""
     process.terminate()
     try:
         process.communicate(timeout=5.0)
@@ -94,11 +96,11 @@ def _forward(cache: str | None, watch: bool) -> dict[str, Any]:
         environment["XDG_CACHE_HOME"] = cache
     with (
         tempfile.TemporaryDirectory(prefix="ixy_vfio-bench-") as directory,
-        _simulator(Path(directory) / "sim") as helper,
+        simulator(Path(directory) / "sim") as helper,
     ):
         words = ["--helper", str(helper), "--json", "--announce", "--duration", "4" if watch else "1"]
         process = subprocess.Popen(
-            _command("forward", *PORTS, *words),
+            command("forward", *PORTS, *words),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -106,13 +108,13 @@ def _forward(cache: str | None, watch: bool) -> dict[str, Any]:
             env=environment,
         )
         try:
-            _expect(process, "forwarding", "forward")
+            expect(process, "forwarding", "forward")
             if watch:
                 result |= _watch(process.pid)
             output, errors = process.communicate(timeout=DEADLINE)
         finally:
             if process.poll() is None:
-                _end(process)
+                end(process)
         if process.returncode != 0 or not output.strip():
             raise NotMeasured(f"forward: {(errors.strip().splitlines() or ['no output'])[-1]}")
         result["first_packet"] = json.loads(output.strip().splitlines()[-1])["first_packet_seconds"]

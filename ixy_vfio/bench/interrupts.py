@@ -1,0 +1,68 @@
+"""What sleeping costs: latency at 1 % of 10 Gbit/s, with workers that sleep until an interrupt and workers that poll.
+
+Whole processes on both sides of a socket: the simulator's generator stamps each packet, its sink reads the clock when
+the packet is back. The two modes take turns; ratios are of medians.
+"""
+
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ixy_vfio.bench.system import PORTS, NotMeasured, command, end, expect, simulator
+from ixy_vfio.sim.ask import ask
+
+ROUNDS = 3
+SECONDS = 2.0
+MPPS = 0.149  # 1 % of 14.88 million packets of 60 bytes, in each direction
+CABLES = [f"{port}:gen:sizes=60,pace={MPPS},expect={1 - port}" for port in (0, 1)]
+
+
+def percentile(histogram: dict[int, int], share: float) -> float:
+    """The latency that `share` of the packets did not exceed: the lower bound of its bucket."""
+    wanted = share * sum(histogram.values())
+    seen = 0
+    for least, count in sorted(histogram.items()):
+        seen += count
+        if seen >= wanted:
+            return float(least)
+    raise NotMeasured("no packet came back")
+
+
+def _histogram(idle: str) -> dict[int, int]:
+    """Latencies in ns of both directions, in one run."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ixy_vfio-bench-") as name,
+        simulator(Path(name) / "sim", CABLES) as helper,
+    ):
+        words = ["--helper", str(helper), "--quiet", "--announce", "--idle", idle]
+        process = subprocess.Popen(
+            command("forward", *PORTS, *words),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            expect(process, "forwarding", "forward")
+            time.sleep(SECONDS)
+            cables = ask(helper.parent / "control.sock", cmd="cables")["cables"]
+        finally:
+            end(process)
+    together: dict[int, int] = {}
+    for cable in cables:
+        for least, count in cable.get("latency_ns", {"histogram": {}})["histogram"].items():
+            together[int(least)] = together.get(int(least), 0) + count
+    return together
+
+
+def measure() -> dict[str, Any]:
+    """`sleep_p99_ratio`, and the medians in microseconds that it is made of."""
+    found: dict[str, list[float]] = {"poll": [], "sleep": []}
+    for _ in range(ROUNDS):
+        for idle, latencies in found.items():
+            latencies.append(percentile(_histogram(idle), 0.99) / 1000)
+    poll, sleep = median(found["poll"]), median(found["sleep"])
+    return {"sleep_p99_us": sleep, "poll_p99_us": poll, "sleep_p99_ratio": sleep / poll}
