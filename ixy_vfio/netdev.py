@@ -18,7 +18,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from ixy_vfio.core import memory, pci
 from ixy_vfio.core.errors import UsageError
@@ -108,6 +108,25 @@ class Counters:
     tx_bytes: int
     queues: tuple[QueueCounters, ...]
     registers: Mapping[str, int]
+
+
+NOT_CHECKED, GOOD, BAD = 0, 1, 2  # of a checksum
+
+
+class Meta(NamedTuple):
+    """What the device says of a received packet; a kernel with a third parameter is given it.
+
+    Unsigned 64-bit numbers in compiled code. They come from the device as they are: do not index with them unchecked.
+    """
+
+    flags: int  # ixgbe: the 20 bits of extended status (7.1.6.2)
+    packet_type: int  # ixgbe: 13 bits, IPv4 1, IPv6 4, TCP 0x10, UDP 0x20, ... (7.1.6.2)
+    tagged: int  # 1: the packet has a VLAN tag
+    vlan: int  # the tag, where the device took it out of the packet (this driver leaves it in)
+    rss_type: int  # which fields the hash is of; 0: there is no hash
+    rss_hash: int  # with several queues
+    ip_checksum: int  # of the IPv4 header: NOT_CHECKED, GOOD, BAD
+    l4_checksum: int  # of TCP or UDP
 
 
 class NetDevice(Protocol):

@@ -16,8 +16,21 @@ WORDS = np.uint64(2)  # 64-bit words in a descriptor; the first is always the ad
 RX_DD = np.uint64(1 << 0)  # descriptor done
 RX_EOP = np.uint64(1 << 1)  # end of packet: the last buffer of this packet
 RX_ERRORS = np.uint64(1 << 29 | 3 << 27)  # RXE (the MAC saw an error) and SECERR; valid with EOP only
+RX_STATUS_MASK = np.uint64(0xFFFFF)
+RX_VLAN_PRESENT_SHIFT = np.uint64(3)  # VP: the packet had an 802.1Q tag
+RX_L4_CHECKED_SHIFT = np.uint64(5)  # L4I: TCP or UDP checksum was checked
+RX_IP_CHECKED_SHIFT = np.uint64(6)  # IPCS: IPv4 header checksum was checked
+RX_L4_ERROR_SHIFT = np.uint64(30)  # L4E
+RX_IP_ERROR_SHIFT = np.uint64(31)  # IPE
+RX_VLAN_SHIFT = np.uint64(48)
 RX_LENGTH_SHIFT = np.uint64(32)
 RX_LENGTH_MASK = np.uint64(0xFFFF)  # bytes in this buffer, after the shift
+
+# The same, word 0: RSS type 3:0, packet type 16:4, RSS hash 63:32 (or fragment checksum and IP identification).
+RX_RSS_TYPE_MASK = np.uint64(0xF)
+RX_PACKET_TYPE_SHIFT = np.uint64(4)
+RX_PACKET_TYPE_MASK = np.uint64(0x1FFF)
+RX_RSS_HASH_SHIFT = np.uint64(32)
 
 # 7.2.3.2.4 Advanced transmit data descriptor, read format, word 1: DTALEN 15:0, DTYP 23:20, DCMD 31:24, STA 35:32,
 # PAYLEN 63:46.

@@ -1,15 +1,27 @@
-"""The fused loop: receive, the application's kernel, send, for thousands of batches per return to Python.
+"""The forwarding loop: receive, the application's kernel, send, for thousands of batches per return to Python.
 
 `loop_for(kernel)` compiles the loop with the kernel inside. A kernel is a plain function
 
-    kernel(packet, length) -> bool        True: send it, False: drop it
+    kernel(packet, length) -> bool              True: send it, False: drop it
+    kernel(packet, length, meta) -> bool        with what the device says of the packet: `netdev.Meta`
 
 `packet` is a checked uint8 array of the bytes in the packet's first buffer (all of them up to 2048), writable;
-`length` is that of the whole packet.
+`length` is that of the whole packet. A kernel of two parameters pays nothing for the metadata, one of three only for
+the fields that it looks at: the rest is not compiled.
+
+It is one pass: a packet goes from its receive descriptor through the kernel to a transmit descriptor, and nothing is
+written down in between. What each trick is worth was measured at batch 1 / 32, in instructions a packet:
+
+* one pass instead of receive, work and send with arrays between them: 357 -> 177 / 69 -> 48
+* runs that end where a block of the transmit ring ends, so that no index wraps in them; the state of both queues in
+  local variables meanwhile (a store to a descriptor could have changed it, as far as the compiler knows): 177 -> 168 /
+  48 -> 46
+* what is refused is counted, and subtracted, rather than counting what is sent: 168 -> 160 / 46 -> 44
 """
 
 # mypy: disable-error-code="type-arg"
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +29,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ixy_vfio.core.compiled import compiled, inlined, rebound
-from ixy_vfio.core.pool import DATA, HEADROOM, STRIDE, give_packet, pool_at
-from ixy_vfio.core.unsafe import bytes_at, record_at, words32_at
-from ixy_vfio.ixgbe.datapath import BLOCK, QUEUE, poll, reclaim, send
+from ixy_vfio.core.pool import CHAIN_LIMIT, DATA, HEADROOM, STRIDE, give_packet, pool_at
+from ixy_vfio.core.unsafe import bytes_at, load_acquire, record_at, store_release, words32_at, words64_at
+from ixy_vfio.ixgbe import desc
+from ixy_vfio.ixgbe.datapath import BLOCK, QUEUE, advance, end_chain, fill_chain, reclaim, refill, segment
+from ixy_vfio.ixgbe.meta import meta_of
 
 U = np.uint64
 
@@ -40,85 +54,189 @@ LOOP = np.dtype(
 )
 
 
-def kernel(packet: Any, length: Any) -> bool:
+def kernel(packet: Any, length: Any, meta: Any) -> Any:
     """Stand-in for the application's kernel; `loop_for` puts the real one here."""
     raise NotImplementedError
 
 
-def _work(rx: Any, pool: Any, indices: Any, lengths: Any, count: Any) -> Any:
-    """Run the kernel over a batch; packets that it refuses are freed. Returns how many are left, in front."""
-    kept = U(0)
-    for begin in range(U(0), count, U(BLOCK)):
-        block = min(count - begin, U(BLOCK))
-        index_in = words32_at(indices + U(4) * begin, BLOCK)
-        length_in = words32_at(lengths + U(4) * begin, BLOCK)
-        index_out = words32_at(indices + U(4) * kept, BLOCK)
-        length_out = words32_at(lengths + U(4) * kept, BLOCK)
-        here = U(0)
-        for i in range(block):
-            index = U(index_in[i])
-            length = U(length_in[i])
-            if index >= pool.capacity:
-                raise IndexError("buffer index outside the pool")
-            packet = bytes_at(pool.packets + index * U(STRIDE) + U(HEADROOM), min(length, U(DATA)))
-            if kernel(packet, length):
-                index_out[here] = np.uint32(index)
-                length_out[here] = np.uint32(length)
-                here += U(1)
-            else:
-                give_packet(pool, index, length)
-        kept += here
-    rx.refused += count - kept
-    return kept
+def plain_kernel(packet: Any, length: Any) -> Any:
+    """Stand-in for a kernel of two parameters."""
+    raise NotImplementedError
 
 
-def _step(loop: Any, source: Any, target: Any) -> Any:
+def _without_meta(packet: Any, length: Any, meta: Any) -> Any:
+    return plain_kernel(packet, length)
+
+
+@inlined
+def _filled(tx: Any, ring: Any, tail: Any, count: Any, size: Any) -> None:
+    """From `tail`, `count` descriptors were filled with one packet each; `ring` begins there, the block ends it.
+
+    The last one of a block reports when it was sent.
+    """
+    tx.packets += count
+    tx.bytes += size
+    tx.used += count
+    tail += count
+    if count != U(0) and tail % U(BLOCK) == U(0):
+        ring[U(2) * count - U(1)] |= desc.TX_RS
+        words32_at(tx.reports, tx.size // U(BLOCK))[tail // U(BLOCK) - U(1)] = np.uint32(tail - U(1))
+        tail &= tx.size - U(1)
+    tx.tail = tail
+
+
+def _run(rx: Any, tx: Any, pool: Any, wanted: Any) -> Any:
+    """Forward up to `wanted` plain packets: whole, in one buffer, without an error. Not past the end of a block.
+
+    Returns how many were received, and the write-back word that ended the run (0: none did).
+    When the kernel raises, nothing has happened yet but to the bytes of packets.
+    """
+    position, tail = rx.next, tx.tail
+    rx_size = rx.size
+    most = min(min(wanted, U(BLOCK) - tail % U(BLOCK)), min(rx_size - rx.unarmed, rx_size - position))
+    packets, base, capacity = pool.packets + U(HEADROOM), pool.iova + U(HEADROOM), pool.capacity
+    free, spare = pool.free, words32_at(pool.stack, pool.capacity)
+    rx_ring = words64_at(rx.ring + U(16) * position, 2 * BLOCK)
+    rx_slots = words32_at(rx.slots + U(4) * position, BLOCK)
+    tx_ring = words64_at(tx.ring + U(16) * tail, 2 * BLOCK)
+    tx_slots = words32_at(tx.slots + U(4) * tail, BLOCK)
+    count = dropped = size = lost = odd = U(0)
+    for i in range(min(most, U(BLOCK))):
+        word = load_acquire(rx_ring, U(2) * i + U(1))
+        length = word >> desc.RX_LENGTH_SHIFT & desc.RX_LENGTH_MASK
+        whole = word & (desc.RX_DD | desc.RX_EOP | desc.RX_ERRORS) == desc.RX_DD | desc.RX_EOP
+        if not (whole and length - desc.MIN_PACKET <= U(DATA) - desc.MIN_PACKET):
+            odd = word
+            break
+        index = U(rx_slots[i])
+        if index >= capacity:
+            raise IndexError("buffer index outside the pool")
+        size += length
+        count += U(1)
+        if kernel(bytes_at(packets + index * U(STRIDE), length), length, meta_of(rx_ring[U(2) * i], word)):
+            at = i - dropped
+            tx_slots[at] = np.uint32(index)
+            tx_ring[U(2) * at] = base + index * U(STRIDE)
+            tx_ring[U(2) * at + U(1)] = desc.TX_DATA | desc.TX_EOP | length | length << desc.TX_PAYLEN_SHIFT
+        else:
+            spare[free + dropped] = np.uint32(index)
+            dropped += U(1)
+            lost += length
+    if count != U(0):
+        rx.next = (position + count) & (rx_size - U(1))
+        rx.unarmed += count
+        rx.packets += count
+        rx.bytes += size
+        if dropped != U(0):
+            rx.refused += dropped
+            pool.free += dropped
+        _filled(tx, tx_ring, tail, count - dropped, size - lost)
+    return count, odd
+
+
+def _odd(rx: Any, tx: Any, pool: Any, word: Any) -> Any:
+    """Take one buffer that is not a plain packet: a piece of a long one, an error. Packets that it completed: 0, 1."""
+    index = words32_at(rx.slots, rx.size)[rx.next]
+    meta = meta_of(words64_at(rx.ring, U(2) * rx.size)[U(2) * rx.next], word)
+    whole = segment(rx, pool, index, word)
+    rx.next = (rx.next + U(1)) & (rx.size - U(1))
+    rx.unarmed += U(1)
+    if not whole:
+        return U(0)
+    first, length = rx.chain_first, rx.chain_length
+    end_chain(rx)
+    rx.packets += U(1)
+    rx.bytes += length
+    if first >= pool.capacity:
+        raise IndexError("buffer index outside the pool")
+    packet = bytes_at(pool.packets + first * U(STRIDE) + U(HEADROOM), min(length, U(DATA)))
+    if not kernel(packet, length, meta):
+        rx.refused += U(1)
+        give_packet(pool, first, length)
+        return U(1)
+    count = fill_chain(tx, pool, first, length, tx.size - U(1) - tx.used)
+    if count == U(0):
+        tx.no_room += U(1)
+        give_packet(pool, first, length)
+        return U(1)
+    advance(tx, count, (tx.tail + count - U(1)) & (tx.size - U(1)))
+    tx.packets += U(1)
+    tx.bytes += length
+    return U(1)
+
+
+@inlined
+def _next_word(rx: Any) -> Any:
+    """The write-back word of the next descriptor, 0 when it has no buffer."""
+    if rx.unarmed == rx.size:
+        return U(0)
+    return load_acquire(words64_at(rx.ring, U(2) * rx.size), U(2) * rx.next + U(1))
+
+
+def _step(source: Any, target: Any, pool: Any, batch: Any, widest: Any) -> Any:
     """One batch from `source` to `target`.
 
     No more is received than `target` has room for: what has to be dropped then, the receiving device drops, and counts.
     """
-    pool = pool_at(source.pool)
-    reclaim(target.tx, pool)
-    wanted = loop.batch
-    room = target.tx.size - U(1) - target.tx.used
-    if room < wanted * loop.widest:
-        wanted = room // loop.widest
-    if loop.limit != U(0):
-        wanted = min(wanted, loop.limit - loop.received)
-    count = poll(source.rx, pool, loop.indices, loop.lengths, wanted)
-    if count != U(0):
-        loop.received += count
-        kept = _work(source.rx, pool, loop.indices, loop.lengths, count)
-        sent = send(target.tx, pool, loop.indices, loop.lengths, kept)
-        if sent != kept:
-            target.tx.no_room += kept - sent
-            indices = words32_at(loop.indices, kept)
-            lengths = words32_at(loop.lengths, kept)
-            for i in range(sent, kept):
-                give_packet(pool, indices[i], lengths[i])
+    rx, tx = source.rx, target.tx
+    tail = tx.tail
+    wanted = batch
+    if tail % U(BLOCK) < batch or tx.size - U(1) - tx.used < batch * widest:  # about once a block, or when it is full
+        reclaim(tx, pool)
+        room = tx.size - U(1) - tx.used
+        if room < batch * widest:
+            wanted = room // widest
+    count = U(0)
+    while count < wanted:
+        if rx.chain_count + rx.skipping == U(0):
+            taken, word = _run(rx, tx, pool, wanted - count)
+        else:
+            taken, word = U(0), _next_word(rx)
+        count += taken
+        if word & desc.RX_DD != U(0):
+            count += _odd(rx, tx, pool, word)
+            wanted = min(wanted, count + tx.size - U(1) - tx.used)
+        elif taken == U(0):
+            break
+    if tx.tail != tail:
+        store_release(words32_at(tx.doorbell, 1), 0, np.uint32(tx.tail))
+    refill(rx, pool)
     return count
 
 
 def _loop(state: Any) -> Any:
     """Run until the rounds, the patience or the limit is used up; returns the packets received."""
     loop = state[0]
-    a = record_at(loop.a, QUEUE)
-    b = record_at(loop.b, QUEUE)
-    before = loop.received
-    idle = U(0)
+    if loop.rounds == U(0):  # also an empty record, which is how the loop is compiled without being run
+        return U(0)
+    a, b = record_at(loop.a, QUEUE), record_at(loop.b, QUEUE)
+    pool = pool_at(a.pool)
+    both = loop.both != U(0)
+    widest = min(max(loop.widest, U(1)), U(CHAIN_LIMIT))
+    left = loop.limit - min(loop.limit, loop.received) if loop.limit != U(0) else ~U(0)
+    batch = min(min(loop.batch, a.tx.size), left)
+    patience = loop.patience
+    received = idle = U(0)
     for _ in range(loop.rounds):
-        count = _step(loop, a, b)
-        if loop.both != U(0):
-            count += _step(loop, b, a)
+        count = _step(a, b, pool, batch, widest)
+        if both:
+            count += _step(b, a, pool, min(batch, left - received - count), widest)
+        received += count
         idle = U(0) if count != U(0) else idle + U(1)
-        if idle >= loop.patience or (loop.limit != U(0) and loop.received >= loop.limit):
+        batch = min(batch, left - received)
+        if idle >= patience or batch == U(0):
             break
-    return loop.received - before
+    loop.received += received
+    return received
 
 
 def loop_for(function: Callable[..., Any], name: str, *, cache: bool = True) -> Callable[[NDArray[Any]], int]:
     """The loop with `function` as its kernel; `name` tells it apart in the cache. Compiled at the first call."""
-    work = inlined(rebound(_work, "work", kernel=inlined(function)))
-    step = inlined(rebound(_step, "step", _work=work))
+    work = inlined(function)
+    if len(inspect.signature(function).parameters) == 2:
+        work = inlined(rebound(_without_meta, "without_meta", plain_kernel=work))
+    run = inlined(rebound(_run, "run", kernel=work))
+    odd = inlined(rebound(_odd, "odd", kernel=work))
+    step = inlined(rebound(_step, "step", _run=run, _odd=odd))
     loop: Callable[[NDArray[Any]], int] = compiled(rebound(_loop, f"loop_{name}", _step=step), cache=cache)
     return loop

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from ixy_vfio import netdev
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.pool import CHAIN_LIMIT, DATA, STRIDE, Pool
-from ixy_vfio.ixgbe.datapath import QueuePair, arm, free_batch, receive_batch, send_batch
+from ixy_vfio.ixgbe.batch import free_batch, receive_batch, send_batch
+from ixy_vfio.ixgbe.datapath import QueuePair, arm
 from ixy_vfio.ixgbe.forward import loop_for
 from ixy_vfio.netdev import Counters, Link, PortConfig
 from ixy_vfio.runtime.messages import PortCounters

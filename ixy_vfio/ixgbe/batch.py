@@ -1,0 +1,164 @@
+"""Receive and send a batch at a time: for programs that look at packets between two calls.
+
+A batch is two arrays of uint32: the index of each packet's first buffer, and its length. The forwarding loop needs
+neither (`forward`).
+"""
+
+# mypy: disable-error-code="type-arg"
+
+from typing import Any
+
+import numpy as np
+
+from ixy_vfio.core.compiled import compiled, inlined
+from ixy_vfio.core.pool import DATA, HEADROOM, STRIDE, give_packet, pool_at
+from ixy_vfio.core.unsafe import load_acquire, store_release, words32_at, words64_at
+from ixy_vfio.ixgbe import desc
+from ixy_vfio.ixgbe.datapath import BLOCK, advance, end_chain, fill_chain, reclaim, refill, segment
+
+U = np.uint64
+
+
+@inlined
+def poll(rx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
+    """Receive up to `wanted` packets: index of the first buffer, and length, of each. Returns how many.
+
+    `indices` and `lengths` are addresses of uint32[wanted].
+    """
+    position = rx.next
+    armed = rx.size - rx.unarmed  # descriptors with a buffer: all that the device can have written back
+    left = armed
+    count = U(0)
+    total = U(0)
+    plain = rx.chain_count + rx.skipping == U(0)
+    while count < wanted and left != U(0):
+        block = min(min(wanted - count, U(BLOCK)), min(left, rx.size - position))
+        ring = words64_at(rx.ring + U(16) * position, 2 * BLOCK)
+        slots = words32_at(rx.slots + U(4) * position, BLOCK)
+        index_out = words32_at(indices + U(4) * count, BLOCK)
+        length_out = words32_at(lengths + U(4) * count, BLOCK)
+        word = U(0)
+        done = U(0)
+        for i in range(min(block, U(BLOCK))):
+            word = load_acquire(ring, U(2) * i + U(1))
+            length = word >> desc.RX_LENGTH_SHIFT & desc.RX_LENGTH_MASK
+            whole = word & (desc.RX_DD | desc.RX_EOP | desc.RX_ERRORS) == desc.RX_DD | desc.RX_EOP
+            if not (whole and plain and length - desc.MIN_PACKET <= U(DATA) - desc.MIN_PACKET):
+                break
+            index_out[i] = slots[i]
+            length_out[i] = np.uint32(length)
+            total += length
+            done += U(1)
+        count += done
+        if done < block and word & desc.RX_DD != U(0):  # not plain: the word that was loaded above decides
+            if segment(rx, pool, words32_at(rx.slots, rx.size)[position + done], word):
+                words32_at(indices, wanted)[count] = np.uint32(rx.chain_first)
+                words32_at(lengths, wanted)[count] = np.uint32(rx.chain_length)
+                total += rx.chain_length
+                count += U(1)
+                end_chain(rx)
+            plain = rx.chain_count + rx.skipping == U(0)
+            done += U(1)
+            block = done
+        position = (position + done) & (rx.size - U(1))
+        left -= done
+        if done < block:
+            break
+    if left != armed:
+        rx.next = position
+        rx.unarmed += armed - left
+        rx.packets += count
+        rx.bytes += total
+    refill(rx, pool)
+    return count
+
+
+@inlined
+def _fill(tx: Any, pool: Any, indices: Any, lengths: Any, count: Any) -> Any:
+    """Fill `count` (up to BLOCK) descriptors, with no wrap, with one packet each.
+
+    Returns the bytes, or 0 when one of them does not fit one buffer: then nothing has happened.
+    """
+    tail = tx.tail
+    index_in = words32_at(indices, BLOCK)
+    length_in = words32_at(lengths, BLOCK)
+    slots = words32_at(tx.slots + U(4) * tail, BLOCK)
+    ring = words64_at(tx.ring + U(16) * tail, 2 * BLOCK)
+    base = pool.iova + U(HEADROOM)
+    capacity = pool.capacity
+    outside: Any = False
+    odd: Any = False
+    total = U(0)
+    for i in range(min(count, U(BLOCK))):
+        index = U(index_in[i])
+        length = U(length_in[i])
+        outside |= index >= capacity
+        odd |= length - desc.MIN_PACKET > U(DATA) - desc.MIN_PACKET
+        slots[i] = np.uint32(index)
+        ring[U(2) * i] = base + index * U(STRIDE)
+        ring[U(2) * i + U(1)] = desc.TX_DATA | desc.TX_EOP | length | length << desc.TX_PAYLEN_SHIFT
+        total += length
+    if outside:
+        raise IndexError("buffer index outside the pool")
+    return U(0) if odd else total
+
+
+@inlined
+def send(tx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
+    """Send the first of `wanted` packets, as many as there is room for, and return how many; the rest stays yours.
+
+    `indices` and `lengths` are addresses of uint32[wanted]. Call `reclaim` before.
+    """
+    done = U(0)
+    total = U(0)
+    while done < wanted:
+        room = tx.size - U(1) - tx.used
+        count = min(min(wanted - done, U(BLOCK)), min(room, tx.size - tx.tail))
+        if count == U(0):
+            break
+        size = _fill(tx, pool, indices + U(4) * done, lengths + U(4) * done, count)
+        if size != U(0):
+            advance(tx, count, ((tx.tail + count) // U(BLOCK)) * U(BLOCK) - U(1))
+            done += count
+        else:
+            size = U(words32_at(lengths, wanted)[done])
+            count = fill_chain(tx, pool, words32_at(indices, wanted)[done], size, room)
+            if count == U(0):
+                break
+            advance(tx, count, (tx.tail + count - U(1)) & (tx.size - U(1)))
+            done += U(1)
+        total += size
+    if done != U(0):
+        tx.packets += done
+        tx.bytes += total
+        store_release(words32_at(tx.doorbell, 1), 0, np.uint32(tx.tail))
+    return done
+
+
+@compiled
+def receive_batch(queue: Any, batch: Any) -> Any:
+    """Receive into batch[0] (indices) and batch[1] (lengths); returns how many packets."""
+    pool = pool_at(queue[0].pool)
+    return poll(queue[0].rx, pool, U(batch[0].ctypes.data), U(batch[1].ctypes.data), U(batch.shape[1]))
+
+
+@compiled
+def send_batch(queue: Any, batch: Any, count: Any) -> Any:
+    """Send the first `count` packets of `batch`; what finds no room is freed. Returns how many were sent."""
+    if count > batch.shape[1]:
+        raise IndexError("batch outside its arrays")
+    pool = pool_at(queue[0].pool)
+    reclaim(queue[0].tx, pool)
+    sent = send(queue[0].tx, pool, U(batch[0].ctypes.data), U(batch[1].ctypes.data), U(count))
+    for i in range(sent, U(count)):
+        give_packet(pool, batch[0, i], batch[1, i])
+    queue[0].tx.no_room += U(count) - sent
+    return sent
+
+
+@compiled
+def free_batch(queue: Any, batch: Any, count: Any) -> None:
+    """Give the first `count` packets of `batch` back to the pool."""
+    pool = pool_at(queue[0].pool)
+    for i in range(U(count)):
+        give_packet(pool, batch[0, i], batch[1, i])
