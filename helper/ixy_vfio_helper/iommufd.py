@@ -15,7 +15,7 @@ from ixy_vfio_helper.vfio import VFIO, KernelSession, address_of, control
 
 DEVICE_BIND_IOMMUFD, DEVICE_ATTACH_IOMMUFD_PT = VFIO + 118, VFIO + 119
 IOAS_ALLOC, IOAS_IOVA_RANGES, IOAS_MAP, IOAS_UNMAP, IOAS_MAP_FILE = 0x3B81, 0x3B84, 0x3B85, 0x3B86, 0x3B8F
-FIXED_READ_WRITE = 7  # IOMMU_IOAS_MAP_FIXED_IOVA | WRITEABLE | READABLE
+FIXED_READ, WRITE = 5, 2  # IOMMU_IOAS_MAP_FIXED_IOVA | READABLE, WRITEABLE
 MAX_RANGES = 64
 
 
@@ -47,14 +47,15 @@ class CdevSession(KernelSession):
 
     def map(self, memory: Memory, iova: int) -> None:
         """IOAS_MAP_FILE, or before Linux 6.13 IOAS_MAP. Both pin the pages."""
+        rights = FIXED_READ | WRITE * memory.writable
         try:
-            fields = (FIXED_READ_WRITE, self._ioas, memory.fd, 0, memory.size, iova)
+            fields = (rights, self._ioas, memory.fd, 0, memory.size, iova)
             control(self._iommufd, IOAS_MAP_FILE, "IIiQQQ", *fields)
         except OSError as error:
             if error.errno not in (errno.ENOTTY, errno.EOPNOTSUPP):
                 raise
             with address_of(memory) as address:
-                fields = (FIXED_READ_WRITE, self._ioas, 0, address, memory.size, iova)
+                fields = (rights, self._ioas, 0, address, memory.size, iova)
                 control(self._iommufd, IOAS_MAP, "IIIQQQ", *fields)
 
     def unmap(self, iova: int, size: int) -> None:

@@ -24,6 +24,7 @@ class Memory:
     size: int
     page_size: int
     note: str
+    writable: bool = True  # by devices
 
 
 def pages(size: int, page: int) -> int:

@@ -10,6 +10,7 @@ import os
 import select
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import Enum, IntEnum
 from functools import partial
 from typing import Any, Protocol
@@ -273,6 +274,7 @@ class Monitor:
             made = memory.allocate(request.size, huge)
         except OSError as error:
             raise Refusal(f"memory: {error.strerror}; ask for less") from None
+        made = replace(made, writable=request.purpose != Purpose.READ_ONLY)
         try:
             self._memory_left -= made.size
             iova = self._window.take(made.size, [session.usable() for session in sessions])

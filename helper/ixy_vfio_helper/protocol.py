@@ -49,6 +49,7 @@ class Purpose(IntEnum):
 
     RINGS = 1
     PACKETS = 2
+    READ_ONLY = 3  # packets that are only sent: devices cannot write them
 
 
 @dataclass(frozen=True, slots=True)

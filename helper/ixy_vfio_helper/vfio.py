@@ -21,7 +21,8 @@ VFIO = 0x3B00  # _IO(';', number)
 SET_IOMMU, GROUP_GET_STATUS, GROUP_SET_CONTAINER, GROUP_GET_DEVICE_FD = VFIO + 102, VFIO + 103, VFIO + 104, VFIO + 106
 DEVICE_GET_REGION_INFO, DEVICE_SET_IRQS, DEVICE_RESET = VFIO + 108, VFIO + 110, VFIO + 111
 IOMMU_GET_INFO, IOMMU_MAP_DMA, IOMMU_UNMAP_DMA = VFIO + 112, VFIO + 113, VFIO + 114
-TYPE1V2_IOMMU, GROUP_VIABLE, MAP_READ_WRITE, CAP_IOVA_RANGE = 3, 1, 3, 1
+TYPE1V2_IOMMU, GROUP_VIABLE, CAP_IOVA_RANGE = 3, 1, 1
+MAP_READ, MAP_WRITE = 1, 2
 CONFIG_REGION, ERR_IRQ, REQ_IRQ = 7, 3, 4
 EVENTFD_TRIGGER = 0x24  # VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER
 PCI_COMMAND, BUS_MASTER = 4, 0x4
@@ -173,7 +174,8 @@ class GroupSession(KernelSession):
     def map(self, memory: Memory, iova: int) -> None:
         """MAP_DMA. It pins the pages, so that this process need not keep them mapped."""
         with address_of(memory) as address:
-            control(self._container, IOMMU_MAP_DMA, "IQQQ", MAP_READ_WRITE, address, iova, memory.size)
+            rights = MAP_READ | MAP_WRITE * memory.writable
+            control(self._container, IOMMU_MAP_DMA, "IQQQ", rights, address, iova, memory.size)
 
     def unmap(self, iova: int, size: int) -> None:
         """UNMAP_DMA."""

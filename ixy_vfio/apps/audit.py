@@ -1,6 +1,6 @@
 """`ixy-vfio audit`: show whether the IOMMU isolation of this machine, a device or a session holds.
 
-Everything here only looks. Active attacks will be a second list of checks in ixy_vfio/audit, run on request.
+Without --attack it only looks.
 """
 
 import argparse
@@ -14,7 +14,9 @@ from typing import Any
 from ixy_vfio.audit import compare, html, pages, table, tree
 from ixy_vfio.audit.host import Host
 from ixy_vfio.audit.report import LEVELS, Report, from_json
-from ixy_vfio.audit.runner import audit
+from ixy_vfio.audit.runner import audit, make_report
+from ixy_vfio.audit.scene import draw
+from ixy_vfio.audit.sessions import parse_address
 from ixy_vfio.audit.system import LiveSystem, System
 from ixy_vfio.core.errors import UsageError
 
@@ -43,6 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also write what was read, for --replay elsewhere; it names all your processes",
     )  # fmt: skip
     parser.add_argument("--replay", metavar="FILE", type=Path, help="audit a recorded machine")
+    attack = parser.add_argument_group("attacking", "let the device try what must not succeed, instead of looking")
+    attack.add_argument(
+        "--attack", action="store_true", help="attack with DEVICE, which must be yours to lease, and idle"
+    )
+    attack.add_argument("--yes", action="store_true", help="do not ask")
+    attack.add_argument("--only", metavar="CHECK", action="append", help="this attack only; repeatable")
+    attack.add_argument(
+        "--attack-msi", action="store_true",
+        help="also write to the window of interrupts: on a machine that is not sound this can crash the kernel",
+    )  # fmt: skip
+    attack.add_argument("--helper", metavar="PATH", help="the helper's socket")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,6 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
         before, after = (from_json(_load_json(path)) for path in arguments.compare)
         print("\n".join(compare.render(before, after)))
         return compare.exit_status(before, after, arguments.fail_on)
+    if arguments.attack:
+        report = _attack(arguments)
+        if arguments.html:
+            _write(arguments.html, html.render(report))
+        _show(report, arguments)
+        return report.exit_status(arguments.fail_on)
     system: System = LiveSystem() if arguments.replay is None else _replay(arguments.replay)
     recorder = tree.Recorder(system)
     report = audit(Host(recorder if arguments.record else system), arguments.device)
@@ -63,6 +82,40 @@ def run(arguments: argparse.Namespace) -> int:
         _write(arguments.html, html.render(report))
     _show(report, arguments)
     return report.exit_status(arguments.fail_on)
+
+
+def _attack(arguments: argparse.Namespace) -> Report:
+    """Ask, then attack; a line of progress for each on standard error."""
+    from ixy_vfio.audit.attack import run as attacks
+    from ixy_vfio.audit.attack.field import Field
+
+    address = parse_address(arguments.device or "")
+    if address is None:
+        raise UsageError("--attack: name the device, a PCI address like 0000:03:00.0")
+    chosen = attacks.attacks()
+    if unknown := set(arguments.only or ()) - {check.name for check in chosen}:
+        raise UsageError(f"--only {unknown.pop()}: no such attack; there are {', '.join(one.name for one in chosen)}")
+    chosen = [check for check in chosen if not arguments.only or check.name in arguments.only]
+    attacks.require_idle(address, arguments.helper)
+    if not arguments.yes:
+        _ask(address, arguments.attack_msi)
+    host = Host(LiveSystem())
+    device = host.devices.get(address)
+    field = Field(address, arguments.helper, arguments.attack_msi)
+    results = attacks.run(field, chosen, lambda line: print(line, file=sys.stderr, flush=True))
+    return make_report(host, address, results, draw(host, [device] if device else [], []))
+
+
+def _ask(address: str, msi: bool) -> None:
+    """UsageError unless somebody says yes."""
+    if not sys.stdin.isatty():
+        raise UsageError("--attack: nobody is there to be asked; --yes says that you mean it")
+    more = " and send interrupts that can crash the machine" if msi else ""
+    print(f"{address} will be leased, reset, and told to read and write where it must not{more}.")
+    print("Where the machine is sound nothing comes of it but lines in the kernel's log. Where it is not, memory that")
+    print("is not yours may be read; it is written only where reading showed nothing.")
+    if input("Go on? [yes/no] ").strip().lower() != "yes":
+        raise UsageError("--attack: not wanted; nothing was done")
 
 
 def _show(report: Report, arguments: argparse.Namespace) -> None:

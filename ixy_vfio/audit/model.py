@@ -17,6 +17,7 @@ from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from ixy_vfio.audit.attack.field import Field
     from ixy_vfio.audit.host import Host, PciDevice
     from ixy_vfio.audit.sessions import Session
 
@@ -44,6 +45,7 @@ class Scope(Enum):
     HOST = "host"
     DEVICE = "device"
     SESSION = "session"
+    ATTACK = "attack"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,3 +160,10 @@ def session_check(
 ) -> Callable[[Callable[["Host", "Session"], Findings]], Callable[["Host", "Session"], Findings]]:
     """Make a function a check that runs on each session: the processes that use devices together."""
     return _register(Scope.SESSION, name, severity, needs_root)
+
+
+def attack_check(
+    name: str, severity: Severity = Severity.HIGH, *, needs_root: bool = False
+) -> Callable[[Callable[["Field"], Findings]], Callable[["Field"], Findings]]:
+    """Make a function a check that lets a device try what must not succeed; run by --attack only."""
+    return _register(Scope.ATTACK, name, severity, needs_root)

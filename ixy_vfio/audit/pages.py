@@ -7,8 +7,15 @@ import sys
 from pathlib import Path
 
 from ixy_vfio.audit import checks as _checks  # registers them  # noqa: F401
-from ixy_vfio.audit.model import CHECKS, Check
+from ixy_vfio.audit.model import CHECKS, Check, Scope
 from ixy_vfio.core.errors import UsageError
+
+HEADINGS = {
+    Scope.HOST: "On the host",
+    Scope.DEVICE: "On each device",
+    Scope.SESSION: "On each session",
+    Scope.ATTACK: "By attacking: `ixy-vfio audit DEVICE --attack`",
+}
 
 
 def page(check: Check) -> str:
@@ -17,7 +24,8 @@ def page(check: Check) -> str:
     for word, heading in (("Why: ", "## Why it matters"), ("Fix: ", "## What to do")):
         before, _, after = body.partition(f"\n{word}")
         body = f"{before}\n{heading}\n\n{after[:1].upper()}{after[1:]}"
-    facts = f"Runs on: {check.scope.value}. Severity of a failure: {check.severity.name.lower()}."
+    runs = "Runs with --attack only" if check.scope is Scope.ATTACK else f"Runs on: {check.scope.value}"
+    facts = f"{runs}. Severity of a failure: {check.severity.name.lower()}."
     root = " Needs root to see everything." if check.needs_root else ""
     return f"# {check.name}: {title.rstrip('.')}\n\n{facts}{root}\n\n{body.strip()}\n"
 
@@ -30,8 +38,8 @@ def index() -> str:
         "Made from the checks themselves by `python -m ixy_vfio.audit.pages docs/audit`. "
         "The JSON is described in [schema.md](schema.md).",
     ]
-    for scope in dict.fromkeys(check.scope for check in CHECKS.values()):
-        lines += ["", f"## On each {scope.value}" if scope.value != "host" else "## On the host", ""]
+    for scope in Scope:
+        lines += ["", f"## {HEADINGS[scope]}", ""]
         lines += [f"* [{one.name}]({one.name}.md): {one.title}" for one in CHECKS.values() if one.scope is scope]
     return "\n".join(lines) + "\n"
 

@@ -7,7 +7,7 @@ from ixy_vfio.audit import checks as _checks  # registers them  # noqa: F401
 from ixy_vfio.audit.host import SIMULATED_DOMAIN, Host, PciDevice
 from ixy_vfio.audit.model import CHECKS, Check, Finding, Reading, Scope, Status, skip
 from ixy_vfio.audit.report import Report, Result
-from ixy_vfio.audit.scene import draw
+from ixy_vfio.audit.scene import Scene, draw
 from ixy_vfio.audit.sessions import Session, parse_address
 from ixy_vfio.audit.system import Denied
 from ixy_vfio.core.errors import UsageError
@@ -27,15 +27,20 @@ def audit(host: Host, target: str | None = None) -> Report:
             results.append(_run(check, "", host))
         elif check.scope is Scope.DEVICE:
             results += [_run(check, device.address, host, device) for device in devices]
-        else:
+        elif check.scope is Scope.SESSION:
             results += [_run(check, session.name, host, session) for session in sessions]
+    return make_report(host, target or "host", results, draw(host, devices, sessions))
+
+
+def make_report(host: Host, target: str, results: Sequence[Result], scene: Scene) -> Report:
+    """A report of now."""
     return Report(
-        target=target or "host",
+        target=target,
         kernel=host.release.value or "unknown",
         uid=host.system.uid,
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         results=results,
-        scene=draw(host, devices, sessions),
+        scene=scene,
     )
 
 
@@ -78,6 +83,11 @@ def _run(check: Check, subject: str, host: Host, *more: PciDevice | Session) -> 
         findings.append(skip(f"{path} may not be read by you; run as root", Reading(path, None)))
     except (ValueError, IndexError, OSError) as error:
         findings.append(skip(f"could not be judged: {type(error).__name__}: {error}"))
+    return conclude(check, subject, findings)
+
+
+def conclude(check: Check, subject: str, findings: list[Finding]) -> Result:
+    """The result that findings add up to."""
     findings = findings or [skip("nothing to look at")]
     # A part that was fine says nothing beside one that was not.
     worst = max(finding.status for finding in findings)

@@ -1,16 +1,21 @@
 """The driver for Intel 82599 (X520), X540 and X550. Start with device.py, then init.py beside the datasheet."""
 
 from ixy_vfio.core.memory import DmaMemory
-from ixy_vfio.ixgbe import device as _device
 from ixy_vfio.netdev import NetDevice, PortConfig
 from ixy_vfio.transport.base import Device
+
+# device.py brings the compiler along; who wants registers and initialisation alone need not wait for it.
 
 
 def ring_memory(config: PortConfig) -> int:
     """Bytes of ring memory that `config` needs."""
-    return _device.ring_memory(config)
+    from ixy_vfio.ixgbe import device
+
+    return device.ring_memory(config)
 
 
 def open(device: Device, config: PortConfig, rings: DmaMemory) -> NetDevice:
     """A port on `device`. Touches no register."""
-    return _device.Ixgbe(device, config, rings)
+    from ixy_vfio.ixgbe.device import Ixgbe
+
+    return Ixgbe(device, config, rings)

@@ -110,7 +110,7 @@ class PortSession:
 
     def map(self, memory: Memory, iova: int) -> None:
         """DMA_MAP of the whole memfd."""
-        flags = wire.DMA_MAP_READ | wire.DMA_MAP_WRITE
+        flags = wire.DMA_MAP_READ | wire.DMA_MAP_WRITE * memory.writable
         self._ask(Command.DMA_MAP, wire.DMA_MAP.pack(wire.DMA_MAP.size, flags, 0, iova, memory.size), (memory.fd,))
 
     def unmap(self, iova: int, size: int) -> None:

@@ -161,7 +161,7 @@ def test_a_text_is_printable_ascii_and_ends_at_its_first_zero(text: bytes) -> No
         decode(data[:12] + text.ljust(160, b"\0") + data[172:], REPLIES)
 
 
-@pytest.mark.parametrize("memory", [(0, 1, 1), (4096, 0, 1), (4096, 1, 0), (4096, 1, 3)])
+@pytest.mark.parametrize("memory", [(0, 1, 1), (4096, 0, 1), (4096, 1, 0), (4096, 1, 4)])
 def test_memory_has_a_size_a_device_and_a_purpose(memory: tuple[int, int, int]) -> None:
     with pytest.raises(ProtocolError, match="without"):
         Memory(*memory)

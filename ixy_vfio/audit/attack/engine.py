@@ -1,0 +1,43 @@
+"""What an attack needs of a device: that it reads, or writes, 64 bytes of memory where it is told."""
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+BLOCK = 64  # bytes of one DMA
+WORK = 16384  # bytes of memory beside the rings, of which an engine uses the first half
+LANDED, FORGED = 8192, 12288  # where in it controls write to and read from, and where they put descriptors
+DEADLINE = 5.0  # seconds for what must happen; a guest without hardware support is slow
+GRACE = 0.3  # seconds for what must not happen, after the device said that it is done
+
+
+class Engine(Protocol):
+    """A device that can be told where to do DMA. `work` is memory of its own: the first WORK bytes."""
+
+    def start(self) -> None:
+        """Reset the device, and set it up so that it does DMA only when told. Raises DeviceError."""
+
+    def write(self, iova: int, nonce: bytes) -> bytes:
+        """Let the device write BLOCK bytes to `iova`; returns what they should be, with `nonce` (8 bytes) inside."""
+
+    def read(self, iova: int) -> bytes | None:
+        """Let the device read BLOCK bytes at `iova`: what it read, and gave out again. None: it gave out nothing."""
+
+    def fetch(self, iova: int) -> bool | None:
+        """Let the device fetch `forged()` descriptors from `iova`: whether it acted on them. None: it has none."""
+
+    def forged(self) -> bytes:
+        """Descriptors for `fetch`."""
+
+    def kick(self, iova: int) -> None:
+        """As `write`, but does not wait."""
+
+
+def wait(ready: Callable[[], bool], seconds: float = DEADLINE) -> bool:
+    """Whether it came true in time."""
+    end = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.0005)
+    return True

@@ -1,0 +1,195 @@
+"""What attacks act on: leases, one after the other, each with a device, memory that holds canaries, and an engine.
+
+The verdict is by memory first: what the device wrote shows in a canary, or is read back by the device; what it read
+comes out of it again. A fault of the IOMMU, which ends the lease, is the second witness: its log is late and limited.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ixy_vfio.audit.attack.engine import BLOCK, LANDED, WORK, Engine, wait
+from ixy_vfio.audit.model import Finding, Reading, fail, passed
+from ixy_vfio.core import pci
+from ixy_vfio.core.errors import IxyError, LeaseError, RefusedError, UsageError
+from ixy_vfio.core.memory import DmaMemory
+from ixy_vfio.hw import ixgbe as hw
+from ixy_vfio.transport.base import Device
+from ixy_vfio.transport.lease import Lease, Purpose
+
+CANARY = b"\xc5"
+RINGS = 8192  # bytes
+TARGET = 8192  # bytes of memory that nothing is to be done to
+FREE_AGAIN = 15.0  # seconds for the lease of a process that was killed to end
+FAULT_WAIT = 1.5  # seconds for a fault to be logged, and the helper to read it
+SIMULATED = "8259:"
+
+
+class ControlFailed(IxyError):
+    """The positive control failed: what must succeed did not, so that a failed attack would mean nothing."""
+
+
+def make_engine(device: Device, rings: DmaMemory, work: DmaMemory) -> Engine:
+    """An engine for this kind of device. UsageError when there is none."""
+    ids = pci.identify(device)
+    if ids[0] == hw.VENDOR_INTEL and ids[1] in hw.DEVICE_IDS:
+        from ixy_vfio.audit.attack import ixgbe
+
+        return ixgbe.engine(device, rings, work)
+    from ixy_vfio.audit.attack import edu, igb
+
+    if ids == igb.IDS:
+        return igb.engine(device, rings, work)
+    if ids == edu.IDS:
+        return edu.Edu(device, rings, work)
+    raise UsageError(f"{device.address}: {ids[0]:04x}:{ids[1]:04x} is no device that the audit can attack with")
+
+
+@dataclass(slots=True)
+class Lab:
+    """One lease, ready for one attack: the controls were done, and canaries lie in `target`."""
+
+    lease: Lease
+    device: Device
+    rings: DmaMemory
+    work: DmaMemory
+    target: DmaMemory | None
+    engine: Engine
+
+    @property
+    def memories(self) -> list[tuple[str, DmaMemory]]:
+        """All that is mapped for the device."""
+        return [("rings", self.rings), ("work", self.work), *([("packets", self.target)] if self.target else [])]
+
+    @property
+    def simulated(self) -> bool:
+        """Whether no IOMMU is involved."""
+        return self.device.address.startswith(SIMULATED)
+
+    @property
+    def unmapped(self) -> int:
+        """An IOVA far from everything."""
+        return max(memory.iova + memory.size for _, memory in self.memories) + (1 << 30)
+
+    def prepare(self) -> None:
+        """Start the device and do the controls: it writes and reads where it may. Raises ControlFailed."""
+        self.engine.start()
+        memory, offset = self.work, LANDED
+        wanted = self.engine.write(memory.iova + offset, os.urandom(8))
+        if not wait(lambda: bytes(memory.view[offset : offset + BLOCK]) == wanted):
+            raise ControlFailed("positive control failed: the device does not write to memory of its own lease")
+        if self.engine.read(memory.iova + offset) != wanted:
+            raise ControlFailed("positive control failed: the device does not read memory of its own lease")
+        memory.view[offset : offset + 4096] = bytes(4096)
+        if self.target is not None:
+            self.target.view[:] = CANARY * self.target.size
+
+    def harmed(self) -> str | None:
+        """Which canary is not as it was."""
+        if self.target is not None and (found := first_change(self.target.view)) is not None:
+            return f"memory of the session changed at IOVA {self.target.iova + found:#x}"
+        return None
+
+    def fault(self, seconds: float = FAULT_WAIT) -> str | None:
+        """Why the helper ended the lease, if it does so in time: a fault of the IOMMU, as the kernel logged it."""
+        end = time.monotonic() + (0.0 if self.simulated else seconds)
+        while True:
+            try:
+                self.lease.check()
+            except LeaseError as error:
+                return str(error).partition("was blocked: ")[2] or str(error)
+            if time.monotonic() > end:
+                return None
+            time.sleep(0.01)
+
+    def verdict(self, what: str, iova: int, reached: str | None) -> Finding:
+        """PASS or FAIL of one attack."""
+        if reached is not None:
+            return fail(f"{what} ({iova:#x}): {reached}", Reading("memory", reached))
+        fault = self.fault()
+        memory = Reading("memory", "canaries unchanged, nothing came back")
+        if fault is None:
+            why = "" if self.simulated else "; no fault was logged"
+            return passed(f"{what} ({iova:#x}): held back{why}", memory)
+        return passed(f"{what} ({iova:#x}): held back, and logged by the IOMMU", memory, Reading("fault", fault))
+
+
+def first_change(view: memoryview) -> int | None:
+    """Offset of the first byte that is no canary."""
+    data = bytes(view)
+    return None if data == CANARY * len(data) else next(i for i, byte in enumerate(data) if byte != CANARY[0])
+
+
+Place = Callable[[Lab], int]  # an IOVA, of a lease that is ready
+
+
+@dataclass(slots=True)
+class Field:
+    """One attack's field. `uid` is of the auditor; `msi` whether the MSI window may be written to."""
+
+    address: str
+    helper: str | None = None
+    msi: bool = False
+    uid: int = field(default_factory=os.geteuid)
+
+    @contextmanager
+    def lab(self, target: bool = True) -> Iterator[Lab]:
+        """A lease, ready; it ends with the block. Raises ControlFailed, RefusedError, DeviceError."""
+        with self.lease() as lease:
+            device = self.attach(lease)
+            rings = lease.memory(RINGS, [device], Purpose.RINGS)
+            work = lease.memory(WORK, [device], Purpose.PACKETS)
+            more = lease.memory(TARGET, [device], Purpose.PACKETS) if target else None
+            lab = Lab(lease, device, rings, work, more, make_engine(device, rings, work))
+            lab.prepare()
+            yield lab
+
+    def lease(self) -> Lease:
+        """A lease, without a device."""
+        return Lease(self.helper)
+
+    def attach(self, lease: Lease) -> Device:
+        """Lease the device; waits while the lease before it ends."""
+        end = time.monotonic() + FREE_AGAIN
+        while True:
+            try:
+                return lease.attach(self.address)
+            except RefusedError as error:
+                if "leased by" not in str(error) or time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+
+    def read(self, what: str, place: Place, target: bool = True) -> Finding:
+        """Let the device read where it must not."""
+        with self.lab(target) as lab:
+            return self.read_in(lab, what, place(lab))
+
+    def read_in(self, lab: Lab, what: str, iova: int) -> Finding:
+        """The same in a lease that is ready."""
+        got = lab.engine.read(iova)
+        return lab.verdict(what, iova, None if got is None else f"the device read it: {got[:8].hex()}...")
+
+    def write(self, what: str, place: Place, careful: bool = True, target: bool = True) -> Finding:
+        """Let the device write where it must not; if `careful`, only where it cannot read."""
+        if careful and (open_to_it := self._readable(what, place, target)):
+            return open_to_it
+        with self.lab(target) as lab:
+            return self.write_in(lab, what, place(lab))
+
+    def _readable(self, what: str, place: Place, target: bool) -> Finding | None:
+        """A failure, when the device can read there: then it is memory, perhaps of somebody else."""
+        with self.lab(target) as lab:
+            iova = place(lab)
+            if lab.engine.read(iova) is None:
+                return None
+            return fail(f"{what} ({iova:#x}): not written to, for the device can read there; see attack.read_unmapped")
+
+    def write_in(self, lab: Lab, what: str, iova: int, canary: Callable[[], str | None] = lambda: None) -> Finding:
+        """The same in a lease that is ready; `canary` looks at memory that the lease does not know of."""
+        wanted = lab.engine.write(iova, os.urandom(8))
+        reached = lab.harmed() or canary()
+        if reached is None and lab.fault(0.0) is None and lab.engine.read(iova) == wanted:
+            reached = "the device wrote there, and can read it back"
+        return lab.verdict(what, iova, reached)

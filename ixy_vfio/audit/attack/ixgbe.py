@@ -1,0 +1,50 @@
+"""The 82599 and its kin in loopback: set up by the driver's own initialisation, without its data path."""
+
+import time
+
+from ixy_vfio.audit.attack.engine import wait
+from ixy_vfio.audit.attack.loopback import DESCRIPTORS, LoopbackNic, Registers
+from ixy_vfio.core import pci
+from ixy_vfio.core.errors import DeviceError
+from ixy_vfio.core.memory import DmaMemory
+from ixy_vfio.hw import ixgbe as hw
+from ixy_vfio.ixgbe import init
+from ixy_vfio.ixgbe.link import Retry
+from ixy_vfio.ixgbe.models import Media, model_of
+from ixy_vfio.ixgbe.regs.mac import AUTOC, HLREG0, LINKS
+from ixy_vfio.netdev import PortConfig, Ring
+from ixy_vfio.transport.base import Device
+
+FORCE_LINK_UP = 1  # AUTOC.FLU, MACC.FLU
+MACC = 0x04330  # X540, X550
+REGISTERS = Registers(hw.RDT.offset(), hw.TDBAL.offset(), hw.TDT.offset(), hw.TXDCTL.offset())
+
+
+def engine(device: Device, rings: DmaMemory, work: DmaMemory) -> LoopbackNic:
+    """An engine on a device of this family."""
+    model = model_of(pci.identify(device)[1])
+    bar = device.bar0
+
+    def set_up() -> None:
+        rings.view[:] = bytes(rings.size)
+        pci.set_bus_master(device, False)
+        init.reset(bar)
+        pair = (
+            Ring(rings.address, rings.iova, DESCRIPTORS),
+            Ring(rings.address + 4096, rings.iova + 4096, DESCRIPTORS),
+        )
+        config = PortConfig(rx_ring=DESCRIPTORS, tx_ring=DESCRIPTORS, promiscuous=True)
+        pci.set_bus_master(device, True)
+        init.configure(bar, init.Setup(model, config, True, None, (pair,), Retry(bar, model)))
+        # 3.7.6 MAC loopback: nothing goes to the wire, and no far end is needed.
+        HLREG0.modify(bar, lpbk=1)
+        if model.media is Media.COPPER:
+            bar.write32(MACC, bar.read32(MACC) | FORCE_LINK_UP)
+        else:
+            bar.write32(hw.AUTOC.offset(), int(AUTOC.read(bar)) | FORCE_LINK_UP)
+        init.enable_receive(bar)
+        time.sleep(0.02)
+        if not wait(lambda: bool(LINKS.read(bar).link_up)):
+            raise DeviceError(f"{device.address}: no link in loopback")
+
+    return LoopbackNic(device, rings, work, REGISTERS, set_up)

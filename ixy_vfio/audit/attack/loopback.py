@@ -1,0 +1,134 @@
+"""An engine of a NIC that sends to itself: what it transmits is read memory, what it receives is written memory.
+
+82599 and 82576 have the same descriptors: advanced receive and advanced transmit data (82599 datasheet
+7.1.6 and 7.2.3.2.4).
+"""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ixy_vfio.audit.attack.engine import BLOCK, GRACE, wait
+from ixy_vfio.core.memory import DmaMemory
+from ixy_vfio.transport.base import Device
+
+DESCRIPTORS = 64  # in each ring
+RINGS = 8192  # bytes of ring memory: a page each
+HEADER = bytes.fromhex(
+    "020000000002 020000000001 88b5".replace(" ", "")
+)  # local addresses, local experimental EtherType
+FRAME, RESULT = 0, 4096  # where in the work memory
+EMPTY = b"\xee"
+RX_DD = 1
+TX_FIRST = 3 << 20 | 1 << 25 | 1 << 29  # data descriptor, IFCS, DEXT
+TX_LAST = TX_FIRST | 1 << 24 | 1 << 27  # EOP, RS
+TX_DD = 1 << 32
+ENABLE = 1 << 25  # RXDCTL, TXDCTL
+
+
+@dataclass(frozen=True, slots=True)
+class Registers:
+    """Where the registers of queue 0 are."""
+
+    rdt: int
+    tdbal: int
+    tdt: int
+    txdctl: int
+
+
+class LoopbackNic:
+    """Implements `engine.Engine`. `set_up` resets the NIC, gives it the rings, and turns loopback on."""
+
+    def __init__(
+        self, device: Device, rings: DmaMemory, work: DmaMemory, registers: Registers, set_up: Callable[[], None]
+    ) -> None:
+        self._bar = device.bar0
+        self._work = work
+        self._registers = registers
+        self._set_up = set_up
+        words = rings.view.cast("Q")  # a store to an element is one store
+        self._receive, self._transmit = words[: 2 * DESCRIPTORS], words[512 : 512 + 2 * DESCRIPTORS]
+        self._rx = self._tx = 0  # the next descriptors
+
+    def start(self) -> None:
+        """Reset and set up; the link is the NIC's own."""
+        self._rx = self._tx = 0
+        self._set_up()
+
+    def _post(self, iova: int) -> int:
+        """Give the NIC one receive buffer; returns the index of its descriptor."""
+        slot = self._rx
+        self._receive[2 * slot + 1] = 0
+        self._receive[2 * slot] = iova
+        self._rx = (slot + 1) % DESCRIPTORS
+        self._bar.write32(self._registers.rdt, self._rx)
+        return slot
+
+    def _send(self, *parts: tuple[int, int]) -> int:
+        """Transmit a frame of these (IOVA, size); returns the index of its last descriptor."""
+        total, slot = sum(size for _, size in parts), self._tx
+        for number, (iova, size) in enumerate(parts, 1):
+            slot = self._tx
+            last = number == len(parts)
+            self._transmit[2 * slot] = iova
+            self._transmit[2 * slot + 1] = total << 46 | (TX_LAST if last else TX_FIRST) | size
+            self._tx = (slot + 1) % DESCRIPTORS
+        self._bar.write32(self._registers.tdt, self._tx)
+        return slot
+
+    def _settle(self, sent: int, received: int) -> bool:
+        """Wait for the NIC to say that it is done; whether a frame was received."""
+        wait(lambda: bool(self._transmit[2 * sent + 1] & TX_DD))
+        return wait(lambda: bool(self._receive[2 * received + 1] & RX_DD), GRACE)
+
+    def _frame(self, nonce: bytes) -> bytes:
+        frame = HEADER + nonce * (BLOCK // len(nonce))
+        frame = frame[:BLOCK]
+        self._work.view[FRAME : FRAME + BLOCK] = frame
+        return frame
+
+    def write(self, iova: int, nonce: bytes) -> bytes:
+        """Send a frame with the nonce in it, and have it received at `iova`."""
+        frame = self._frame(nonce)
+        received = self._post(iova)
+        self._settle(self._send((self._work.iova + FRAME, BLOCK)), received)
+        return frame
+
+    def kick(self, iova: int) -> None:
+        """As `write`, with whatever the frame says."""
+        self._post(iova)
+        self._send((self._work.iova + FRAME, BLOCK))
+
+    def read(self, iova: int) -> bytes | None:
+        """Send a header of its own and what is at `iova` behind it; what was received is what was read."""
+        self._frame(b"header..")
+        result = self._work.view[RESULT : RESULT + 256]
+        result[:] = EMPTY * 256
+        received = self._post(self._work.iova + RESULT)
+        if not self._settle(self._send((self._work.iova + FRAME, len(HEADER)), (iova, BLOCK)), received):
+            return None
+        if bytes(result[: len(HEADER)]) != HEADER:
+            return None
+        return bytes(result[len(HEADER) : len(HEADER) + BLOCK])
+
+    def forged(self) -> bytes:
+        """A descriptor that sends the frame of the work memory; the rest of the ring is never reached."""
+        return struct.pack("<QQ", self._work.iova + FRAME, BLOCK << 46 | TX_LAST | BLOCK)
+
+    def fetch(self, iova: int) -> bool | None:
+        """Move the transmit ring to `iova`, ring the doorbell, and see whether the frame comes."""
+        frame = self._frame(b"fetched.")
+        result = self._work.view[RESULT : RESULT + 256]
+        result[:] = EMPTY * 256
+        bar, where = self._bar, self._registers
+        bar.write32(where.txdctl, bar.read32(where.txdctl) & ~ENABLE)
+        wait(lambda: not bar.read32(where.txdctl) & ENABLE)
+        self._post(self._work.iova + RESULT)
+        bar.write32(where.tdbal, iova & 0xFFFF_FFFF)
+        bar.write32(where.tdbal + 4, iova >> 32)
+        bar.write32(where.tdbal + 0x10, 0)  # TDH
+        bar.write32(where.tdt, 0)
+        bar.write32(where.txdctl, bar.read32(where.txdctl) | ENABLE)
+        wait(lambda: bool(bar.read32(where.txdctl) & ENABLE))
+        bar.write32(where.tdt, 1)
+        return wait(lambda: bytes(result[:BLOCK]) == frame, 2 * GRACE)
