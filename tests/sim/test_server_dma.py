@@ -9,7 +9,7 @@ import pytest
 from ixy_vfio.hw import ixgbe
 from ixy_vfio.transport import wire
 from ixy_vfio.transport.wire import Command
-from tests.sim.test_server_protocol import Running
+from tests.sim.server_rig import Running
 from tests.sim.vfio_client import Client
 
 RING = 0x1234_5000
