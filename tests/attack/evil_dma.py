@@ -6,6 +6,7 @@ ring, of head write-back. Register offsets and descriptors are a third reading o
 """
 
 import ctypes
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -63,13 +64,18 @@ class Port:
 def run(sim: Simulator, attack: Callable[[Port], str], duration: float = 30.0) -> str:
     """Run `attack` in the worker of a lease of ports 0 and 1; what it told."""
     evil = Evil(attack)
+    plan = Plan((address(0), address(1)), evil, "evil", helper=sim.helper, link_deadline=30.0)
+    return drive(plan, evil, duration)
+
+
+def drive(plan: Plan, evil: Evil, duration: float) -> str:
+    """A whole run of control with the attack in its worker; what it told. LeaseError when the helper ended the lease."""
     real = worker.start
 
     def start(job: Job) -> Any:
         evil.job = job
         return real(job)
 
-    plan = Plan((address(0), address(1)), evil, "evil", helper=sim.helper, link_deadline=30.0)
     worker.start = start
     try:
         with Control(plan) as running:
@@ -83,13 +89,20 @@ def run(sim: Simulator, attack: Callable[[Port], str], duration: float = 30.0) -
     raise AssertionError("the attack told nothing")
 
 
+def pause(seconds: float) -> None:
+    """A sealed worker may not sleep."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        os.sched_yield()
+
+
 def wait(ready: Callable[[], bool]) -> bool:
     """Whether it came true within the deadline."""
     end = time.monotonic() + DMA_DEADLINE
     while not ready():
         if time.monotonic() > end:
             return False
-        time.sleep(0.001)
+        pause(0.001)
     return True
 
 
@@ -116,11 +129,11 @@ def ring_at(target: Callable[[Port], int]) -> Callable[[Port], str]:
         port.put(4096, forged)
         chosen = target(port)
         port.register(TXDCTL).value &= ~ENABLE
-        time.sleep(0.1)
+        pause(0.1)
         port.register(TDBAL).value, port.register(TDBAL + 4).value = chosen & 0xFFFFFFFF, chosen >> 32
         port.register(TDLEN).value = 1024
         port.register(TXDCTL).value |= ENABLE
-        time.sleep(0.1)
+        pause(0.1)
         port.register(TDT).value = 1
         slot = port.descriptor(port.packets.address + 4096, 0)
         return "sent" if wait(lambda: bool(slot[1] & TX_DD)) else "not sent"
@@ -181,6 +194,6 @@ def garbage(messages: Sequence[bytes]) -> Callable[[Port], str]:
         for one in messages:
             own_connection().send(one)
         while True:
-            time.sleep(0.01)
+            pause(0.01)
 
     return attack

@@ -160,6 +160,7 @@ def test_mutated_sessions(directory: Path) -> None:
     with served(FakeBackend(), directory, devices=(C,)) as beside:
         assert isinstance(beside.ask(Hello()), protocol.Welcome)
         assert isinstance(beside.ask(Attach(C)), protocol.Attached)
+        assert isinstance(beside.ask(List(0)), protocol.Listed)  # it has closed what it passed before
         fds = open_fds()
         while sent < MESSAGES:
             packets = mutated_session(chance)
