@@ -13,6 +13,9 @@ from ixy_vfio.apps.kernels import SHIPPED, Kernel
 from ixy_vfio.core.compiled import inlined
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.ixgbe.forward import LOOP, loop_for
+from ixy_vfio.netdev import Meta
+
+META: Any = types.NamedUniTuple(types.uint64, len(Meta._fields), Meta)  # type: ignore[no-untyped-call]
 
 
 def forwarding_loop(kernel: Kernel) -> Callable[[NDArray[Any]], int]:
@@ -25,12 +28,15 @@ def forwarding_loop(kernel: Kernel) -> Callable[[NDArray[Any]], int]:
 
 
 def check(kernel: Kernel) -> None:
-    """UsageError, of one line, unless the kernel is a function of (packet, length) that compiles and returns a bool."""
-    if not inspect.isfunction(kernel.function) or len(inspect.signature(kernel.function).parameters) != 2:
-        raise UsageError(f"kernel {kernel.name}: it must be a plain function of (packet, length)")
+    """UsageError, of one line, unless the kernel takes what kernels are given, compiles, and returns a bool."""
+    parameters = len(inspect.signature(kernel.function).parameters) if inspect.isfunction(kernel.function) else 0
+    if parameters not in (2, 3):
+        raise UsageError(
+            f"kernel {kernel.name}: it must be a plain function of (packet, length) or (packet, length, meta)"
+        )
     compiled: Any = inlined(kernel.function)
     try:
-        compiled.compile((types.uint8[::1], types.uint64))
+        compiled.compile((types.uint8[::1], types.uint64, META)[:parameters])
     except numba.core.errors.NumbaError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         said = [line for line in lines if not line.startswith(("Failed in", "During:"))] or lines

@@ -178,6 +178,56 @@ def test_a_kernel_that_reads_outside_the_packet_raises(tmp_path: Path) -> None:
         lab.run()
 
 
+@pytest.mark.parametrize("batch", [1, 32])
+def test_what_a_kernel_raises_leaves_every_buffer_with_one_owner(tmp_path: Path, batch: int) -> None:
+    """Of the run in which it raises nothing has happened: neither what it kept, nor what it refused."""
+    path = tmp_path / "trap.py"
+    path.write_text("def trap(packet, length):\n    return packet[61] == 0 if length == 61 else length % 2 == 0\n")
+    lab = Lab(f"{path}:trap", batch=batch)
+    for length in (60, 63, 62, 61, 64):
+        deliver(lab.world.nics[0], 1, length << 32 | 3, 60)
+    before = 0 if batch == 32 else 3
+    for _ in range(2):  # the packet stays where it is
+        with pytest.raises(IndexError):
+            lab.run()
+        assert lab.counters()[0].received == before
+        lab.world.check()
+    transmit(lab.world.nics[1], 100)
+    assert int(lab.world.nics[1]["sent"][0]) == (0 if batch == 32 else 2)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 31, 32, 64])
+def test_any_mixture_goes_through_in_order(tmp_path: Path, batch: int) -> None:
+    """Plain and long packets, errors, and refusals, against what a few lines of Python make of the same."""
+    path = tmp_path / "third.py"
+    path.write_text("def third(packet, length):\n    return length % 3 != 0\n")
+    lab = Lab(f"{path}:third", batch=batch, widest=5, buffers=512, both=False)
+    random = np.random.default_rng(batch)
+    expected = dropped = refused = 0
+    for _ in range(400):
+        length = int(random.choice([60, 61, 62, 1514, 2048, 2049, 6000, 10240, 5]))
+        error = 1 << 29 if random.random() < 0.1 else 0
+        left = length
+        while left > 2048:
+            deliver(lab.world.nics[0], 1, 2048 << 32 | 1, 0)
+            left -= 2048
+        deliver(lab.world.nics[0], 1, left << 32 | 3 | error, 0)
+        wrong = bool(error) or length < 17
+        dropped += wrong
+        refused += not wrong and length % 3 == 0
+        expected += length if not wrong and length % 3 else 0
+        if random.random() < 0.3:
+            lab.run()
+            transmit(lab.world.nics[1], int(random.integers(40)))
+        while lab.world.pairs[0].state[0]["rx"]["unarmed"] > 40 and (lab.run() or transmit(lab.world.nics[1], 100)):
+            pass
+    while lab.run() or transmit(lab.world.nics[1], 100):
+        pass
+    assert int(lab.world.nics[1]["sent_bytes"][0]) == expected == lab.counters()[1].sent_bytes
+    assert (lab.counters()[0].rx_errors, lab.counters()[0].refused) == (dropped, refused)
+    lab.world.check()
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [
