@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trap", action="store_true", help="no register page can be mapped: every access is a message")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write every register access to FILE")
     parser.add_argument("--seed", type=int, help="seed of generators without a seed of their own")
+    parser.add_argument(
+        "--hostile",
+        metavar="SEED[,KIND...]",
+        help="ports that lie, and write whatever they can reach: length, endless, early, order, twice, torn, format, "
+        "status, heads, rings, packets, ones, garbage, reset, stuck, eeprom, link, storm, counters (default: all)",
+    )
     parser.add_argument("--no-helper", action="store_true", help="serve the ports only; nobody leases them")
     parser.add_argument(
         "--die-with-parent", action="store_true", help="end when the process that started this one does"
@@ -99,6 +105,9 @@ def _set_up(server: "Server", arguments: argparse.Namespace) -> None:
             nic.bar.label = f"{nic.number} "
     for spec in arguments.cable:
         server.connect(_seeded(spec, arguments.seed))
+    if arguments.hostile is not None:
+        for nic in server.nics:
+            server.make_hostile(nic.number, arguments.hostile)
     server.turn()
 
 

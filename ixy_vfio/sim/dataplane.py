@@ -4,7 +4,7 @@ The device model (registers, interrupts, vfio-user) makes one `DataPlane`, adds 
 with its messages: nothing here runs beside it. Register values are read from the port's array at each step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic_ns
 from typing import Any
 
@@ -71,6 +71,11 @@ class Port:
         self.statistics = Statistics(self._record["statistics"])
         self.receive_causes: NDArray[np.uint8] = self._record["receive_causes"]
         self.transmit_causes: NDArray[np.uint8] = self._record["transmit_causes"]
+
+    @property
+    def address(self) -> int:
+        """Where the port's record lies, for compiled code."""
+        return int(self._record.__array_interface__["data"][0])
 
     @property
     def bus_master(self) -> bool:
@@ -147,6 +152,7 @@ class DataPlane:
         self.ports: list[Port] = []
         self.cables: list[Cable] = []
         self._outside: list[Cable] = []
+        self.hostile: dict[int, Callable[[], None]] = {}  # by port: what a hostile one does at each step
 
     def _allocate(self, size: int) -> int:
         self._memory.append(np.zeros(size // 8, np.uint64))
@@ -168,6 +174,8 @@ class DataPlane:
         """One bounded step over all ports and cables; returns how many packets were moved."""
         moved = sum(cable.bring(self, budget) for cable in self._outside)
         moved += int(run(self._table, len(self.ports), self.clock(), budget))
+        for attack in self.hostile.values():
+            attack()
         return moved + sum(cable.take(self, budget) for cable in self._outside)
 
     def connect(self, cable: Cable) -> None:

@@ -3,6 +3,7 @@
 PCI 3.0, section 6.8.2. BAR3 of the 82599 is 16 KiB: table at 0, pending bits at 0x2000.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 
@@ -60,6 +61,13 @@ class Msix:
             os.eventfd_write(fd, 1)
         except OSError:  # counter full (the client does not look), or not an eventfd: nobody is waiting
             return
+
+    def storm(self) -> None:
+        """Send the messages of all vectors, whatever masks them: for a hostile device."""
+        for fd in self._eventfds:
+            if fd is not None:
+                with contextlib.suppress(OSError):
+                    os.eventfd_write(fd, 1)
 
     def flush(self) -> None:
         """Send what is pending and no longer masked."""

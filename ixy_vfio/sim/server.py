@@ -18,6 +18,7 @@ from ixy_vfio.sim.cable import Cable
 from ixy_vfio.sim.cables import parse_cable
 from ixy_vfio.sim.control import Control
 from ixy_vfio.sim.dataplane import DataPlane, Port
+from ixy_vfio.sim.hostile import Hostile, Spec
 from ixy_vfio.sim.nic import Nic
 from ixy_vfio.sim.session import Refused, Session
 from ixy_vfio.sim.stream import Stream
@@ -51,6 +52,7 @@ class Server:
         self._misses = [0] * ports
         self._busy_at = time.monotonic()
         self.ports: list[Port] = []
+        self.hostile: dict[int, Hostile] = {}
         self.control = Control(self)
         try:
             for number in range(ports):
@@ -79,6 +81,15 @@ class Server:
             self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
             self._handlers[fd] = lambda: 0
         self._light(cable)
+
+    def make_hostile(self, number: int, spec: str) -> None:
+        """Let a port do what `spec` says (see `hostile`); an empty one makes it honest again. Raises UsageError."""
+        parsed = Spec.parse(spec) if spec else None
+        if number in self.hostile:
+            self.hostile.pop(number).detach()
+        if parsed is not None:
+            self.hostile[number] = Hostile(parsed, self.plane, self.nics[number])
+            self.hostile[number].attach()
 
     def _light(self, cable: Cable) -> None:
         if len(cable.ports) == 2 and cable.ports[0] != cable.ports[1]:

@@ -1,0 +1,182 @@
+"""Runs the driver's loop against hostile devices, and prints one JSON object a run; to be started by tests, or by hand:
+
+    python -m tests.attack.hostile_run SPEC[:key=value...]...
+
+    7                         seed 7, every kind
+    7,length,torn:ring=256    two kinds, rings of 256; keys: ring, batch, widest, spare, moves, descriptors
+    7:race=1                  the devices work beside the driver, in another thread (not the same each time)
+    7:weak=length             the driver without its check of lengths: a control of the harness (see WEAK)
+
+A run ends after so many `descriptors` that were written against the book, or so many `moves`. Then everything is
+checked, and the driver is started anew, on the same memory, with an honest device.
+"""
+
+import faulthandler
+import hashlib
+import inspect
+import json
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable
+from typing import Any
+
+from ixy_vfio.core.compiled import inlined
+from ixy_vfio.core.pool import give
+from ixy_vfio.ixgbe import datapath, forward
+from ixy_vfio.ixgbe.forward import loop_for
+from ixy_vfio.sim.hostile import Spec
+from ixy_vfio.sim.hostile_moves import step
+from tests.attack.hostile_world import Loop, World, seal
+
+HONEST = Spec(0, (), ())
+HONEST_TURNS = 300
+HANG = 300.0  # seconds; whoever starts this has a deadline of its own
+
+
+def sealed_loop() -> Loop:
+    """The driver's loop with the kernel that seals packets, from the cache."""
+    source = inspect.getsource(seal).encode()
+    return loop_for(seal, f"hostile_{hashlib.sha256(source).hexdigest()[:16]}")
+
+
+def _copy(module: types.ModuleType) -> types.ModuleType:
+    """The module once more, with functions of its own that are not compiled yet."""
+    assert module.__file__ is not None
+    copy = types.ModuleType(f"{module.__name__}_weak")
+    copy.__file__ = module.__file__
+    with open(module.__file__) as file:
+        exec(compile(file.read(), module.__file__, "exec"), copy.__dict__)
+    return copy
+
+
+def _nothing(pool: Any, first: Any, length: Any) -> None:
+    """In the place of `give_packet`."""
+
+
+def _give_first(pool: Any, first: Any, length: Any) -> None:
+    """The same for packets of one buffer, whatever their length is said to be."""
+    give(pool, first)
+
+
+def _weak_loop(kernel: Callable[[Any, Any], bool], **names: Any) -> Loop:
+    """The loop with some names of both its modules bound to something else; for this process, not for a cache."""
+    path, loop = _copy(datapath), _copy(forward)
+    vars(loop).update({name: value for name, value in vars(path).items() if hasattr(value, "py_func")})
+    vars(path).update(names)
+    vars(loop).update(names)
+    made: Loop = loop.loop_for(kernel, "weak", cache=False)
+    return made
+
+
+def drops(packet: Any, length: Any) -> bool:
+    """A kernel that writes to the last byte that it is shown, and sends nothing."""
+    packet[packet.size - 1] = 0
+    return False
+
+
+def hangs(state: Any) -> int:
+    """In the place of the loop: never ends."""
+    while True:
+        time.sleep(0.1)
+
+
+WEAK: dict[str, Callable[[], Loop]] = {
+    # A little more than a buffer is believed to be received, and sent; or shown to the kernel.
+    "length": lambda: _weak_loop(seal, DATA=2048 + 64),
+    "kernel": lambda: _weak_loop(drops, DATA=2048 + 64, give_packet=inlined(_give_first)),
+    # Anything is; other checks are left.
+    "lengths": lambda: _weak_loop(seal, DATA=0xFFFF),
+    "leak": lambda: _weak_loop(seal, give_packet=inlined(_nothing)),  # dropped packets do not go back to the pool
+    "hangs": lambda: hangs,
+}
+
+
+def run(text: str) -> dict[str, Any]:
+    """One run; what came of it. Raises whatever the driver raises, and AssertionError when it broke a rule."""
+    spec, _, rest = text.partition(":")
+    options = dict(pair.split("=", 1) for pair in rest.split(",") if pair)
+    weak, race = options.pop("weak", ""), bool(options.pop("race", ""))
+    moves, wanted = int(options.pop("moves", 0)), int(options.pop("descriptors", 0))
+    if not moves and not wanted:
+        wanted = 200_000
+    world = World(WEAK[weak]() if weak else sealed_loop(), **{name: int(value) for name, value in options.items()})
+    world.start(Spec.parse(spec))
+    begin = time.monotonic()
+    done = _beside(world, moves or 10_000_000) if race else _in_turn(world, moves, wanted)
+    world.check()
+    told = {
+        "run": text,
+        "seconds": round(time.monotonic() - begin, 2),
+        "moves": done,
+        "descriptors": sum(int(device["descriptors"][0]) for device in world.devices),
+        "hostile": world.hostile_descriptors,
+        "frames": sum(int(frames) for frames in world.witnesses["frames"]),
+        "counted": world.counted(),
+        "digest": world.digest,
+    }
+    return told | {"honest": _restart(world)}
+
+
+def _in_turn(world: World, moves: int, wanted: int) -> int:
+    done = turns = 0
+    while done < moves or world.hostile_descriptors < wanted:
+        done += world.turn()
+        turns += 1
+        if turns % 500 == 0:
+            world.check()
+    return done
+
+
+def _beside(world: World, moves: int) -> int:
+    """The devices in a thread of their own: DMA while the driver works."""
+    done = [0, 0]
+    stop = threading.Event()
+
+    def attack(number: int) -> None:
+        while not stop.is_set() and done[number] < moves:
+            done[number] += int(step(world.devices[number].ctypes.data, world.ports[number].address, 256))
+
+    threads = [threading.Thread(target=attack, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        while any(thread.is_alive() for thread in threads):
+            world.loop(world.state)
+            world.bring_bells()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    return sum(done)
+
+
+def _restart(world: World) -> dict[str, int]:
+    """An honest device, on the same memory: nothing is dropped but what the kernel refuses."""
+    world.start(HONEST)
+    for _ in range(HONEST_TURNS):
+        world.turn()
+    world.check()
+    counted = world.counted()
+    told = {name: sum(one[f"rx.{name}"] for one in counted) for name in ("packets", "errors", "oversize")}
+    told["dropped"] = sum(one["rx.refused"] + one["tx.no_room"] for one in counted)
+    return told | {"frames": sum(int(frames) for frames in world.witnesses["frames"])}
+
+
+def main() -> int:
+    """Run each; the status is 1 when one of them failed, which ends it."""
+    faulthandler.enable()
+    faulthandler.dump_traceback_later(HANG, exit=True)
+    for text in sys.argv[1:]:
+        print(json.dumps({"begins": text}), flush=True)
+        try:
+            print(json.dumps(run(text)), flush=True)
+        except Exception as error:
+            print(json.dumps({"run": text, "failed": f"{type(error).__name__}: {error}"}), flush=True)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
