@@ -113,11 +113,17 @@ def _set_up(name: str, up: bool) -> None:
     interface_request(SIOCSIFFLAGS, name, struct.pack("H", flags | IFF_UP if up else flags & ~IFF_UP))
 
 
+def _folders(device: PciDevice) -> dict[str, str]:
+    """The device's interfaces by name: where each stands below the device. virtio has one of its own between."""
+    parents = ["net", *(f"{name}/net" for name in device.entries("") if name.startswith("virtio"))]
+    return {name: f"{parent}/{name}" for parent in parents for name in device.entries(parent)}
+
+
 def _interfaces(device: PciDevice) -> list[Interface]:
-    names = sorted(device.entries("net"), key=lambda name: device.number(f"net/{name}/dev_port"))
+    found = sorted(_folders(device).items(), key=lambda item: device.number(f"{item[1]}/dev_port"))
     return [
-        Interface(name, device.number(f"net/{name}/mtu"), bool(device.number(f"net/{name}/flags") & IFF_UP))
-        for name in names
+        Interface(name, device.number(f"{folder}/mtu"), bool(device.number(f"{folder}/flags") & IFF_UP))
+        for name, folder in found
     ]
 
 
@@ -152,12 +158,13 @@ def _refuse_in_use(device: PciDevice, down: bool) -> None:
     where = device.address
     if vfs := device.number("sriov_numvfs"):
         raise Refusal(f"{where}: has {vfs} virtual functions; run: echo 0 > {device.path}/sriov_numvfs")
-    interfaces = _interfaces(device)
+    interfaces, folders = _interfaces(device), _folders(device)
     if not interfaces and device.driver not in (*NO_INTERFACE, VFIO_PCI):
         raise Refusal(f"{where}: driver {device.driver}, but no interface here: it is in another network namespace")
     for interface in interfaces:
-        above = [name.partition("_")[2] for name in device.entries(f"net/{interface.name}") if name[:6] == "upper_"]
-        if above or (device.path / "net" / interface.name / "master").exists():
+        folder = folders[interface.name]
+        above = [name.partition("_")[2] for name in device.entries(folder) if name[:6] == "upper_"]
+        if above or (device.path / folder / "master").exists():
             raise Refusal(
                 f"{where}: {interface.name} is part of {' '.join(above) or 'another interface'}; remove it there"
             )
@@ -214,7 +221,7 @@ def restore(device: PciDevice, journal: Journal, entry: Entry) -> None:
                 _set_up(now.name, False)
                 interface_request(SIOCSIFNAME, now.name, then.name.encode())
             if now.mtu != then.mtu:
-                write(device.path / "net" / then.name / "mtu", str(then.mtu))
+                write(device.path / _folders(device)[then.name] / "mtu", str(then.mtu))
             _set_up(then.name, then.up)
     journal.remove(device.address)
 

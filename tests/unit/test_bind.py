@@ -34,6 +34,7 @@ class Kernel:
         self.root = root
         self.writes: list[str] = []
         self.crash_at = -1
+        self.net = "net"
         self.refusing = ""  # a driver whose probe fails
         self.interfaces: dict[str, tuple[str, int, bool]] = {}
         for driver in ("ixgbe", "vfio-pci", "pcieport"):
@@ -69,7 +70,7 @@ class Kernel:
     def set_interface(self, name: str, mtu: int, up: bool) -> None:
         """The NIC's interface."""
         self.interface = (name, mtu, up)
-        net = self.device() / "net"
+        net = self.device() / self.net
         shutil.rmtree(net, ignore_errors=True)
         (net / name).mkdir(parents=True)
         for what, text in {"mtu": str(mtu), "flags": f"{0x1002 | up:#x}", "dev_port": "0"}.items():
@@ -89,7 +90,7 @@ class Kernel:
             case "unbind":
                 assert path.parent.is_symlink()
                 path.parent.unlink()
-                shutil.rmtree(self.device() / "net", ignore_errors=True)
+                shutil.rmtree(self.device() / self.net, ignore_errors=True)
             case "drivers_probe":
                 self._probe()
             case "mtu":
@@ -177,6 +178,20 @@ def test_an_interface_that_was_up_is_up_again(kernel: Kernel, journal: Journal) 
         assert kernel.writes[0] == "uplink0 down"
         unbind(nic(kernel), journal)
     assert state(kernel) == ("ixgbe", "(null)", ("uplink0", 1500, True))
+
+
+def test_the_interface_of_a_virtio_device(kernel: Kernel, journal: Journal) -> None:
+    shutil.rmtree(kernel.device() / "net")
+    kernel.net = "virtio3/net"
+    kernel.set_interface("uplink0", 1400, True)
+    before = state(kernel)
+    with journal:
+        with pytest.raises(Refusal, match="uplink0 is up"):
+            bind.bind(nic(kernel), journal)
+        bind.bind(nic(kernel), journal, down=True)
+        assert state(kernel)[0] == "vfio-pci"
+        unbind(nic(kernel), journal)
+    assert state(kernel) == before
 
 
 def test_a_device_without_a_driver_gets_none_back(kernel: Kernel, journal: Journal) -> None:
