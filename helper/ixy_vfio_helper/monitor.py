@@ -244,11 +244,12 @@ class Monitor:
             raise Refusal(f"{address}: the helper's policy does not give this device to uid {uid}")
         if address in self._addresses:
             raise Refusal(f"{address}: this lease has it already")
-        session = self._backend.session(address)
+        if self._claims.holder(address):
+            raise self._leased(address)
+        session = self._backend.session(address)  # the first look at the device itself
         claim = self._claims.claim(address, uid)
         if claim is None:
-            holder, pid = self._claims.holder(address) or (-1, -1)
-            raise Refusal(f"{address}: leased by uid {holder} (helper process {pid}); that lease must end first")
+            raise self._leased(address)
         self._undo.add(Stage.RELEASE, f"release of the claim on {address}", lambda: os.close(claim))
         self._undo.add(Stage.RELEASE, f"release of {address}", session.close)
         self._undo.add(Stage.RESET, f"reset of {address}", session.reset)
@@ -258,6 +259,10 @@ class Monitor:
         self._addresses.append(address)
         log.info("uid %d attached %s", uid, address)
         return protocol.Attached(len(self._sessions) - 1, session.kind), (os.dup(fd),)
+
+    def _leased(self, address: str) -> Refusal:
+        holder, pid = self._claims.holder(address) or (-1, -1)
+        return Refusal(f"{address}: leased by uid {holder} (helper process {pid}); that lease must end first")
 
     def _memory(self, request: protocol.Memory) -> Answer:
         if request.devices >> len(self._sessions):

@@ -292,6 +292,7 @@ def test_a_device_is_leased_once(tmp_path: Path) -> None:
         assert isinstance(one.ask(Attach(A)), Attached)
         who = f"leased by uid 1000 (helper process {os.getpid()})"
         assert two.ask(Attach(A)) == Refused(f"{A}: {who}; that lease must end first")
+        assert second.sessions == []  # the device itself was not looked at
         assert two.ask(List(0)) == Listed(2, A, 0x8086, 0x10FB, State.LEASED, 1, "vfio-pci")
         assert one.ask(End()) == Ended("the client ended it")
         one.wait()
