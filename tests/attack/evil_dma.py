@@ -69,7 +69,7 @@ def run(sim: Simulator, attack: Callable[[Port], str], duration: float = 30.0) -
 
 
 def drive(plan: Plan, evil: Evil, duration: float) -> str:
-    """A whole run of control with the attack in its worker; what it told. LeaseError when the helper ended the lease."""
+    """A whole run of control with the attack in its worker; what it told. LeaseError when the helper ends it."""
     real = worker.start
 
     def start(job: Job) -> Any:
@@ -165,11 +165,10 @@ def receive_to(target: Callable[[Port], int]) -> Callable[[Port], str]:
         port.put(8192, b"\xff" * 64)
         chosen = target(port)
         slots = [port.descriptor(port.queue.rx.address, i) for i in range(port.queue.rx.descriptors)]
-        for slot in slots:
-            if not slot[1] & RX_DD:
-                slot[0] = chosen
-        last = slots[200]
-        if not wait(lambda: bool(last[1] & RX_DD)):
+        left = [slot for slot in slots if not slot[1] & RX_DD]
+        for slot in left:
+            slot[0] = chosen
+        if not wait(lambda: bool(left[20][1] & RX_DD)):  # some may have been fetched before
             return "nothing received"
         return "written" if ctypes.string_at(port.packets.address + 8192, 64) != b"\xff" * 64 else "not written"
 

@@ -103,7 +103,7 @@ def test_head_write_back_to_memory_not_its_own(field: Range) -> None:
     refused(field, evil.head_written_to, "not written")
 
 
-@pytest.mark.parametrize("field", ["gen:sizes=60,pace=0.1"], indirect=True)
+@pytest.mark.parametrize("field", ["gen:sizes=60,pace=0.002"], indirect=True)
 def test_receive_into_memory_not_its_own(field: Range) -> None:
     assert evil.run(field.sim, evil.receive_to(lambda port: port.packets.iova + 8192)) == "written"
     refused(field, evil.receive_to, "not written")
