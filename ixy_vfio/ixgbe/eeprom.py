@@ -41,19 +41,30 @@ def _take_semaphore(bar: Mmio) -> None:
     SWSM.wait(bar, swesmbi=1, within=0.1)
 
 
+def _take(bar: Mmio, resource: Resource, *, despite_software: bool = False) -> tuple[bool, SW_FW_SYNC]:
+    """Take a resource if nobody holds it; whether it is ours, and what the register said."""
+    _take_semaphore(bar)
+    sync = SW_FW_SYNC.read(bar)
+    free = not (sync.fw if despite_software else sync.sw | sync.fw) & resource
+    if free:
+        sync.replace(sw=sync.sw | resource).write(bar)
+    SWSM().write(bar)
+    return free, sync
+
+
 @contextmanager
 def held(bar: Mmio, resource: Resource) -> Iterator[None]:
-    """Hold a shared resource. DeadlineError when firmware or the other port does not let go within a second."""
+    """Hold a shared resource. DeadlineError when firmware does not let go of it within a second.
+
+    Software that does not is a driver that died: no reset takes its mark away, so it is taken over, as DPDK does.
+    """
     taken = False
     for _ in polls(1.0):
-        _take_semaphore(bar)
-        sync = SW_FW_SYNC.read(bar)
-        taken = not (sync.sw | sync.fw) & resource
-        if taken:
-            sync.replace(sw=sync.sw | resource).write(bar)
-        SWSM().write(bar)
+        taken, sync = _take(bar, resource)
         if taken:
             break
+    else:
+        taken, sync = _take(bar, resource, despite_software=True)
     if not taken:
         raise DeadlineError(f"SW_FW_SYNC: {resource.name} is not free after 1 s: last value {int(sync):#010x}")
     try:
