@@ -1,6 +1,7 @@
 """Memory for leases, and where devices see it."""
 
 import fcntl
+import mmap
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -49,11 +50,23 @@ def _memfd(size: int, page: int, flags: int, note: str) -> Memory:
     try:
         os.ftruncate(fd, size)
         os.posix_fallocate(fd, 0, size)  # now, or never: a page fault later could only kill somebody
+        clear(fd, size, page)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
     except BaseException:
         os.close(fd)
         raise
     return Memory(fd, size, page, note)
+
+
+def clear(fd: int, size: int, page: int) -> None:
+    """Touch every page: the kernel clears an allocated page of a memfd when a processor first touches it, no sooner.
+
+    Pinned by its file (IOAS_MAP_FILE) before that, it shows a device what somebody else left in it; and what a device
+    wrote is lost when it is cleared at last (seen on Linux 7.3).
+    """
+    with mmap.mmap(fd, size) as view:
+        for at in range(0, size, page):
+            view[at] = 0
 
 
 class Window:

@@ -20,6 +20,7 @@ from ixy_vfio_helper.claims import Claims
 from ixy_vfio_helper.memory import Memory, Range
 from ixy_vfio_helper.policy import Grant
 from ixy_vfio_helper.protocol import Kind, Listed, Message, ProtocolError, Purpose, State
+from ixy_vfio_helper.records import Ledger
 
 MAX_REQUESTS = 1024  # in one lease; ten devices with all their queues need a tenth of that
 HELLO_DEADLINE = 10.0  # seconds
@@ -147,6 +148,7 @@ class Monitor:
         self._requests = 0
         self._memory_left = grant.memory
         self._sessions: list[Session] = []
+        self._ledgers: list[Ledger] = []
         self._addresses: list[str] = []
         self._listing: list[Listed] = []
         self._window = memory.Window()
@@ -251,11 +253,14 @@ class Monitor:
         if claim is None:
             raise self._leased(address)
         self._undo.add(Stage.RELEASE, f"release of the claim on {address}", lambda: os.close(claim))
+        ledger = Ledger(self._claims.directory, address)
+        self._undo.add(Stage.RELEASE, f"end of the ledger of {address}", ledger.close)
         self._undo.add(Stage.RELEASE, f"release of {address}", session.close)
         self._undo.add(Stage.RESET, f"reset of {address}", session.reset)
         self._undo.add(Stage.BUS_MASTER_OFF, f"bus master off of {address}", session.bus_master_off)
         fd = session.open()
         self._sessions.append(session)
+        self._ledgers.append(ledger)
         self._addresses.append(address)
         log.info("uid %d attached %s", uid, address)
         return protocol.Attached(len(self._sessions) - 1, session.kind), (os.dup(fd),)
@@ -267,7 +272,8 @@ class Monitor:
     def _memory(self, request: protocol.Memory) -> Answer:
         if request.devices >> len(self._sessions):
             raise ProtocolError("Memory for a device that is not attached")
-        sessions = [session for i, session in enumerate(self._sessions) if request.devices >> i & 1]
+        chosen = [i for i in range(len(self._sessions)) if request.devices >> i & 1]
+        sessions = [self._sessions[i] for i in chosen]
         if request.purpose == Purpose.RINGS and len(sessions) > 1:
             raise Refusal("rings are one device's alone; ask once per device")
         if memory.pages(request.size, memory.PAGE) > self._memory_left:
@@ -283,7 +289,8 @@ class Monitor:
         try:
             self._memory_left -= made.size
             iova = self._window.take(made.size, [session.usable() for session in sessions])
-            for session in sessions:
+            for i, session in zip(chosen, sessions, strict=True):
+                self._ledgers[i].add(iova, made, request.purpose)
                 self._undo.add(Stage.UNMAP, f"unmap of {iova:#x}", partial(session.unmap, iova, made.size))
                 session.map(made, iova)
         except BaseException:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from ixy_vfio.audit.host import Host, PciDevice
 from ixy_vfio.audit.processes import Process
-from ixy_vfio.audit.sessions import Kind, Session, level
+from ixy_vfio.audit.sessions import LEASES, Kind, Session, claims, level
 from ixy_vfio.audit.system import Denied
 
 
@@ -67,7 +67,8 @@ def _device(host: Host, device: PciDevice) -> DeviceBox:
         else [f"{one.address} {one.driver or 'no driver'}" for one in host.group(device.group) if one != device]
     )
     try:
-        ledger = host.read(f"/run/ixy_vfio/leases/{device.address}.ledger").value or ""
+        leased = device.address in claims(host)
+        ledger = (host.read(f"{LEASES}/{device.address}.ledger").value or "") if leased else ""
     except Denied:
         ledger = ""
     ids = f"{device.vendor:04x}:{device.device:04x}"

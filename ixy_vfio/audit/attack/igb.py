@@ -13,7 +13,8 @@ from ixy_vfio.core.memory import DmaMemory
 from ixy_vfio.transport.base import Device
 
 IDS = (0x8086, 0x10C9)
-CTRL, STATUS, RCTL, TCTL, IMC = 0x0000, 0x0008, 0x0100, 0x0400, 0x150C
+CTRL, STATUS, MDIC, RCTL, TCTL, IMC = 0x0000, 0x0008, 0x0020, 0x0100, 0x0400, 0x150C
+RESTART_PHY = 1 << 26 | 1 << 21 | 0x1200  # MDIC: write register 0 of PHY 1: negotiate, anew
 CTRL_SLU, CTRL_RST = 1 << 6, 1 << 26
 STATUS_LU = 1 << 1
 RCTL_ENABLE, RCTL_ALL, RCTL_MAC_LOOPBACK, RCTL_STRIP_CRC = 1 << 1, 3 << 3 | 1 << 15, 1 << 6, 1 << 26
@@ -36,6 +37,7 @@ def engine(device: Device, rings: DmaMemory, work: DmaMemory) -> LoopbackNic:
         bar.write32(IMC, 0xFFFF_FFFF)
         pci.set_bus_master(device, True)
         bar.write32(CTRL, bar.read32(CTRL) | CTRL_SLU)
+        bar.write32(MDIC, RESTART_PHY)
         for base, iova, control in ((RDBAL, rings.iova, RXDCTL), (TDBAL, rings.iova + 4096, TXDCTL)):
             bar.write32(base, iova & 0xFFFF_FFFF)
             bar.write32(base + BASE_HIGH, iova >> 32)
