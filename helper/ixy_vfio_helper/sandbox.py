@@ -162,24 +162,27 @@ class Sandbox:
     missing: list[str] = field(default_factory=list)
 
     def begin(self) -> list[str]:
-        """The first step; returns what this kernel lacks, as `layer: why`."""
+        """The first step; returns what could not be had, as `layer: why`."""
         with contextlib.suppress(OSError, ValueError):  # mapping for DMA is charged, without CAP_IPC_LOCK
             resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with contextlib.suppress(OSError):
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         with contextlib.suppress(OSError):  # takes CAP_SETPCAP
             for capability in range(64):
                 if 1 << capability != CAP_SYSLOG and _prctl(_PR_CAPBSET_READ, capability):
                     _prctl(_PR_CAPBSET_DROP, capability)
-        keep_capabilities(CAP_SYSLOG)
+        self._attempt("capabilities", lambda: keep_capabilities(CAP_SYSLOG))
         self._attempt("landlock", lambda: restrict_files(self.paths))
         self._attempt("seccomp", lambda: filter_calls([*first_rules(), *self.more]))
         return self.missing
 
     def finish(self) -> None:
         """The second step. Raises OSError when it cannot be done although the first one was."""
-        set_capabilities(0)
-        if not any(text.startswith("seccomp") for text in self.missing):
+        missing = {text.partition(":")[0] for text in self.missing}
+        if "capabilities" not in missing:
+            set_capabilities(0)
+        if "seccomp" not in missing:
             filter_calls(last_rules())
 
     def _attempt(self, layer: str, apply: Callable[[], None]) -> None:

@@ -172,7 +172,7 @@ class Server:
         own = _Wakeup(signal.SIGTERM)
         log.info("lease of uid %d began: client process %d", grant.uid, client)
         for missing in self._sandbox.begin():
-            log.warning("this kernel does not seal the process of a lease fully: %s", missing)
+            log.warning("the process of a lease is not fully sealed: %s", missing)
         stop = (self._alive[0], own.fd)
         Monitor(connection, grant, self._backend, self._claims, stop, self._sandbox.finish).run()
 

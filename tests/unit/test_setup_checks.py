@@ -293,7 +293,7 @@ def test_the_service_is_hardened() -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-300:]
-    assert "Overall exposure level for ixy-vfio-helper.service: 1.2 OK" in result.stdout
+    assert "Overall exposure level for ixy-vfio-helper.service: 1.3 OK" in result.stdout
 
 
 def test_the_command_runs_isolated(tmp_path: Path) -> None:
