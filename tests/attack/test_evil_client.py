@@ -298,3 +298,15 @@ def test_junk_on_the_device_connection(field: Field) -> None:
             connection.shutdown(socket.SHUT_WR)
             with contextlib.suppress(ConnectionResetError):
                 assert connection.recv(4096) == b""
+
+
+def test_two_leases_see_nothing_of_each_other(field: Field) -> None:
+    """Every page that a lease gets is zero, also when another has just given it back, full of its own."""
+    for _ in range(3):
+        with Lease(field.sim.helper) as lease:
+            device = lease.attach(address(0))
+            for size in (4096, 65536, 24 << 20):
+                fresh = lease.memory(size, [device], Purpose.PACKETS)
+                assert not bytes(fresh.view).strip(b"\0")
+                fresh.view[:] = b"\xa5" * fresh.size
+            assert bytes(field.memory.view) == CANARY * field.memory.size
