@@ -18,19 +18,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ixy_vfio.netdev import PortConfig
-    from ixy_vfio.runtime.session import Batch, Port
+    from ixy_vfio.runtime.batch import Batch, kernel
+    from ixy_vfio.runtime.session import Port
     from ixy_vfio.runtime.session import Session as open_ports
     from ixy_vfio.transport.lease import Lease
 
 _WHERE = {
-    "Batch": ("ixy_vfio.runtime.session", "Batch"),
+    "Batch": ("ixy_vfio.runtime.batch", "Batch"),
     "Lease": ("ixy_vfio.transport.lease", "Lease"),
     "Port": ("ixy_vfio.runtime.session", "Port"),
     "PortConfig": ("ixy_vfio.netdev", "PortConfig"),
+    "kernel": ("ixy_vfio.runtime.batch", "kernel"),
     "open_ports": ("ixy_vfio.runtime.session", "Session"),
 }
 
-__all__ = ["Batch", "Lease", "Port", "PortConfig", "open_ports"]
+__all__ = ["Batch", "Lease", "Port", "PortConfig", "kernel", "open_ports"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ixy_vfio.bench.instructions import LIMIT, SLACK
+from ixy_vfio.bench.python_api import ONE_CALL, PER_PACKET
 from ixy_vfio.bench.reference import MAIN
 from ixy_vfio.bench.results import Results
 from ixy_vfio.bench.suite import FORWARD
@@ -56,10 +57,10 @@ def _throughput(results: Results) -> Iterator[Goal]:
 
 def _python(results: Results) -> Iterator[Goal]:
     for batch, limit in ((32, 0.85), (256, 0.65)):
-        row = results.row("python", "Python, rx and tx a batch", batch)
+        row = results.row("python", ONE_CALL, batch)
         ratio = row.ratio.median if row and row.ratio and row.base == MAIN else None
-        yield _at_most(f"per-batch Python API, batch {batch}", limit, ratio)
-    rows = [results.row("python", "Python, loop per packet", batch) for batch in (32, 256)]
+        yield _at_most(f"Python, one call a batch of {batch}", limit, ratio)
+    rows = [results.row("python", PER_PACKET, batch) for batch in (32, 256)]
     speeds = [1000 / row.ns.median for row in rows if row]
     yield _at_least("Python loop per packet", 1.0, max(speeds, default=None), " Mpps")
 

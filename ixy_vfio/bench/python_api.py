@@ -2,69 +2,56 @@
 
 # mypy: disable-error-code="type-arg"
 
+import functools
 import time
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import cast
 
-import numpy as np
-
-from ixy_vfio.apps.kernels import TOUCHED
+from ixy_vfio.apps.kernels import TOUCHED, touch
 from ixy_vfio.bench import model
 from ixy_vfio.bench.measure import WrongOutput
 from ixy_vfio.bench.sides import Product
-from ixy_vfio.core.compiled import compiled
-from ixy_vfio.core.pool import HEADROOM, STRIDE
+from ixy_vfio.netdev import NetDevice, PortConfig
+from ixy_vfio.runtime.batch import Batch, kernel
 from ixy_vfio.runtime.session import Port
-from ixy_vfio.runtime.worker import loop_state
 
 Forward = Callable[[], int]  # one batch in each direction; returns the packets
 
 
-@compiled
-def touch_batch(arena: Any, indices: Any) -> None:
-    """Change one byte of each packet; `arena` is uint8[buffers, STRIDE]."""
-    for i in range(indices.size):
-        arena[indices[i], HEADROOM + TOUCHED] += 1
-
-
 def _ports(side: Product) -> tuple[Port, Port]:
-    """The public API's ports, without a device."""
-    ports = (Port.__new__(Port), Port.__new__(Port))
-    for port, pair in zip(ports, side.pairs, strict=True):
-        port.pair = pair
-    return ports
+    """The public API's ports, on devices that are there in name only."""
+    device = cast(NetDevice, SimpleNamespace(config=PortConfig()))
+    a, b = (Port(device, pair) for pair in side.pairs)
+    return a, b
+
+
+@functools.cache
+def _touch() -> Callable[[Batch], int]:
+    return kernel(touch)
 
 
 def per_batch(side: Product, batch: int) -> Forward:
-    """`Port.rx`, a compiled function over the batch, `Port.tx`."""
-    arena = np.frombuffer(side.memory.mapping.view, np.uint8, side.pool.capacity * STRIDE, side.rings)
-    arena = arena.reshape(-1, STRIDE)
-    a, b = _ports(side)
+    """`Port.rx_into`, a compiled kernel over the batch, `Port.tx`."""
+    (a, b), packets, touch_batch = _ports(side), Batch(side.pool, batch), _touch()
 
-    def one(source: Port, target: Port) -> int:
-        packets = source.rx(batch)
-        count = len(packets)
-        if count:
-            touch_batch(arena, packets.indices)
-            target.tx(packets)
-        return count
+    def forward() -> int:
+        count = a.rx_into(packets)
+        touch_batch(packets)
+        b.tx(packets)
+        back = b.rx_into(packets)
+        touch_batch(packets)
+        a.tx(packets)
+        return count + back
 
-    return lambda: one(a, b) + one(b, a)
+    return forward
 
 
 def one_call(side: Product, batch: int) -> Forward:
-    """The forwarding loop, asked for one batch a call."""
-    a, b = side.pairs
-    kept = [loop_state(*pair, batch, both=False) for pair in ((a, b), (b, a))]
-    (there, _), (back, _) = kept
-    for state, _ in kept:
-        state["rounds"] = 1
-    loop = side.loop
-
-    def forward(kept: Any = kept) -> int:
-        return loop(there) + loop(back)
-
-    return forward
+    """`Port.forwarder`: one batch a call."""
+    a, b = _ports(side)
+    there, back = a.forwarder(touch, b, batch=batch), b.forwarder(touch, a, batch=batch)
+    return lambda: there() + back()
 
 
 def packet_loop(side: Product, batch: int) -> Forward:
@@ -82,10 +69,11 @@ def packet_loop(side: Product, batch: int) -> Forward:
     return lambda: one(a, b) + one(b, a)
 
 
+ONE_CALL, THREE_CALLS, PER_PACKET = "Python, one call a batch", "Python, three calls a batch", "Python, loop per packet"
 WAYS: dict[str, Callable[[Product, int], Forward]] = {
-    "Python, one call a batch": one_call,
-    "Python, rx and tx a batch": per_batch,
-    "Python, loop per packet": packet_loop,
+    ONE_CALL: one_call,  # forwarder
+    THREE_CALLS: per_batch,  # rx, kernel, tx
+    PER_PACKET: packet_loop,
 }
 
 

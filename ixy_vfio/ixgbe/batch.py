@@ -6,15 +6,19 @@ neither (`forward`).
 
 # mypy: disable-error-code="type-arg"
 
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ixy_vfio.core.compiled import compiled, inlined
+from ixy_vfio.core.compiled import entry_point, inlined, rebound
+from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.pool import DATA, HEADROOM, STRIDE, give_packet, pool_at
-from ixy_vfio.core.unsafe import load_acquire, store_release, words32_at, words64_at
+from ixy_vfio.core.unsafe import bytes_at, load_acquire, record_at, store_release, words32_at, words64_at
 from ixy_vfio.ixgbe import desc
-from ixy_vfio.ixgbe.datapath import BLOCK, advance, end_chain, fill_chain, reclaim, refill, segment
+from ixy_vfio.ixgbe.datapath import BLOCK, QUEUE, advance, end_chain, fill_chain, reclaim, refill, segment
 
 U = np.uint64
 
@@ -135,30 +139,82 @@ def send(tx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
     return done
 
 
-@compiled
-def receive_batch(queue: Any, batch: Any) -> Any:
-    """Receive into batch[0] (indices) and batch[1] (lengths); returns how many packets."""
-    pool = pool_at(queue[0].pool)
-    return poll(queue[0].rx, pool, U(batch[0].ctypes.data), U(batch[1].ctypes.data), U(batch.shape[1]))
+def _receive(queue: Any, words: Any, room: Any) -> Any:
+    pool = pool_at(record_at(queue, QUEUE).pool)
+    return poll(record_at(queue, QUEUE).rx, pool, words, words + U(4) * room, room)
 
 
-@compiled
-def send_batch(queue: Any, batch: Any, count: Any) -> Any:
-    """Send the first `count` packets of `batch`; what finds no room is freed. Returns how many were sent."""
-    if count > batch.shape[1]:
+def _send(queue: Any, words: Any, room: Any, count: Any) -> Any:
+    if count > room:
         raise IndexError("batch outside its arrays")
-    pool = pool_at(queue[0].pool)
-    reclaim(queue[0].tx, pool)
-    sent = send(queue[0].tx, pool, U(batch[0].ctypes.data), U(batch[1].ctypes.data), U(count))
-    for i in range(sent, U(count)):
-        give_packet(pool, batch[0, i], batch[1, i])
-    queue[0].tx.no_room += U(count) - sent
+    pool, tx = pool_at(record_at(queue, QUEUE).pool), record_at(queue, QUEUE).tx
+    reclaim(tx, pool)
+    sent = send(tx, pool, words, words + U(4) * room, count)
+    if sent != count:
+        _give_back(pool, words, room, sent, count)
+        tx.no_room += count - sent
     return sent
 
 
-@compiled
-def free_batch(queue: Any, batch: Any, count: Any) -> None:
-    """Give the first `count` packets of `batch` back to the pool."""
-    pool = pool_at(queue[0].pool)
-    for i in range(U(count)):
-        give_packet(pool, batch[0, i], batch[1, i])
+@inlined
+def _give_back(pool: Any, words: Any, room: Any, begin: Any, end: Any) -> None:
+    indices, lengths = words32_at(words, room), words32_at(words + U(4) * room, room)
+    for i in range(begin, end):
+        give_packet(pool, indices[i], lengths[i])
+
+
+def _free(pool: Any, words: Any, room: Any, count: Any) -> Any:
+    _give_back(pool_at(pool), words, room, U(0), count)
+    return count
+
+
+def kernel(packet: Any, length: Any) -> Any:
+    """Stand-in for the application's kernel; `work_for` puts the real one here."""
+    raise NotImplementedError
+
+
+def _work(pool_address: Any, words: Any, room: Any, count: Any) -> Any:
+    """Run the kernel over a batch. What it refuses goes to the end, and is freed when the kernel is through.
+
+    So a kernel that raises leaves the batch whole, if in another order.
+    """
+    if count > room:
+        raise IndexError("batch outside its arrays")
+    pool = pool_at(pool_address)
+    indices, lengths = words32_at(words, room), words32_at(words + U(4) * room, room)
+    kept = U(0)
+    for i in range(count):
+        index, length = indices[i], lengths[i]
+        if U(index) >= pool.capacity:
+            raise IndexError("buffer index outside the pool")
+        packet = bytes_at(pool.packets + U(index) * U(STRIDE) + U(HEADROOM), min(U(length), U(DATA)))
+        if kernel(packet, U(length)):
+            indices[i], lengths[i] = indices[kept], lengths[kept]
+            indices[kept], lengths[kept] = index, length
+            kept += U(1)
+    _give_back(pool, words, room, kept, count)
+    return kept
+
+
+class Calls(NamedTuple):
+    """Functions of addresses, for Python; `words` is the address of uint32[2, room]: indices, then lengths."""
+
+    receive: Callable[[int, int, int], int]  # queue pair, words, room; how many packets came
+    send: Callable[[int, int, int, int], int]  # queue pair, words, room, count; how many were sent, the rest is freed
+    free: Callable[[int, int, int, int], int]  # pool, words, room, count
+
+
+@functools.cache
+def calls() -> Calls:
+    """The functions, compiled or loaded when they are first needed."""
+    return Calls(entry_point(_receive, 3), entry_point(_send, 4), entry_point(_free, 4))
+
+
+def work_for(function: Callable[..., Any]) -> Callable[[int, int, int, int], int]:
+    """A function of pool, words, room and count that runs a kernel (as in `forward`, without metadata) on a batch.
+
+    It returns how many packets are left; those that the kernel refused are freed.
+    """
+    if len(inspect.signature(function).parameters) != 2:
+        raise UsageError(f"kernel {function.__name__}: a batch knows packet and length only")
+    return entry_point(rebound(_work, "work", kernel=inlined(function)), 4, cache=False)

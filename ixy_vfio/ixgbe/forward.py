@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ixy_vfio.core.compiled import compiled, inlined, rebound
+from ixy_vfio.core.compiled import compiled, entry_point, inlined, rebound
 from ixy_vfio.core.pool import CHAIN_LIMIT, DATA, HEADROOM, STRIDE, give_packet, pool_at
-from ixy_vfio.core.unsafe import bytes_at, load_acquire, record_at, store_release, words32_at, words64_at
+from ixy_vfio.core.unsafe import bytes_at, load_acquire, record_at, records_at, store_release, words32_at, words64_at
 from ixy_vfio.ixgbe import desc
 from ixy_vfio.ixgbe.datapath import BLOCK, QUEUE, advance, end_chain, fill_chain, reclaim, refill, segment
 from ixy_vfio.ixgbe.meta import meta_of
@@ -240,3 +240,17 @@ def loop_for(function: Callable[..., Any], name: str, *, cache: bool = True) -> 
     step = inlined(rebound(_step, "step", _run=run, _odd=odd))
     loop: Callable[[NDArray[Any]], int] = compiled(rebound(_loop, f"loop_{name}", _step=step), cache=cache)
     return loop
+
+
+def loop(state: Any) -> Any:
+    """Stand-in for the loop; `call_for` puts the real one here."""
+    raise NotImplementedError
+
+
+def _call(address: Any) -> Any:
+    return loop(records_at(address, 1, LOOP))
+
+
+def call_for(function: Callable[..., Any]) -> Callable[[int], int]:
+    """The loop as a function of the address of its LOOP: for short calls from Python."""
+    return entry_point(rebound(_call, "call", loop=loop_for(function, "of_call", cache=False)), 1, cache=False)

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ixy_vfio.ixgbe import desc
-from ixy_vfio.ixgbe.batch import free_batch, receive_batch
 from ixy_vfio.ixgbe.datapath import arm
+from tests.batches import free_batch, receive_batch
 from tests.model_nic import World, deliver, read_bytes, transmit
 
 PLAIN = 60 << 32 | 3  # 7.1.6.2: DD, EOP, 60 bytes

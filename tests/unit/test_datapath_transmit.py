@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ixy_vfio.ixgbe.batch import send_batch
 from ixy_vfio.ixgbe.datapath import arm
+from tests.batches import send_batch
 from tests.model_nic import World, read_bytes, transmit
 
 
