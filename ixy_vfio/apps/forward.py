@@ -32,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("a", metavar="A", help="PCI address of a port, like 0000:03:00.0")
     add("b", metavar="B", help="PCI address of the other port")
     add("--helper", metavar="PATH", help="the helper's socket ($IXY_VFIO_HELPER, else /run/ixy_vfio/helper.sock)")
-    add("--kernel", metavar="NAME", default="none", help="none, touch, swap, drop, or FILE.py:FUNCTION (none)")
+    add(
+        "--kernel",
+        metavar="NAME",
+        default="none",
+        help="none, touch, swap, drop, sample, udp, intact, or FILE.py:FUNCTION (none)",
+    )
     add("--batch", type=int, default=32, metavar="N", help="packets per poll (32)")
     add("--ring", type=int, default=512, metavar="N", help="descriptors per ring, a power of two, 64 to 4096 (512)")
     add("--queues", type=int, default=1, metavar="N", help="queue pairs per port, with a worker process each (1)")

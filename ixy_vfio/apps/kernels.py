@@ -6,6 +6,8 @@ the first buffer, up to 2048; `length` that of the whole packet.
     def kernel(packet, length):
         packet[48] += 1
         return True               # True: send it, False: drop it
+
+A third parameter `meta` is what the device says of the packet (`netdev.Meta`).
 """
 
 import hashlib
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ixy_vfio.core.errors import UsageError
+from ixy_vfio.netdev import BAD, Meta
 
 TOUCHED = 48  # the byte that ixy's forwarders change, so that every packet is fetched into the first level cache
 
@@ -45,7 +48,27 @@ def none(packet: Any, length: int) -> bool:
     return True
 
 
-SHIPPED: dict[str, Callable[[Any, int], bool]] = {"touch": touch, "swap": swap, "drop": drop, "none": none}
+def sample(packet: Any, length: int) -> bool:
+    """Forward one packet in 16, chosen by its content: those whose Ethernet, IPv4 and UDP headers add up to it."""
+    total = 0
+    for i in range(42 if length > 42 else length):
+        total += packet[i]
+    return total % 16 == 0
+
+
+def udp(packet: Any, length: int) -> bool:
+    """Forward UDP over IPv4, and nothing else: a filter by headers."""
+    return length >= 34 and packet[12] == 8 and packet[13] == 0 and packet[23] == 17
+
+
+def intact(packet: Any, length: int, meta: Meta) -> bool:
+    """Drop packets whose IPv4, TCP or UDP checksum the device found wrong: a filter by metadata."""
+    return meta.ip_checksum != BAD and meta.l4_checksum != BAD
+
+
+SHIPPED: dict[str, Callable[..., bool]] = {
+    kernel.__name__: kernel for kernel in (touch, swap, drop, none, sample, udp, intact)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +76,14 @@ class Kernel:
     """A kernel; `key` tells it apart in the cache of compiled code."""
 
     name: str
-    function: Callable[[Any, int], bool]
+    function: Callable[..., bool]
     key: str
 
 
 def load(name: str) -> Kernel:
     """The shipped kernel `name`, or that of FILE.py:FUNCTION. UsageError when there is none."""
     if name in SHIPPED:
-        return Kernel(name, SHIPPED[name], name)
+        return Kernel(name, SHIPPED[name], f"{name}_{_digest(__file__, Path(__file__).read_bytes())}")
     path, colon, attribute = name.rpartition(":")
     if not colon:
         raise UsageError(f"kernel {name}: none of {', '.join(SHIPPED)}, and not of the form FILE.py:FUNCTION")
@@ -71,8 +94,11 @@ def load(name: str) -> Kernel:
     function = getattr(_import(path), attribute, None)
     if not callable(function):
         raise UsageError(f"kernel {path}: has no function {attribute}")
-    digest = hashlib.sha256(str(Path(path).resolve()).encode() + b"\0" + source).hexdigest()[:16]
-    return Kernel(attribute, function, f"{attribute}_{digest}")
+    return Kernel(attribute, function, f"{attribute}_{_digest(path, source)}")
+
+
+def _digest(path: str, source: bytes) -> str:
+    return hashlib.sha256(str(Path(path).resolve()).encode() + b"\0" + source).hexdigest()[:16]
 
 
 def _import(path: str) -> Any:

@@ -44,8 +44,6 @@ LOOP = np.dtype(
         ("both", "<u8"),  # 1: both directions, 0: only what a receives
         ("batch", "<u8"),  # packets per step
         ("widest", "<u8"),  # descriptors that the longest packet takes
-        ("indices", "<u8"),  # addresses of uint32[batch] each
-        ("lengths", "<u8"),
         ("rounds", "<u8"),  # how often to poll each queue before returning
         ("patience", "<u8"),  # return after this many rounds in a row without a packet
         ("limit", "<u8"),  # return when so many packets have been received in all; 0: no limit

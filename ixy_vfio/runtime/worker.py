@@ -63,8 +63,7 @@ class Job:
 def loop_state(
     a: QueuePair, b: QueuePair, batch: int, both: bool = True, limit: int = 0, widest: int = 1
 ) -> tuple[NDArray[Any], Any]:
-    """The loop's record, and the arrays that it points to (to be kept as long as the record)."""
-    scratch = np.zeros((2, batch), np.uint32)
+    """The loop's record, and what it points to (to be kept as long as the record)."""
     state: NDArray[Any] = np.zeros(1, LOOP)
     values = {
         "a": a.address,
@@ -72,15 +71,13 @@ def loop_state(
         "both": both,
         "batch": batch,
         "widest": widest,
-        "indices": scratch[0].ctypes.data,
-        "lengths": scratch[1].ctypes.data,
         "rounds": 1000,
         "patience": PATIENCE,
         "limit": limit,
     }
     for name, value in values.items():
         state[name] = value
-    return state, scratch
+    return state, (a, b)
 
 
 def counters(pair: QueuePair) -> PortCounters:

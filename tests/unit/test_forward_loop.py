@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ixy_vfio.apps import kernels
 from ixy_vfio.apps.compile import check, forwarding_loop
@@ -86,6 +87,57 @@ def test_none_changes_nothing_and_drop_sends_nothing() -> None:
     first, second = lab.counters()
     assert (first.received, first.refused, second.sent) == (40, 40, 0)
     lab.world.check()
+
+
+def frame(*, kind: int = 0x0800, protocol: int = 17) -> NDArray[np.uint8]:
+    """The 64 bytes that the model brings as the beginning of each packet."""
+    data: NDArray[np.uint8] = np.zeros(64, np.uint8)
+    data[12:14], data[23] = (kind >> 8, kind & 255), protocol
+    return data
+
+
+@pytest.mark.parametrize(
+    ("kind", "protocol", "length", "sent"),
+    [(0x0800, 17, 60, 1), (0x0800, 6, 60, 0), (0x86DD, 17, 60, 0), (0x0801, 17, 60, 0), (0x0800, 17, 33, 0)],
+)
+def test_udp_forwards_udp_alone(kind: int, protocol: int, length: int, sent: int) -> None:
+    lab = Lab("udp")
+    lab.world.template[:] = frame(kind=kind, protocol=protocol).view(np.uint64)
+    deliver(lab.world.nics[0], 1, length << 32 | 3, 60)
+    assert lab.run() == 1
+    assert (lab.counters()[1].sent, lab.counters()[0].refused) == (sent, 1 - sent)
+
+
+def test_sample_forwards_one_packet_in_16_by_its_headers() -> None:
+    lab = Lab("sample", buffers=1024)
+    data = frame()
+    sent = []
+    for value in range(64):
+        data[40], data[42] = value, value + 1  # byte 42 is no part of the headers
+        lab.world.template[:] = data.view(np.uint64)
+        deliver(lab.world.nics[0], 1, PLAIN, 60)
+        before = lab.counters()[1].sent
+        lab.run()
+        transmit(lab.world.nics[1], 1)
+        sent += [value] * (lab.counters()[1].sent - before)
+    assert sent == [value for value in range(64) if (8 + 17 + value) % 16 == 0]
+
+
+@pytest.mark.parametrize(
+    ("errors", "sent"), [(0, 1), (3 << 5, 1), (1 << 5 | 1 << 30, 0), (1 << 6 | 1 << 31, 0), (1 << 31, 1)]
+)
+def test_intact_drops_what_the_device_found_wrong(errors: int, sent: int) -> None:
+    lab = Lab("intact")
+    deliver(lab.world.nics[0], 1, PLAIN | errors, 60)
+    assert lab.run() == 1
+    assert lab.counters()[1].sent == sent
+
+
+def test_a_users_kernel_may_be_named_like_one_that_is_shipped(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def touch(packet):\n    return True\n")
+    with pytest.raises(UsageError, match="plain function of"):
+        forwarding_loop(kernels.load(f"{path}:touch"))
 
 
 def test_a_kernel_of_the_users_own_drops_by_content(tmp_path: Path) -> None:
