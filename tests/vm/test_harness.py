@@ -1,10 +1,12 @@
 """What the harness finds out about the machine; no guest is booted here."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.vm.harness import Config, Missing, VmError, debian, kernel, machine, qemu
+from tests.vm.harness import Config, Missing, VmError, build, debian, kernel, machine, qemu
 
 DEB822 = """\
 # a comment
@@ -94,3 +96,48 @@ def test_without_qemu_and_without_a_mirror_it_says_what_to_install(
     monkeypatch.setattr(qemu, "NEEDED", (1000, 0))
     with pytest.raises(Missing, match=r"install QEMU >= 1000\.0 .*: (no Debian mirror|no apt-get)"):
         qemu.find()
+
+
+MAKEFILE = """\
+tinyconfig: ; echo CONFIG_TINY=y > .config
+olddefconfig: ; sed -i '/=n/d; /CONFIG_PERF_EVENTS/d; {lost}' .config
+bzImage: ; {compile}
+"""
+COMPILE = "mkdir -p arch/x86/boot; cp .config arch/x86/boot/bzImage"
+
+
+def kernel_source(work: Path, lost: str = "", compile: str = COMPILE) -> None:
+    """A package whose kernel is its configuration."""
+    if not (shutil.which("make") and shutil.which("xz")):
+        pytest.skip("no make or no xz here")
+    source = work / "linux-source-9.9"
+    (source / "scripts/kconfig").mkdir(parents=True)
+    (source / "Makefile").write_text(MAKEFILE.format(lost=lost, compile=compile))
+    merge = source / "scripts/kconfig/merge_config.sh"  # -m -O FOLDER BASE FRAGMENT
+    merge.write_text('#!/bin/sh\ncat "$5" >> "$3/.config"\n')
+    merge.chmod(0o755)
+    (work / "package/usr/src").mkdir(parents=True)
+    archive = work / "package/usr/src/linux-source-9.9.tar.xz"
+    subprocess.run(["tar", "-cJf", archive, "-C", work, source.name], check=True)
+    shutil.rmtree(source)
+
+
+def test_a_kernel_is_configured_checked_and_compiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kernel_source(tmp_path)
+    image = build._build(tmp_path, "linux-source-9.9")
+    assert image == tmp_path / "linux-source-9.9/arch/x86/boot/bzImage"
+    assert {"CONFIG_TINY=y", *build.WANTED} <= set(image.read_text().splitlines())
+    said = "linux-source-9.9 does not know CONFIG_PERF_EVENTS=y; going on without\ncompiling ...\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_kernel_without_what_the_tests_need_is_not_compiled(tmp_path: Path) -> None:
+    kernel_source(tmp_path, lost="/IOMMUFD=/d")
+    with pytest.raises(VmError, match=r"does not know CONFIG_IOMMUFD=y, CONFIG_PERF_EVENTS=y: scripts/kernel\.frag"):
+        build._build(tmp_path, "linux-source-9.9")
+
+
+def test_a_compilation_that_fails_says_why(tmp_path: Path) -> None:
+    kernel_source(tmp_path, compile="echo boot.c:1: no such thing; exit 1")
+    with pytest.raises(VmError, match=r"make bzImage failed:\n(.*\n)*boot.c:1: no such thing"):
+        build._build(tmp_path, "linux-source-9.9")
