@@ -9,6 +9,7 @@ ffi = FFI()
 ffi.cdef("""
 void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset);
 int munmap(void *address, size_t length);
+int mprotect(void *address, size_t length, int protection);
 int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
 int capset(void *header, void *data);
 long syscall(long number, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t d, uintptr_t e, uintptr_t f);
@@ -37,6 +38,12 @@ def munmap(address: int, length: int) -> None:
     """munmap(2). Raises OSError."""
     if _libc.munmap(ffi.cast("void *", address), length):
         raise _error("munmap")
+
+
+def mprotect(address: int, length: int, protection: int) -> None:
+    """mprotect(2). Raises OSError."""
+    if _libc.mprotect(ffi.cast("void *", address), length, protection):
+        raise _error("mprotect")
 
 
 def prctl(option: int, first: int, second: int | bytes = 0) -> None:

@@ -5,6 +5,7 @@ in `seccomp`.
 The layers, in this order; the names are those in the forwarder's summary:
 
     memory                  every shared mapping is gone but its own (of BAR0, the pages with its doorbells)
+    (code)                  no page stays writable and executable
     no-new-privs            no program that it could ever run would have more rights
     capabilities            none, even for root
     not-dumpable            no other process of the user may trace it or read its memory; no core file
@@ -18,6 +19,7 @@ A layer that this kernel lacks is reported, and the others hold.
 """
 
 import itertools
+import mmap
 import os
 import resource
 import signal
@@ -82,6 +84,7 @@ def seal(keep_fds: Sequence[int], keep: Sequence[tuple[int, int]], parent: int, 
         os.sched_setaffinity(0, {core})
     result = Seal(["memory", "no-new-privs", "capabilities", "not-dumpable"])
     unmap_all_but(keep)
+    freeze_code()
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
     give_up_privileges()
     libc.prctl(libc.PR_SET_DUMPABLE, 0)
@@ -140,6 +143,18 @@ def _forbid_compilation() -> None:
 
     for name in ("compile", "_compile_for_args"):  # called by name, and by a call with new types
         setattr(dispatcher.Dispatcher, name, refuse)
+
+
+def freeze_code() -> None:
+    """No page stays writable and executable. libffi makes one for the compiler's callbacks, and writes it no more.
+
+    (It would when a callback is freed, as at the end of an interpreter, so this is for a process that leaves by _exit.)
+    """
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        addresses, rights, *_ = line.split(maxsplit=2)
+        if rights.startswith("rwx"):
+            begin, end = (int(word, 16) for word in addresses.split("-"))
+            libc.mprotect(begin, end - begin, mmap.PROT_READ | mmap.PROT_EXEC)
 
 
 def pages(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
