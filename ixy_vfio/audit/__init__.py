@@ -1,4 +1,4 @@
-"""`ixy-vfio audit`: shows whether the IOMMU isolation of this machine holds, by looking at it.
+"""`ixy-vfio audit`: shows whether the IOMMU isolation of this machine holds, by looking at it, and by attacking.
 
     system.py     everything that is read of a machine: files, links, owners and modes; live
     tree.py       the same from a text file: recorded machines, for tests and bug reports
@@ -8,7 +8,8 @@
     model.py      Finding, Check, and the decorators that make a function a check
     checks/       the checks: a function each, whose docstring is its page of the documentation
     runner.py     runs them -> Report; report.py: JSON; table.py, html.py, picture.py: for people; compare.py, pages.py
+    attack/       what attacks need: leases, devices that are told where to do DMA (`--attack`)
 
 Adding a check is adding a function to a file in checks/; nothing else lists it. Standard library only: an audit is to
-be quick, and to run where nothing of the driver does.
+be quick, and to run where nothing of the driver does. (attack/ alone uses the driver; it is imported when it is run.)
 """

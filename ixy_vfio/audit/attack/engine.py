@@ -32,6 +32,9 @@ class Engine(Protocol):
     def kick(self, iova: int) -> None:
         """As `write`, but does not wait."""
 
+    def close(self) -> None:
+        """Unmap what it has mapped of the device, which is open as long as that is."""
+
 
 def wait(ready: Callable[[], bool], seconds: float = DEADLINE) -> bool:
     """Whether it came true in time."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ixy_vfio.audit.attack.engine import BLOCK, LANDED, WORK, Engine, wait
-from ixy_vfio.audit.model import Finding, Reading, fail, passed
+from ixy_vfio.audit.model import Finding, Reading, Status, fail, passed, warn
 from ixy_vfio.core import pci
 from ixy_vfio.core.errors import IxyError, LeaseError, RefusedError, UsageError
 from ixy_vfio.core.memory import DmaMemory
@@ -24,6 +24,7 @@ RINGS = 8192  # bytes
 TARGET = 8192  # bytes of memory that nothing is to be done to
 FREE_AGAIN = 15.0  # seconds for the lease of a process that was killed to end
 FAULT_WAIT = 1.5  # seconds for a fault to be logged, and the helper to read it
+ATTEMPTS = 3  # at a read that the device answered with zeros
 SIMULATED = "8259:"
 
 
@@ -93,13 +94,14 @@ class Lab:
         return None
 
     def fault(self, seconds: float = FAULT_WAIT) -> str | None:
-        """Why the helper ended the lease, if it does so in time: a fault of the IOMMU, as the kernel logged it."""
+        """A fault of the IOMMU as the kernel logged it, if the helper ends the lease for one in time."""
         end = time.monotonic() + (0.0 if self.simulated else seconds)
         while True:
             try:
                 self.lease.check()
             except LeaseError as error:
-                return str(error).partition("was blocked: ")[2] or str(error)
+                if fault := str(error).partition("was blocked: ")[2]:
+                    return fault
             if time.monotonic() > end:
                 return None
             time.sleep(0.01)
@@ -114,6 +116,11 @@ class Lab:
             why = "" if self.simulated else "; no fault was logged"
             return passed(f"{what} ({iova:#x}): held back{why}", memory)
         return passed(f"{what} ({iova:#x}): held back, and logged by the IOMMU", memory, Reading("fault", fault))
+
+
+def filler(got: bytes) -> bool:
+    """Whether it is what devices give out in the place of what they could not read."""
+    return got in (bytes(len(got)), b"\xff" * len(got))
 
 
 def first_change(view: memoryview) -> int | None:
@@ -143,8 +150,11 @@ class Field:
             work = lease.memory(WORK, [device], Purpose.PACKETS)
             more = lease.memory(TARGET, [device], Purpose.PACKETS) if target else None
             lab = Lab(lease, device, rings, work, more, make_engine(device, rings, work))
-            lab.prepare()
-            yield lab
+            try:
+                lab.prepare()
+                yield lab
+            finally:
+                lab.engine.close()
 
     def lease(self) -> Lease:
         """A lease, without a device."""
@@ -161,30 +171,34 @@ class Field:
                     raise
                 time.sleep(0.05)
 
-    def read(self, what: str, place: Place, target: bool = True) -> Finding:
-        """Let the device read where it must not."""
-        with self.lab(target) as lab:
-            return self.read_in(lab, what, place(lab))
+    def read(self, what: str, place: Place, target: bool = True, known: bytes | None = None) -> Finding:
+        """Let the device read where it must not. `known`: what is there, where that is known.
 
-    def read_in(self, lab: Lab, what: str, iova: int) -> Finding:
-        """The same in a lease that is ready."""
-        got = lab.engine.read(iova)
-        return lab.verdict(what, iova, None if got is None else f"the device read it: {got[:8].hex()}...")
+        Some devices give out zeros (or ones) in the place of what was held back. Then the IOMMU's fault tells; as it
+        is not always logged, there are some attempts.
+        """
+        iova, got = 0, None
+        for _ in range(ATTEMPTS):
+            with self.lab(target) as lab:
+                iova = place(lab)
+                got = lab.engine.read(iova)
+                if known is not None:
+                    return lab.verdict(what, iova, None if got != known else "the device read it: a canary came out")
+                if got is None or (filler(got) and lab.fault()):
+                    return lab.verdict(what, iova, None)
+                if not filler(got):
+                    return lab.verdict(what, iova, f"the device read it: {got[:8].hex()}...")
+        return warn(
+            f"{what} ({iova:#x}): {(got or b'')[:1].hex()}... came out, and no fault was logged: it cannot be told"
+        )
 
-    def write(self, what: str, place: Place, careful: bool = True, target: bool = True) -> Finding:
-        """Let the device write where it must not; if `careful`, only where it cannot read."""
-        if careful and (open_to_it := self._readable(what, place, target)):
-            return open_to_it
-        with self.lab(target) as lab:
+    def write(self, what: str, place: Place) -> Finding:
+        """Let the device write where it must not; only where it cannot read: else it is memory, perhaps somebody's."""
+        read = self.read(what, place)
+        if read.status is not Status.PASS:
+            return Finding(read.status, f"{read.text}; not written to, as it may be anybody's memory", read.evidence)
+        with self.lab() as lab:
             return self.write_in(lab, what, place(lab))
-
-    def _readable(self, what: str, place: Place, target: bool) -> Finding | None:
-        """A failure, when the device can read there: then it is memory, perhaps of somebody else."""
-        with self.lab(target) as lab:
-            iova = place(lab)
-            if lab.engine.read(iova) is None:
-                return None
-            return fail(f"{what} ({iova:#x}): not written to, for the device can read there; see attack.read_unmapped")
 
     def write_in(self, lab: Lab, what: str, iova: int, canary: Callable[[], str | None] = lambda: None) -> Finding:
         """The same in a lease that is ready; `canary` looks at memory that the lease does not know of."""

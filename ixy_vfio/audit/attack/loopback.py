@@ -55,6 +55,9 @@ class LoopbackNic:
         self._rx = self._tx = 0
         self._set_up()
 
+    def close(self) -> None:
+        """It has mapped nothing."""
+
     def _post(self, iova: int) -> int:
         """Give the NIC one receive buffer; returns the index of its descriptor."""
         slot = self._rx

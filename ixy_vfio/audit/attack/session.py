@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ixy_vfio.audit.attack.engine import BLOCK
-from ixy_vfio.audit.attack.field import CANARY, SIMULATED, Field, Lab
+from ixy_vfio.audit.attack.engine import BLOCK, LANDED
+from ixy_vfio.audit.attack.field import CANARY, SIMULATED, Field, Lab, filler
 from ixy_vfio.audit.model import Finding, Findings, Reading, fail, passed, skip
 from ixy_vfio.core import pci
 from ixy_vfio.core.errors import DeviceError, IxyError, LeaseError, RefusedError
@@ -160,7 +160,7 @@ def helper_killed(field: Field) -> Findings:
         except DeviceError as error:
             yield passed(f"its death took the device away: {error}")
         else:
-            read = None if got is None else f"the device read it: {got[:8].hex()}..."
+            read = None if got is None or filler(got) else f"the device read it: {got[:8].hex()}..."
             yield lab.verdict("after the helper's death, an address far from all mappings", iova, read)
     if not field.address.startswith(SIMULATED):
         yield _bus_master_off(field.address)
@@ -251,7 +251,7 @@ def _refused_by_the_helper(field: Field) -> Findings:
             "more memory than was granted", lambda: lab.lease.memory(beyond, [lab.device], Purpose.PACKETS)
         )
         if not lab.simulated:
-            yield _other_address_spaces()
+            yield _other_address_spaces(lab)
         lab.lease.seal()
         try:
             lab.lease.memory(4096, [lab.device], Purpose.PACKETS)
@@ -268,22 +268,24 @@ def _must_refuse(what: str, ask: Callable[[], object]) -> Finding:
     return fail(f"the helper gives {what}")
 
 
-def _other_address_spaces() -> Finding:
-    """With a descriptor of the device, attach it to another address space of its iommufd (or container)."""
-    attached = []
+def _other_address_spaces(lab: Lab) -> Finding:
+    """With a descriptor of the device, attach it to every address space of its iommufd: there must be one only."""
+    mine, others = os.urandom(BLOCK), []
+    lab.work.view[LANDED : LANDED + BLOCK] = mine
+    tried = 0
     for name in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{name}")
-        except OSError:
-            continue
-        if "vfio" not in target or "memfd" in target:
+        path = f"/proc/self/fd/{name}"
+        target = os.readlink(path) if os.path.islink(path) else ""
+        if "vfio-device" not in target and not target.startswith("/dev/vfio/"):
             continue
         for identity in range(OTHER_IDS):
+            tried += 1
             try:
                 fcntl.ioctl(int(name), VFIO_ATTACH, bytearray(struct.pack("=III", 12, 0, identity)))
-                attached.append(identity)
             except OSError:
                 continue
-    if len(attached) > 1:  # the one that it has is no harm
-        return fail(f"the device can be attached to {len(attached)} address spaces: {attached}")
-    return passed("the device has one address space, or none that can be chosen")
+            if lab.engine.read(lab.work.iova + LANDED) != mine:  # else it is the one that it has, by another name
+                others.append(identity)
+    if others:
+        return fail(f"the device can be attached to other address spaces: {others}")
+    return passed(f"{tried} attempts to give the device another address space failed")

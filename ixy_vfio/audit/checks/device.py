@@ -11,7 +11,7 @@ from ixy_vfio.audit.host import DEVICES, Host, PciDevice
 from ixy_vfio.audit.model import Findings, Reading, Severity, device_check, fail, passed, skip, warn
 from ixy_vfio.audit.sessions import strays_of
 
-EEPROM_RECORDS = "/run/ixy_vfio/eeprom"  # ADDRESS.bind, ADDRESS.last: digests that the helper wrote
+EEPROM_RECORDS = "/run/ixy_vfio/eeprom"  # ADDRESS.bind, ADDRESS.last: digests
 HARMLESS_DRIVERS = ("pci-stub", "pcieport")  # linux/drivers/vfio/group.c: vfio_dev_driver_allowed
 
 
@@ -234,8 +234,10 @@ def sriov(host: Host, device: PciDevice) -> Findings:
 def eeprom(host: Host, device: PciDevice) -> Findings:
     """The device's EEPROM is as it was when it was bound.
 
-    Compares the digest that the helper took when it bound the device with the one after the last lease
-    (/run/ixy_vfio/eeprom).
+    Compares a digest of when the device was bound with one of after its last lease: /run/ixy_vfio/eeprom/ADDRESS.bind
+    and ADDRESS.last. The helper does not write them: it maps no registers, and whoever drives the device is the one
+    that is not to be believed. A tool of root's that reads the EEPROM before and after may put its digests there
+    (with `ethtool -e`, while the kernel's driver has the device).
 
     Why: who holds a physical function of an 82599 can write its EEPROM and option ROM. That outlives every reset, and
     a changed option ROM runs in the firmware at the next boot.
@@ -246,7 +248,7 @@ def eeprom(host: Host, device: PciDevice) -> Findings:
     first = host.read(f"{EEPROM_RECORDS}/{device.address}.bind")
     last = host.read(f"{EEPROM_RECORDS}/{device.address}.last")
     if first.value is None or last.value is None:
-        yield skip("no digests were recorded by the helper", first, last)
+        yield skip("nobody recorded digests", first, last)
     elif first.value != last.value:
         yield fail("changed since it was bound", first, last)
     else:

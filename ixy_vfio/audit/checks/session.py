@@ -10,6 +10,7 @@ from ixy_vfio.audit.sessions import Kind, Level, Session, level
 # Pages of BAR0 that hold nothing but queues: base, length, head, tail of rings. 82599 datasheet, section 8.2.3.8 and 9.
 QUEUE_PAGES = ((0x1000, 0x2000), (0x6000, 0x8000), (0xD000, 0xE000))
 WORKER_FDS = ("socket:", "anon_inode:[eventfd]", "anon_inode:[eventpoll]", "pipe:")
+NO_MORE = ("Max open files", "Max processes", "Max file size")  # lines of /proc/PID/limits
 SIMULATED = "a simulated device: no IOMMU is involved"
 
 
@@ -102,6 +103,39 @@ def sandbox(host: Host, session: Session) -> Findings:
         yield warn(f"without a full sandbox: {names(lacks)}", *evidence)
     else:
         yield passed("all are sandboxed", *(one.fact("Seccomp") for one in session.processes))
+
+
+@session_check("session.limits", Severity.LOW)
+def limits(host: Host, session: Session) -> Findings:
+    """A worker can neither be traced nor make files, processes or descriptors.
+
+    Looks at two layers of a worker's sandbox that other checks do not see: whether the kernel keeps it from being
+    traced by other processes of its user (its files in /proc are root's then), and its limits in /proc/PID/limits.
+    Whether it uses Landlock is shown by no kernel; kernel.landlock says whether it could.
+
+    Why: each layer holds when another one has a hole. A worker that can be traced can be taken over by any program of
+    its user, and gives away the packets it sees.
+
+    Fix: use workers of ixy-vfio, which seal themselves; `ixy-vfio forward --require-sealed` refuses to run where a
+    layer is missing.
+    """
+    if not session.workers or session.kind is Kind.OTHER:
+        yield skip("it has no workers of ours")
+        return
+    good = True
+    for one in session.workers:
+        node, owner = host.node(f"/proc/{one.pid}/environ")
+        reading = host.read(f"/proc/{one.pid}/limits")
+        soft = {line[:25].strip(): line[25:].split()[:1] for line in (reading.value or "").splitlines()}
+        lacks = [name.removeprefix("Max ") for name in NO_MORE if soft.get(name) != ["0"]]
+        if node is not None and node.uid and 0 not in one.uids:
+            good = False
+            yield warn(f"{one} can be traced by its user", owner)
+        if lacks:
+            good = False
+            yield warn(f"{one} is not limited: {', '.join(lacks)}", reading)
+    if good:
+        yield passed("not dumpable, limits of 0", *(host.read(f"/proc/{one.pid}/limits") for one in session.workers))
 
 
 @session_check("session.fds", Severity.HIGH, needs_root=True)

@@ -328,7 +328,7 @@ def mapping_gone(tree: Tree) -> None:
     edit(tree, TABLES, "0x0000001000000 |\t", "# ")
 
 
-@mutation("session.level", Status.WARN, "session.fds", "session.bar", "session.mseal")
+@mutation("session.level", Status.WARN, "session.fds", "session.bar", "session.mseal", "session.limits")
 def no_workers(tree: Tree) -> None:
     tree.remove("/proc/1201")
     tree.remove("/proc/1202")
@@ -367,10 +367,20 @@ def helper_from_a_directory_of_a_user(tree: Tree) -> None:
     node(tree, "/usr/lib/ixy_vfio", 0o755, uid=1000, kind="d")
 
 
+@mutation("session.limits", Status.WARN)
+def worker_without_limits(tree: Tree) -> None:
+    edit(tree, f"/proc/{WORKER}/limits", "Max open files            0   ", "Max open files            1024")
+
+
+@mutation("session.limits", Status.WARN)
+def worker_that_can_be_traced(tree: Tree) -> None:
+    node(tree, f"/proc/{WORKER}/environ", 0o400, uid=1000, kind="-")
+
+
 def test_the_sound_machine_passes_every_check() -> None:
     report = look(machine("sound"))
     assert statuses(report, Status.PASS) == LOOKS
-    assert report.counts == {"FAIL": 0, "WARN": 0, "SKIP": 0, "PASS": 55}
+    assert report.counts == {"FAIL": 0, "WARN": 0, "SKIP": 0, "PASS": 56}
 
 
 @pytest.mark.parametrize("case", MUTATIONS, ids=lambda case: case.name)
