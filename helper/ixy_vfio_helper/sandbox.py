@@ -129,10 +129,11 @@ def set_capabilities(mask: int) -> None:
     _call("capset", _CAPSET, header, data)
 
 
-def restrict_files(paths: Mapping[Path, int]) -> None:
-    """By Landlock: these rights, below these paths that there are; no TCP, abstract sockets and signals to others.
+def ruleset_for(paths: Mapping[Path, int]) -> int:
+    """Landlock: a file descriptor that stands for these rights below these paths, as far as they are there.
 
-    Raises OSError where there is no Landlock; an older version restricts what it knows.
+    No TCP, no abstract sockets, no signals to others. Raises OSError where there is no Landlock; an older version
+    restricts what it knows.
     """
     version = _call("landlock", _CREATE_RULESET, None, 0, 1)
     handled = (1 << max(count for since, count in _KNOWN.items() if since <= version)) - 1
@@ -148,18 +149,29 @@ def restrict_files(paths: Mapping[Path, int]) -> None:
                     _call("landlock", _ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("<Qi", allowed, beneath), 0)
                 finally:
                     os.close(beneath)
-        _call("landlock", _RESTRICT_SELF, ruleset, 0)
-    finally:
+    except BaseException:
         os.close(ruleset)
+        raise
+    return ruleset
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sandbox:
     """Of the lease processes of one helper: the paths that they need, and system calls beside the usual ones."""
 
     paths: Mapping[Path, int]
     more: tuple[Rule, ...] = ()
     missing: list[str] = field(default_factory=list)
+    _ruleset: int = -1
+
+    def prepare(self) -> None:
+        """Look the paths up once, before there is a lease: so a lease that is refused has touched none of them.
+
+        What is missing then is looked up when a lease begins, but for /dev/iommu, which not every kernel has.
+        """
+        with contextlib.suppress(OSError):
+            if all(path.exists() for path in self.paths if path.name != "iommu"):
+                self._ruleset = ruleset_for(self.paths)
 
     def begin(self) -> list[str]:
         """The first step; returns what could not be had, as `layer: why`."""
@@ -173,9 +185,15 @@ class Sandbox:
                 if 1 << capability != CAP_SYSLOG and _prctl(_PR_CAPBSET_READ, capability):
                     _prctl(_PR_CAPBSET_DROP, capability)
         self._attempt("capabilities", lambda: keep_capabilities(CAP_SYSLOG))
-        self._attempt("landlock", lambda: restrict_files(self.paths))
+        self._attempt("landlock", self._restrict_files)
         self._attempt("seccomp", lambda: filter_calls([*first_rules(), *self.more]))
         return self.missing
+
+    def _restrict_files(self) -> None:
+        if self._ruleset < 0:
+            self._ruleset = ruleset_for(self.paths)
+        _call("landlock", _RESTRICT_SELF, self._ruleset, 0)
+        os.close(self._ruleset)
 
     def finish(self) -> None:
         """The second step. Raises OSError when it cannot be done although the first one was."""
