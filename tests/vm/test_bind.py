@@ -1,0 +1,90 @@
+"""Binding on a real kernel: faults and kills at every step, and each reason to refuse."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.vm.harness import Guest
+from tests.vm.support import STOCK, in_guest, inside, load
+from tests.vm.test_helper import wait_until
+from tests.vm.test_simulated_port import PORTS
+
+pytestmark = pytest.mark.vm
+
+BIND = ["journal", "uplink0 down", "driver_override=vfio-pci", "unbind", "drivers_probe", "journal", "done"]
+UNBIND = ["driver_override=", "unbind", "drivers_probe", "NAME down", "name uplink0", "mtu=1400", "uplink0 up",
+          "forget", "done"]  # fmt: skip
+NICS = {  # NIC -> (guest, device, another one on its wire)
+    "igb": (STOCK, "nic0", "nic1"),
+    "e1000e": (STOCK, "nic1", "nic0"),
+    "virtio": (STOCK, "nic2", "nic0"),
+    "82599": (PORTS, "port0", "port1"),
+}
+
+
+@pytest.mark.parametrize(
+    ("guest", "device", "peer"), list(NICS.values()), indirect=["guest"], ids=list(NICS), scope="session"
+)
+def test_a_bind_that_fails_or_dies_at_any_step(guest: Guest, device: str, peer: str) -> None:
+    """An error at each step of bind, kill -9 after each of bind and unbind: driver, name, MTU and state come back."""
+    load(guest, "vfio-pci", "igb", "e1000e", "virtio_net", "ixgbe")
+    said = json.loads(inside(guest, "bindings", guest.address(device), guest.address(peer), timeout=500))
+    unbind, answered = said.pop("unbind")
+    assert said == {"before": True, "fault": [BIND, True], "kill": [BIND, True]}
+    assert unbind[3].endswith(" down")  # by the name that the kernel gave
+    assert ([*unbind[:3], "NAME down", *unbind[4:]], answered) == (UNBIND, True)
+
+
+UPLINK_UP = "uplink0 is up; run: ip link set uplink0 down (or bind --down)"
+HAS = "uplink0 has the address"
+USES: dict[str, tuple[str, list[str]]] = {  # use -> what the helper says by sysfs, what `ixy-vfio in-use` says
+    "nobody": ("", []),
+    "up": (UPLINK_UP, ["uplink0 is up"]),
+    "address": (UPLINK_UP, ["uplink0 is up", f"{HAS} 10.99.0.1/24"]),
+    "address6": (UPLINK_UP, ["uplink0 is up", f"{HAS} fd99::1/64"]),
+    "route": (
+        UPLINK_UP,
+        ["uplink0 is up", f"{HAS} 10.99.0.1/24", "uplink0 carries the route to 10.98.0.0/16 via 10.99.0.2"],
+    ),
+    "default route": (
+        UPLINK_UP,
+        ["uplink0 is up", f"{HAS} 10.99.0.1/24", "uplink0 carries the IPv4 default route via 10.99.0.2"],
+    ),
+    "default route6": (UPLINK_UP, ["uplink0 is up", "uplink0 carries the IPv6 default route"]),
+    "ssh": (
+        UPLINK_UP,
+        ["uplink0 is up", f"{HAS} 10.99.0.1/24", "this SSH session came in by uplink0 (10.99.0.1)",
+         "the answers to this SSH session go out by uplink0"],
+    ),
+    "bond": ("uplink0 is part of bond0; remove it there", ["uplink0 is part of bond0 (bond)", "uplink0 is up"]),
+    "bridge": ("uplink0 is part of br0; remove it there", ["uplink0 is part of br0 (bridge)"]),
+    "team": ("uplink0 is part of team0; remove it there", ["uplink0 is part of team0 (team)", "uplink0 is up"]),
+    "vlan": ("uplink0 is part of tagged; remove it there", ["tagged (vlan) stands on uplink0"]),
+    "macvlan": ("uplink0 is part of inner; remove it there", ["inner (macvlan) stands on uplink0"]),
+    "namespace": (
+        "driver igb, but no interface here: it is in another network namespace",
+        ["driver igb has it, but its interface is in another network namespace (perhaps blue; see ip netns)"],
+    ),
+    "vfs": (
+        "has 2 virtual functions; run: echo 0 > /sys/bus/pci/devices/ADDRESS/sriov_numvfs",
+        ["2 virtual functions are enabled"],
+    ),
+}  # fmt: skip
+_told: dict[int, dict[str, Any]] = {}
+
+
+def told(guest: Guest) -> dict[str, Any]:
+    """What is said to all uses, asked once a guest."""
+    if id(guest) not in _told:
+        load(guest, "vfio-pci", "igb", "bonding", "bridge", "team", "8021q", "macvlan")
+        address = guest.address("nic0")
+        wait_until(lambda: guest.run(["test", "-d", f"/sys/bus/pci/devices/{address}/net"], check=False).status == 0)
+        _told[id(guest)] = json.loads(inside(guest, "uses", address, timeout=300).replace(address, "ADDRESS"))
+    return _told[id(guest)]
+
+
+@pytest.mark.parametrize("use", USES)
+@in_guest(STOCK)
+def test_a_nic_in_use_is_refused(guest: Guest, use: str) -> None:
+    assert told(guest)[use] == list(USES[use])
