@@ -17,6 +17,20 @@ HEADINGS = {
     Scope.ATTACK: "By attacking: `ixy-vfio audit DEVICE --attack`",
 }
 
+ATTACKING = """
+DEVICE must be yours to lease, and idle. It comes from the helper, as memory does, so an attack has no right that a
+driver has not. You are asked first; `--yes` answers beforehand. Each attack runs in a process and a lease of its own,
+with a deadline, and begins with a control: what the device may do works. The verdict is of memory: a canary that
+changed, or what came out of the device. A fault of the IOMMU, which ends the lease, is the second witness; Linux logs
+only some. A device that gives out zeros, with no fault logged, is a warning: it cannot be told.
+
+Devices that can attack: 82599, X540 and X550 in loopback (of these only the simulated 82599 was ever run), 82576, and
+QEMU's edu. Root binds a device that is no NIC of ours to vfio-pci and names it in the policy; the helper leases it like
+any other. Only root learns physical addresses and can kill the helper: run those two attacks with sudo, and the others
+as the user who runs drivers. On a simulated device the simulator stands in the place of the IOMMU: what holds there
+says nothing of a machine. No device here can send requests marked as translated: see device.ats.
+"""
+
 
 def page(check: Check) -> str:
     """One check, as Markdown."""
@@ -39,7 +53,7 @@ def index() -> str:
         "The JSON is described in [schema.md](schema.md).",
     ]
     for scope in Scope:
-        lines += ["", f"## {HEADINGS[scope]}", ""]
+        lines += ["", f"## {HEADINGS[scope]}", *([ATTACKING.rstrip()] if scope is Scope.ATTACK else []), ""]
         lines += [f"* [{one.name}]({one.name}.md): {one.title}" for one in CHECKS.values() if one.scope is scope]
     return "\n".join(lines) + "\n"
 
