@@ -8,6 +8,7 @@ if not __package__:  # started as a directory, `python3 -I -S .../ixy_vfio_helpe
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import argparse
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from ixy_vfio_helper.claims import Claims
 from ixy_vfio_helper.kernel import ROOT, VFIO_PCI, KernelBackend, PciDevice
 from ixy_vfio_helper.monitor import Refusal, log
 from ixy_vfio_helper.protocol import ADDRESS
-from ixy_vfio_helper.sandbox import DEVICE, READ, RECORDS, Sandbox
+from ixy_vfio_helper.sandbox import DEVICE, READ, RECORDS, Sandbox, lower
 
 RUN = Path("/run/ixy_vfio")
 
@@ -32,6 +33,8 @@ def _serve(arguments: argparse.Namespace, claims: Claims, journal: bind.Journal)
     listener, lock = server.activated(), -1
     if listener is None:  # everybody may connect: the policy decides
         listener, lock = server.listen(arguments.socket or arguments.run / "helper.sock", 0o666)
+    with contextlib.suppress(OSError):  # each lease says it, too
+        lower()
     backend = KernelBackend(arguments.way, arguments.root)
     paths = {arguments.root / "sys": READ, arguments.root / "proc": READ, claims.directory: RECORDS}
     paths |= {ROOT / "dev/vfio": DEVICE, ROOT / "dev/iommu": DEVICE, ROOT / "dev/kmsg": READ}

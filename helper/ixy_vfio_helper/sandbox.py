@@ -122,6 +122,23 @@ def keep_capabilities(mask: int) -> None:
     set_capabilities(now & mask)
 
 
+def lower() -> None:
+    """What every process of the helper that serves does without: all capabilities but one, and new ones.
+
+    Raises OSError when something around the helper forbids it to give them up.
+    """
+    with contextlib.suppress(OSError, ValueError):  # mapping for DMA is charged, without CAP_IPC_LOCK
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    with contextlib.suppress(OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    with contextlib.suppress(OSError):  # takes CAP_SETPCAP
+        for capability in range(64):
+            if 1 << capability != CAP_SYSLOG and _prctl(_PR_CAPBSET_READ, capability):
+                _prctl(_PR_CAPBSET_DROP, capability)
+    keep_capabilities(CAP_SYSLOG)
+
+
 def set_capabilities(mask: int) -> None:
     """Exactly these. Raises OSError."""
     low, high = mask & 0xFFFF_FFFF, mask >> 32
@@ -175,16 +192,7 @@ class Sandbox:
 
     def begin(self) -> list[str]:
         """The first step; returns what could not be had, as `layer: why`."""
-        with contextlib.suppress(OSError, ValueError):  # mapping for DMA is charged, without CAP_IPC_LOCK
-            resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        with contextlib.suppress(OSError):
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-        with contextlib.suppress(OSError):  # takes CAP_SETPCAP
-            for capability in range(64):
-                if 1 << capability != CAP_SYSLOG and _prctl(_PR_CAPBSET_READ, capability):
-                    _prctl(_PR_CAPBSET_DROP, capability)
-        self._attempt("capabilities", lambda: keep_capabilities(CAP_SYSLOG))
+        self._attempt("capabilities", lower)
         self._attempt("landlock", self._restrict_files)
         self._attempt("seccomp", lambda: filter_calls([*first_rules(), *self.more]))
         return self.missing

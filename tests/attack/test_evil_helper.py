@@ -4,6 +4,8 @@ With root, as the helper has it: the attacks on files then say what user id 0 wi
 """
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +17,10 @@ from ixy_vfio.transport.lease import Lease, Purpose
 from tests.attack import evil_process as evil
 from tests.attack.evil_process import Attack
 from tests.attack.evil_worker import LAST_SYSCALL
-from tests.conftest import StartSimulator, address
+from tests.conftest import StartSimulator, address, wait_until
 
+HELPER = Path(sandbox.__file__).parent
+SETS = ("Inh", "Prm", "Eff", "Bnd", "Amb")
 FREE, FIRST, LAST = "free", "begin", "finish"
 
 
@@ -109,6 +113,27 @@ def test_what_the_kernel_shows_of_a_lease_process(simulator: StartSimulator) -> 
         assert status(sim.directory) == ("1", "1", {"0" * 16})
         lease.seal()
         assert status(sim.directory) == ("1", "2", {"0" * 16})
+
+
+@pytest.mark.root  # it shows how root gives its rights up
+def test_the_listening_process(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[user.1000]\ndevices = ["0000:03:00.0"]\n')
+    policy.chmod(0o600)
+    argv = [sys.executable, "-I", "-S", str(HELPER), "--run", str(tmp_path), "serve", "--policy", str(policy)]
+    with subprocess.Popen(argv) as process:
+        try:
+            path = Path(f"/proc/{process.pid}/status")
+
+            def lowered() -> bool:
+                fields = dict(line.split(":\t", 1) for line in path.read_text().splitlines() if ":\t" in line)
+                held = [int(fields[f"Cap{kind}"], 16) & ~sandbox.CAP_SYSLOG for kind in SETS]
+                return fields["NoNewPrivs"] == "1" and not any(held)
+
+            wait_until("it has given up its rights", lowered)
+            assert (tmp_path / "helper.sock").is_socket()
+        finally:
+            process.terminate()
 
 
 def status(directory: Path) -> tuple[str, str, set[str]]:
