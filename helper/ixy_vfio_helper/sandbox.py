@@ -50,10 +50,15 @@ UNDO_IOCTLS = tuple(VFIO + number for number in (0x6C, 0x6E, 0x6F, 0x72, 0x86))
 # System calls of x86-64 that stay until the end.
 _LAST = (
     0, 1, 3, 5, 7, 8, 11, 12, 13, 14, 15, 17, 18, 24, 25, 28,  # read ... pread64, pwrite64, mremap, madvise
-    39, 44, 45, 46, 47, 60, 72, 131, 186, 202, 219,  # getpid, sending and receiving, exit, fcntl, gettid, futex
+    39, 44, 45, 46, 47, 60, 131, 186, 202, 219,  # getpid, sending and receiving, exit, gettid, futex
     228, 230, 231, 271, 318, 334,  # clocks, exit_group, ppoll, getrandom, rseq
 )  # fmt: skip
-_NO_EXECUTABLE: tuple[Rule, ...] = tuple((number, 2, _PROT_EXEC, (0,)) for number in (9, 10))  # mmap, mprotect
+# Of mmap and mprotect nothing executable; of fcntl flags, copies, locks and seals. F_SETOWN and F_SETSIG would let a
+# process of root's send any signal to anybody, without a capability.
+_HARMLESS: tuple[Rule, ...] = (
+    *((number, 2, _PROT_EXEC, (0,)) for number in (9, 10)),
+    (72, 1, 0xFFFF_FFFF, (1, 2, 3, 4, 36, 37, 1030, 1033)),
+)
 # Those that are needed before: stat and its kin, open, directories, memfds, eventfds; and what `finish` calls.
 _FIRST = (4, 6, 21, 32, 77, 89, 217, 257, 262, 267, 285, 290, 319, 332, _CAPSET)
 # socket (Unix), connect, getsockopt: a simulated device is at the end of a socket.
@@ -68,12 +73,12 @@ def first_rules() -> list[Rule]:
     """Until the client seals its lease."""
     ioctls: list[Rule] = [(16, 1, 0xFFFF_FF00, (VFIO,)), (16, 1, 0xFFFF_FFFF, (FIONBIO, FIOCLEX))]
     seccomp: Rule = (157, 0, 0xFFFF_FFFF, (_PR_SET_SECCOMP,))
-    return [*_rules((*_LAST, *_FIRST)), *_NO_EXECUTABLE, *ioctls, seccomp]
+    return [*_rules((*_LAST, *_FIRST)), *_HARMLESS, *ioctls, seccomp]
 
 
 def last_rules() -> list[Rule]:
     """From then on."""
-    return [*_rules(_LAST), *_NO_EXECUTABLE, (16, 1, 0xFFFF_FFFF, (*UNDO_IOCTLS, FIONBIO))]
+    return [*_rules(_LAST), *_HARMLESS, (16, 1, 0xFFFF_FFFF, (*UNDO_IOCTLS, FIONBIO))]
 
 
 def program(rules: Sequence[Rule]) -> bytes:

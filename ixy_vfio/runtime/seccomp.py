@@ -71,12 +71,13 @@ def worker_rules(fd: int, waker: int | None = None) -> list[Rule]:
 _CONTROL = (
     0, 1, 3, 4, 5, 6, 7, 8, 11, 12, 13, 14, 15, 17, 18, 19, 20, 21, 23, 24, 25, 28,  # read ... select, madvise
     32, 35, 39, 44, 45, 46, 47, 48, 54, 55,  # dup, nanosleep, getpid, sending and receiving, socket options
-    60, 61, 63, 72, 79, 89, 96, 98, 99, 100, 102, 104, 107, 108, 110,  # exit, wait4, uname, fcntl, who am I
+    60, 61, 63, 79, 89, 96, 98, 99, 100, 102, 104, 107, 108, 110,  # exit, wait4, uname, who am I
     131, 186, 202, 204, 217, 219, 228, 229, 230, 231, 232, 233, 247,  # futex, clocks, epoll, waitid
     262, 267, 270, 271, 281, 291, 318, 332, 334, 439,  # newfstatat, pselect6, ppoll, epoll, getrandom, statx
 )  # fmt: skip
 _VFIO_DEVICE = range(0x3B6B, 0x3B70)  # info, regions, interrupts, reset: no memory, no attaching, no hot reset
 _TERMINAL = (0x5401, 0x5413, 0x5421, 0x5451)  # TCGETS, TIOCGWINSZ, FIONBIO, FIOCLEX
+_DESCRIPTORS = (1, 2, 3, 4, 1030)  # fcntl: flags, and F_DUPFD_CLOEXEC; F_SETOWN and F_SETSIG would send signals
 _PROT_EXEC = 4
 _OPEN_TO_WRITE = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
 
@@ -86,6 +87,7 @@ def control_rules(workers: Sequence[int]) -> list[Rule]:
     return [
         *(Rule(number) for number in _CONTROL),
         *(Rule(number, (Check(2, _PROT_EXEC, 0),)) for number in (9, 10)),  # mmap, mprotect
+        *(Rule(72, (Check(1, _WORD, number),)) for number in _DESCRIPTORS),
         Rule(257, (Check(2, _OPEN_TO_WRITE, 0),)),  # openat
         *(Rule(62, (Check(0, _WORD, pid),)) for pid in workers),  # kill
         *(Rule(16, (Check(1, _WORD, number),)) for number in (*_VFIO_DEVICE, *_TERMINAL)),

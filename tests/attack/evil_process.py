@@ -85,6 +85,21 @@ def signal_parent(_: Path) -> str:
     return "may"
 
 
+def signal_by_descriptor(_: Path) -> str:
+    """A signal of choice, sent by the kernel when a descriptor has something to be read: no kill() is made."""
+    ours, theirs = socket.socketpair()
+    signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    heard: list[int] = []
+    fcntl.fcntl(ours, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(ours, 10, signal.SIGUSR1)  # F_SETSIG
+    fcntl.fcntl(ours, fcntl.F_SETFL, fcntl.fcntl(ours, fcntl.F_GETFL) | os.O_ASYNC)
+    theirs.send(b"x")
+    for _turn in range(100):
+        if heard:
+            return "sent"
+    return "not sent"
+
+
 def trace_parent(_: Path) -> str:
     call(101, 0x4206, PARENT, 0, 0)  # PTRACE_SEIZE
     return "traced"

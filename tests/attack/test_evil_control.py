@@ -37,6 +37,7 @@ ATTACKS: list[tuple[Attack, str, str]] = [
     (evil.fork, "child 7", "EPERM"),
     (evil.thread, "ran", r"RuntimeError\(\"can't start new thread\"\)"),
     (evil.signal_parent, "may", "EPERM"),
+    (evil.signal_by_descriptor, "sent", "EPERM"),
     (evil.trace_parent, "traced|EPERM", "EPERM"),  # Yama
     (evil.unix_socket, "made", "EPERM"),
     (evil.internet_socket, "made", "EPERM"),
@@ -71,7 +72,7 @@ def test_attack_from_control(place: Path, attack: Attack, free: str, sealed: str
     assert re.fullmatch(sealed, run(attack, place, True))
 
 
-BY_ARGUMENTS = {9, 10, 16, 62, 257}  # mmap, mprotect, ioctl, kill, openat: refused with these
+BY_ARGUMENTS = {9, 10, 16, 62, 72, 257}  # mmap, mprotect, ioctl, kill, fcntl, openat: refused with these
 NOT_TRIED = {15, 60, 231}  # the process would not go on
 
 

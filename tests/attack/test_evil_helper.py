@@ -67,6 +67,7 @@ ATTACKS: list[tuple[Attack, str, str, str]] = [
     (evil.execute, "exit 0", "EPERM", "EPERM"),
     (evil.fork, "child 7", "EPERM", "EPERM"),
     (evil.signal_parent, "may", "EPERM", "EPERM"),
+    (evil.signal_by_descriptor, "sent", "EPERM", "EPERM"),
     (evil.trace_parent, "traced|EPERM", "EPERM", "EPERM"),  # Yama
     (evil.parents_memory, "opened|EACCES", "EACCES", "EPERM"),
     (evil.unix_socket, "made", "EPERM", "EPERM"),
@@ -86,7 +87,7 @@ def test_attack_from_a_lease_process(place: Path, attack: Attack, free: str, fir
         assert re.fullmatch(expected, told := run(attack, place, step)), (step, told)
 
 
-NOT_BY_THESE_ARGUMENTS = {9, 10, 15, 16, 60, 231}  # refused, or not tried
+NOT_BY_THESE_ARGUMENTS = {9, 10, 15, 16, 60, 72, 231}  # refused, or not tried
 
 
 def test_every_system_call_of_a_sealed_lease(place: Path) -> None:
