@@ -4,6 +4,7 @@
 
     7                         seed 7, every kind
     7,length,torn:ring=256    two kinds, rings of 256; keys: ring, batch, widest, spare, moves, descriptors
+    7:api=batch               what scripts use, receive, work and send of a batch, in the place of the loop
     7:race=1                  the devices work beside the driver, in another thread (not the same each time)
     7:weak=length             the driver without its check of lengths: a control of the harness (see WEAK)
 
@@ -24,13 +25,14 @@ from typing import Any
 
 from ixy_vfio.core.compiled import inlined
 from ixy_vfio.core.pool import give
-from ixy_vfio.ixgbe import datapath, forward
+from ixy_vfio.ixgbe import batch, datapath, forward
 from ixy_vfio.ixgbe.forward import loop_for
 from ixy_vfio.sim.hostile import Spec
 from ixy_vfio.sim.hostile_moves import step
 from tests.attack.hostile_world import Loop, World, seal
 
 HONEST = Spec(0, (), ())
+ROUNDS = 4  # of each turn
 HONEST_TURNS = 300
 HANG = 300.0  # seconds; whoever starts this has a deadline of its own
 
@@ -39,6 +41,27 @@ def sealed_loop() -> Loop:
     """The driver's loop with the kernel that seals packets, from the cache."""
     source = inspect.getsource(seal).encode()
     return loop_for(seal, f"hostile_{hashlib.sha256(source).hexdigest()[:16]}")
+
+
+class BatchApi:
+    """What a script does: receive a batch, run a kernel over it, send it on; both ways."""
+
+    def __init__(self) -> None:
+        self.world: World | None = None
+        self.refused = 0
+        self._calls, self._work = batch.calls(), batch.work_for(seal)
+
+    def __call__(self, state: Any) -> int:
+        assert self.world is not None
+        room, total = self.world.batch, 0
+        words = self.world.words.address
+        for source, target in (self.world.pairs, self.world.pairs[::-1]) * ROUNDS:
+            count = self._calls.receive(source.address, words, room)
+            kept = self._work(self.world.pool.address, words, room, count)
+            self.refused += count - kept
+            self._calls.send(target.address, words, room, kept)
+            total += count
+        return total
 
 
 def _copy(module: types.ModuleType) -> types.ModuleType:
@@ -101,7 +124,11 @@ def run(text: str) -> dict[str, Any]:
     moves, wanted = int(options.pop("moves", 0)), int(options.pop("descriptors", 0))
     if not moves and not wanted:
         wanted = 200_000
-    world = World(WEAK[weak]() if weak else sealed_loop(), **{name: int(value) for name, value in options.items()})
+    scripted = BatchApi() if options.pop("api", "") == "batch" else None
+    loop = scripted or (WEAK[weak]() if weak else sealed_loop())
+    world = World(loop, **{name: int(value) for name, value in options.items()})
+    if scripted:
+        scripted.world = world
     world.start(Spec.parse(spec))
     begin = time.monotonic()
     done = _beside(world, moves or 10_000_000) if race else _in_turn(world, moves, wanted)
@@ -154,13 +181,16 @@ def _beside(world: World, moves: int) -> int:
 
 def _restart(world: World) -> dict[str, int]:
     """An honest device, on the same memory: nothing is dropped but what the kernel refuses."""
+    if isinstance(world.loop, BatchApi):
+        world.loop.refused = 0
     world.start(HONEST)
     for _ in range(HONEST_TURNS):
         world.turn()
     world.check()
     counted = world.counted()
     told = {name: sum(one[f"rx.{name}"] for one in counted) for name in ("packets", "errors", "oversize")}
-    told["dropped"] = sum(one["rx.refused"] + one["tx.no_room"] for one in counted)
+    told["dropped"] = world.loop.refused if isinstance(world.loop, BatchApi) else 0
+    told["dropped"] += sum(one["rx.refused"] + one["tx.no_room"] for one in counted)
     return told | {"frames": sum(int(frames) for frames in world.witnesses["frames"])}
 
 

@@ -8,7 +8,7 @@ knows no state of the driver. It sees what a device sees: descriptors and doorbe
 # mypy: disable-error-code="type-arg"
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -211,13 +211,19 @@ class World:
         self.packets = self.fences.new(self.buffers * STRIDE)
         self.packets.array[:] = STALE
         self.bells = [[self.fences.new(4).array.view(np.uint32) for _ in range(2)] for _ in range(2)]
+        self.words = self.fences.new(2 * 4 * batch)  # for those who keep a batch
         self.rings = [self.fences.new(2 * ring * 16) for _ in range(2)]
         for number in range(2):
             self._map(number)
+        self._lasting = len(self.fences.all)
 
-    def start(self, spec: Spec, tape: NDArray[np.uint64] | None = None) -> None:
-        """A session from its begin: the driver's state is new, the rings are empty; packet memory stays as it was."""
-        self.spec, self._tape = spec, tape
+    def start(self, spec: Spec, tapes: Sequence[NDArray[np.uint64]] = ()) -> None:
+        """A session from its begin: the driver's state is new, the rings are empty; packet memory stays as it was.
+
+        With tapes, one a device, they decide and not the seed.
+        """
+        self.spec, self._tapes = spec, tapes
+        del self.fences.all[self._lasting :]
         self.packets.array.reshape(-1, STRIDE)[:, :HEADROOM] = STALE
         mapping: Any = self.packets
         with self.fences.in_use():
@@ -227,12 +233,14 @@ class World:
         self.claims: NDArray[np.uint32] = np.zeros((2, self.buffers), np.uint32)
         self.witnesses = np.zeros(2, WITNESS)
         self._slots: NDArray[np.uint32] = np.zeros((2, self.ring), np.uint32)
-        self.devices = [new_state(spec, number, tape) for number in range(2)]
-        for ring in self.rings:
+        self.devices = [new_state(spec, number, tapes[number] if tapes else None) for number in range(2)]
+        for ring, port in zip(self.rings, self.ports, strict=True):
             ring.array[:] = 0
+            for row in (hw.RDH, hw.RDT, hw.TDH, hw.TDT):
+                port.registers[row.offset(0) // 4] = 0
         self.pairs = [self._pair(number) for number in range(2)]
         with self.fences.in_use():
-            self.state, self._scratch = loop_state(self.pairs[0], self.pairs[1], self.batch, widest=self.widest)
+            self.state, self._points_to = loop_state(self.pairs[0], self.pairs[1], self.batch, widest=self.widest)
         self.state["rounds"], self.state["patience"] = 4, 5
         self.look()
 

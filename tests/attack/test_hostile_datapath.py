@@ -27,6 +27,7 @@ SHAPES = (
     "ring=512,batch=32,spare=0",
     "ring=4096,batch=64",
 )
+SCRIPTS = ("6:api=batch,ring=64,batch=32", "7:api=batch,ring=256,batch=1")
 SINGLE = ("length", "endless", "early", "order", "twice", "torn", "format", "status", "rings")
 
 
@@ -55,9 +56,10 @@ def counted(results: Sequence[dict[str, Any]], name: str) -> int:
 
 
 def test_ten_million_hostile_descriptors(record_property: Callable[[str, object], None]) -> None:
-    each = DESCRIPTORS // (2 * len(SHAPES) + len(SINGLE))
+    each = DESCRIPTORS // (2 * len(SHAPES) + len(SINGLE) + len(SCRIPTS))
     specs = [f"{seed}:{shape},descriptors={each}" for seed in (1, 2) for shape in SHAPES]
     specs += [f"3,{kind}:descriptors={each + len(SINGLE) * 2}" for kind in SINGLE]
+    specs += [f"{shape},descriptors={each}" for shape in SCRIPTS]
     results = good(*specs, "4,heads:moves=200000", "5,packets:moves=200000")
     hostile = sum(one["hostile"] for one in results)
     record_property("hostile_descriptors", hostile)
