@@ -111,6 +111,7 @@ class Counters:
 
 
 NOT_CHECKED, GOOD, BAD = 0, 1, 2  # of a checksum
+TAGGED = 1 << 3  # in Meta.flags: the packet has a VLAN tag
 
 
 class Meta(NamedTuple):
@@ -119,10 +120,9 @@ class Meta(NamedTuple):
     Unsigned 64-bit numbers in compiled code. They come from the device as they are: do not index with them unchecked.
     """
 
-    flags: int  # ixgbe: the 20 bits of extended status (7.1.6.2)
+    flags: int  # TAGGED; beside it, for ixgbe, the 20 bits of extended status (7.1.6.2)
     packet_type: int  # ixgbe: 13 bits, IPv4 1, IPv6 4, TCP 0x10, UDP 0x20, ... (7.1.6.2)
-    tagged: int  # 1: the packet has a VLAN tag
-    vlan: int  # the tag, where the device took it out of the packet (this driver leaves it in)
+    vlan: int  # the tag of a TAGGED packet, where the device took it out (this driver leaves it in)
     rss_type: int  # which fields the hash is of; 0: there is no hash
     rss_hash: int  # with several queues
     ip_checksum: int  # of the IPv4 header: NOT_CHECKED, GOOD, BAD

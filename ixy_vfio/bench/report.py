@@ -142,6 +142,12 @@ def _cost(results: Results, plots: Sequence[str]) -> list[str]:
             )
     if results.of("kernel"):
         parts += ["Kernels; in brackets the ratio to `touch`.\n", _pivot(results.of("kernel"), "batch", "batch")]
+    if results.of("metadata"):
+        parts += [
+            "Metadata: a kernel that looks at all that the device says of a packet (flags, packet type, VLAN, RSS"
+        ]
+        parts += ["hash, checksums). Who does not ask for it pays nothing: the loop above is compiled without.\n"]
+        parts += [_pivot(results.of("metadata"), "batch", "batch")]
     parts += ["From Python:\n", _pivot(results.of("python"), "batch", "batch")] if results.of("python") else []
     return parts
 

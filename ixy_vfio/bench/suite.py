@@ -9,7 +9,7 @@ import numpy as np
 
 from ixy_vfio.apps import kernels
 from ixy_vfio.apps.compile import forwarding_loop
-from ixy_vfio.bench import interrupts, machine, measure, python_api, reference, system
+from ixy_vfio.bench import interrupts, machine, measure, metadata, python_api, reference, system
 from ixy_vfio.bench.pages import HUGE
 from ixy_vfio.bench.published import PUBLISHED
 from ixy_vfio.bench.results import Results
@@ -19,6 +19,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 QUICK_BATCHES = (1, 4, 8, 16, 32, 64, 256)
 WIRE_SIZES = (60, 61, 64, 65, 127, 590, 1514)
 FORWARD = "forward"
+METADATA = "forward, all metadata"
 Say = Callable[[str], None]
 
 
@@ -62,7 +63,7 @@ class Suite:
         """Everything, in order."""
         self.results.settings = {"quick": self.quick, "rounds": self.rounds, "packets": measure.PACKETS}
         self.results.machine = machine.describe()
-        for experiment in (self.wire, self.batches, self.cold, self.python, self.latency, self.queues):
+        for experiment in (self.wire, self.batches, self.metadata, self.cold, self.python, self.latency, self.queues):
             experiment()
         self.instructions()
         if not self.quick:
@@ -160,6 +161,18 @@ class Suite:
             side.configure(32, measure.BURST)
             samples = sealing.compare(side, self.rounds)
             self.results.add("sealing", "60 bytes, rings of 512", 32, ["not sealed", "sealed"], samples, "not sealed")
+
+    def metadata(self) -> None:
+        """A kernel that is given all that the device says of a packet."""
+        self.say("metadata")
+        loop = forwarding_loop(kernels.load(f"{metadata.__file__}:{metadata.every_field.__name__}"))
+        with self.sides(every_build=False) as sides, contextlib.closing(Product(loop, "metadata")) as side:
+            side.name = METADATA
+            for batch in (1, 32, 256):
+                for one in (*sides, side):
+                    one.configure(batch, measure.BURST)
+                self.compare("metadata", "60 bytes, rings of 512", batch, [*sides, side])
+                measure.check([*sides, side])
 
     def cold(self) -> None:
         """The model on another core."""

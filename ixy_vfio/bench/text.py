@@ -22,12 +22,15 @@ METHOD = """## How it is measured
 * The reference (`ixy_vfio/bench/reference/`) is plain C in three files, compiled when the benchmark runs: with -O3 and
   with -O2, each with and without link-time optimisation, all with -march=native. It was written to be fast.
 * The loop counts packets and bytes, and the reference does not: the comparison errs in favour of C there.
+* "Python, one call a batch" is `Port.forwarder`: a call forwards one batch. "Three calls" are `Port.rx_into`, a kernel
+  of `ixy_vfio.kernel`, and `Port.tx`. "Loop per packet" is a `for` over the arrays of a batch. All three are timed by
+  the clock that Python has, and include what Python itself needs for the calls.
 * Instructions are those of the driver's part alone, single-stepped; compiled for a fixed CPU, so that the number is the
   same everywhere: `scripts/instructions`. It is the gate of continuous integration; times are not.
 
-To repeat it: `scripts/bench --output DIR` (some minutes; `--quick` under one). `scripts/bench --quick --check` prints
-the goals beside what it measures, and ends with status 1 when one is missed. A C compiler makes the reference; without
-one it is left out.
+To repeat it: `scripts/bench --output DIR` (some minutes; `--quick` about one; `--history FILE` appends a line).
+`scripts/bench --quick --check` prints the goals beside what it measures, and ends with status 1 when one is missed. A C
+compiler makes the reference; without one it is left out.
 """
 
 CAVEATS = """## What this does not show
@@ -50,9 +53,12 @@ layout written in C would be as fast, or somewhat faster. What makes the differe
 * Buffers are numbers, not objects. C's way touches a header line of each packet beside its data: two cache lines a
   packet instead of one, and a pointer to follow before the next load can start.
 * A stride of 2112 bytes instead of 2048. With a power of two all packets share 1/32 of the sets of the first cache.
-* Blocks of 32 descriptors that never wrap, in plain loops that the compiler vectorises; one report, one check and one
-  doorbell a block.
-* One loop, all inlined, so that nothing is reloaded between receive, kernel and send.
+* Blocks of 32 descriptors that never wrap: buffers are renewed, reported and freed a block at a time, by vector
+  instructions; the report of a sent block is looked at about once a block.
+* One pass: each packet goes from its receive descriptor through the kernel to its transmit descriptor, with the state
+  of both queues in registers, and no array of packets is written and read in between. C's way has that array.
+
+`ixy_vfio/ixgbe/forward.py` says what each is worth in instructions.
 
 So read the ratios as "this layout, in Python, beside that layout, in C". That Python does not stand in the way of it
 is the point.

@@ -20,11 +20,10 @@ def _checksum(word: Any, checked: Any, wrong: Any) -> Any:
 
 @inlined
 def meta_of(first: Any, word: Any) -> Any:
-    """The metadata in both words of a write-back, that of the packet's last buffer."""
+    """The metadata in both words of a write-back, that of the packet's last buffer. VP is where TAGGED is."""
     return Meta(
         word & desc.RX_STATUS_MASK,
         first >> desc.RX_PACKET_TYPE_SHIFT & desc.RX_PACKET_TYPE_MASK,
-        word >> desc.RX_VLAN_PRESENT_SHIFT & U(1),
         word >> desc.RX_VLAN_SHIFT,
         first & desc.RX_RSS_TYPE_MASK,
         first >> desc.RX_RSS_HASH_SHIFT,

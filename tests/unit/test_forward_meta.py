@@ -12,7 +12,7 @@ from ixy_vfio.apps import kernels
 from ixy_vfio.apps.compile import check, forwarding_loop
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.ixgbe.datapath import arm
-from ixy_vfio.netdev import BAD, GOOD, NOT_CHECKED, Meta
+from ixy_vfio.netdev import BAD, GOOD, NOT_CHECKED, TAGGED, Meta
 from ixy_vfio.runtime.worker import counters, loop_state
 from tests.model_nic import World, deliver
 
@@ -24,7 +24,6 @@ def tell(packet, length, meta):
     packet[2] = meta.flags >> 16
     packet[3] = meta.packet_type & 255
     packet[4] = meta.packet_type >> 8
-    packet[5] = meta.tagged
     packet[6] = meta.vlan & 255
     packet[7] = meta.vlan >> 8
     packet[8] = meta.rss_type
@@ -40,7 +39,7 @@ def told(packet: NDArray[np.uint8]) -> Meta:
     def number(begin: int, size: int) -> int:
         return int.from_bytes(bytes(packet[begin : begin + size]), "little")
 
-    return Meta(*(number(*place) for place in ((0, 3), (3, 2), (5, 1), (6, 2), (8, 1), (9, 4), (13, 1), (14, 1))))
+    return Meta(*(number(*place) for place in ((0, 3), (3, 2), (6, 2), (8, 1), (9, 4), (13, 1), (14, 1))))
 
 
 Loop = Callable[[NDArray[Any]], int]
@@ -71,7 +70,7 @@ def forwarded(loop: Loop, write_backs: list[tuple[int, int]]) -> tuple[World, li
 
 
 PLAIN = 60 << 32 | 3
-ZERO = Meta(3, 0, 0, 0, 0, 0, NOT_CHECKED, NOT_CHECKED)
+ZERO = Meta(3, 0, 0, 0, 0, NOT_CHECKED, NOT_CHECKED)
 
 
 @pytest.mark.parametrize(
@@ -82,14 +81,14 @@ ZERO = Meta(3, 0, 0, 0, 0, 0, NOT_CHECKED, NOT_CHECKED)
         (0x0000_0000_0000_0110, PLAIN, ZERO._replace(packet_type=0x11)),  # IPv4, TCP
         (0x0000_0000_FFFE_0000, PLAIN, ZERO),  # RSC count, header length, SPH: nobody asked
         (0xDEAD_BEEF_0000_0001, PLAIN, ZERO._replace(rss_type=1, rss_hash=0xDEADBEEF)),
-        (0, PLAIN | 0x8 | 0x2ABC << 48, ZERO._replace(flags=0xB, tagged=1, vlan=0x2ABC)),
+        (0, PLAIN | 0x8 | 0x2ABC << 48, ZERO._replace(flags=3 | TAGGED, vlan=0x2ABC)),
         (0, PLAIN | 1 << 6, ZERO._replace(flags=0x43, ip_checksum=GOOD)),
         (0, PLAIN | 1 << 6 | 1 << 31, ZERO._replace(flags=0x43, ip_checksum=BAD)),
         (0, PLAIN | 1 << 5, ZERO._replace(flags=0x23, l4_checksum=GOOD)),
         (0, PLAIN | 1 << 5 | 1 << 30, ZERO._replace(flags=0x23, l4_checksum=BAD)),
         (0, PLAIN | 1 << 30 | 1 << 31, ZERO),  # error bits of what was not checked
         (0, PLAIN | 3 << 5 | 1 << 31, ZERO._replace(flags=0x63, ip_checksum=BAD, l4_checksum=GOOD)),
-        (0, PLAIN | 0xFFFFC, Meta(0xFFFFF, 0, 1, 0, 0, 0, GOOD, GOOD)),
+        (0, PLAIN | 0xFFFFC, Meta(0xFFFFF, 0, 0, 0, 0, GOOD, GOOD)),
     ],
     ids=lambda value: hex(value) if isinstance(value, int) else "",
 )
@@ -103,7 +102,7 @@ def test_a_long_packet_has_the_metadata_of_its_last_buffer(tell: Loop) -> None:
     _, packets = forwarded(tell, [(0, PLAIN), *long, (0x3333_0000_0003, PLAIN)])
     assert [told(packets[k]) for k in (0, 1, 3)] == [
         ZERO,
-        ZERO._replace(flags=0xB, tagged=1, vlan=9, rss_type=2, rss_hash=0x2222),
+        ZERO._replace(flags=3 | TAGGED, vlan=9, rss_type=2, rss_hash=0x2222),
         ZERO._replace(rss_type=3, rss_hash=0x3333),
     ]
 
