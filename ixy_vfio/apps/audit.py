@@ -25,8 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.description = "Look whether the IOMMU isolation of this machine, a device or a session holds."
     parser.epilog = (
-        "Exit status: 0 clean, 1 findings at or above --fail-on, 2 could not run. Reads only, and needs no root; "
-        "as root it sees more (who holds what, bridges, tables of the IOMMU)."
+        "Exit status: 0 clean, 1 findings at or above --fail-on, 2 could not run. "
+        "Without --attack it reads only, and needs no root; as root it sees more (who holds what, bridges, tables of "
+        "the IOMMU)."
     )
     parser.add_argument(
         "device", metavar="DEVICE", nargs="?", help="a PCI address like 03:00.0, a group like /dev/vfio/12, or a pid"
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.html:
             _write(arguments.html, html.render(report))
         _show(report, arguments)
-        return report.exit_status(arguments.fail_on)
+        return report.exit_status(arguments.fail_on) or _could_not(report)
     system: System = LiveSystem() if arguments.replay is None else _replay(arguments.replay)
     recorder = tree.Recorder(system)
     report = audit(Host(recorder if arguments.record else system), arguments.device)
@@ -104,6 +105,13 @@ def _attack(arguments: argparse.Namespace) -> Report:
     field = Field(address, arguments.helper, arguments.attack_msi)
     results = attacks.run(field, chosen, lambda line: print(line, file=sys.stderr, flush=True))
     return make_report(host, address, results, draw(host, [device] if device else [], []))
+
+
+def _could_not(report: Report) -> int:
+    """2 when an attack could not be judged: that is not clean."""
+    from ixy_vfio.audit.attack import run as attacks
+
+    return 2 if attacks.unjudged(report.results) else 0
 
 
 def _ask(address: str, msi: bool) -> None:

@@ -32,6 +32,14 @@ class ControlFailed(IxyError):
     """The positive control failed: what must succeed did not, so that a failed attack would mean nothing."""
 
 
+def supported(vendor: int, device: int) -> bool:
+    """Whether there is an engine for this kind of device."""
+    from ixy_vfio.audit.attack import edu, igb
+
+    ours = vendor == hw.VENDOR_INTEL and device in hw.DEVICE_IDS
+    return ours or (vendor, device) in (igb.IDS, edu.IDS)
+
+
 def make_engine(device: Device, rings: DmaMemory, work: DmaMemory) -> Engine:
     """An engine for this kind of device. UsageError when there is none."""
     ids = pci.identify(device)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ixy_vfio.audit.attack.field import Field
+from ixy_vfio.audit.attack.field import Field, supported
 from ixy_vfio.audit.model import CHECKS, Check, Finding, Reading, Scope, Status, skip
 from ixy_vfio.audit.report import Result
 from ixy_vfio.audit.runner import conclude
@@ -17,6 +17,7 @@ from ixy_vfio.core.errors import IxyError, RefusedError, UsageError
 from ixy_vfio.transport.lease import Lease, State
 
 DEADLINE = 60.0  # seconds for one attack
+UNJUDGED = "could not be judged"
 
 
 def attacks() -> list[Check]:
@@ -32,8 +33,16 @@ def require_idle(address: str, helper: str | None) -> None:
                 if info.state is not State.FREE:
                     says = {State.UNBOUND: f"its driver is {info.driver or 'none'}; bind it first"}
                     raise UsageError(f"{address}: {says.get(info.state, 'it is leased; end that session first')}")
+                if not supported(info.vendor, info.device):
+                    kind = f"{info.vendor:04x}:{info.device:04x}"
+                    raise UsageError(f"{address}: {kind} is no device that the audit can attack with")
                 return
     raise RefusedError(f"{address}: the helper does not offer it to you; only a device of your own can be attacked")
+
+
+def unjudged(results: Sequence[Result]) -> bool:
+    """Whether an attack, or a part of one, came to nothing: that is not a clean bill."""
+    return any(finding.text.startswith(UNJUDGED) for result in results for finding in result.findings)
 
 
 def run(
@@ -73,8 +82,8 @@ def _in_a_process(check: Check, field: Field, deadline: float) -> list[Finding]:
                 continue
         os.waitpid(pid, 0)
     if late:
-        return [skip(f"could not be judged: it took longer than {deadline:.0f} s")]
-    return [_finding(one) for one in json.loads(data)] if data else [skip("could not be judged: its process died")]
+        return [skip(f"{UNJUDGED}: it took longer than {deadline:.0f} s")]
+    return [_finding(one) for one in json.loads(data)] if data else [skip(f"{UNJUDGED}: its process died")]
 
 
 def _read(fd: int, end: float) -> tuple[bytes, bool]:
@@ -97,7 +106,7 @@ def perform(check: Check, field: Field) -> list[Finding]:
     except Denied as denied:
         findings.append(skip(f"{denied} may not be read by you; run as root", Reading(str(denied), None)))
     except (IxyError, OSError, ValueError) as error:
-        findings.append(skip(f"could not be judged: {error}"))
+        findings.append(skip(f"{UNJUDGED}: {error}"))
     return findings
 
 

@@ -4,9 +4,9 @@ far      maps a page more, 1 GiB behind each mapping
 beside   maps a page more, right behind each mapping
 rights   lets devices write memory that they may only read
 stays    maps memory of leases that are over into the next one
+mute     lets devices write nothing
 deaf     goes on for a while when the client has died
 keeper   a process that outlives the helper keeps the device
-generous leases a device that nobody has granted
 """
 
 import contextlib
@@ -47,6 +47,10 @@ def beside(self: PortSession, memory: Memory, iova: int) -> None:
 
 def rights(self: PortSession, memory: Memory, iova: int) -> None:
     real_map(self, replace(memory, writable=True), iova)
+
+
+def mute(self: PortSession, memory: Memory, iova: int) -> None:
+    real_map(self, replace(memory, writable=False), iova)
 
 
 def stays(self: PortSession, memory: Memory, iova: int) -> None:
@@ -98,8 +102,8 @@ if __name__ == "__main__":
     fault = sys.argv.pop(1)
     Sandbox.begin = lambda self: []  # type: ignore[method-assign]  # it forbids what the faults do
     Sandbox.finish = lambda self: None  # type: ignore[method-assign]
-    if fault in ("far", "beside", "rights", "stays"):
-        PortSession.map = {"far": far, "beside": beside, "rights": rights, "stays": stays}[fault]  # type: ignore[method-assign]
+    if fault in ("far", "beside", "rights", "mute", "stays"):
+        PortSession.map = {"far": far, "beside": beside, "rights": rights, "mute": mute, "stays": stays}[fault]  # type: ignore[method-assign]
     elif fault == "deaf":
         monitor.Monitor._serve_one = deaf  # type: ignore[method-assign]
     elif fault == "keeper":

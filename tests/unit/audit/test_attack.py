@@ -96,6 +96,13 @@ def test_a_device_that_somebody_keeps_beyond_the_helper_is_noticed(ports: Simula
     assert (status, having(report, "FAIL")) == (1, {"attack.helper_killed"})
 
 
+def test_a_control_that_fails_is_not_clean(ports: Simulator, tmp_path: Path) -> None:
+    with broken(ports, tmp_path, "mute") as helper:
+        status, report, _ = attack(helper, "--only", "attack.read_unmapped")
+    text = "could not be judged: positive control failed: the device does not write to memory of its own lease"
+    assert (status, [one["text"] for one in report["results"][0]["findings"]]) == (2, [text])
+
+
 def endless(field: Field) -> Findings:
     yield passed("begun")
     signal.pause()
