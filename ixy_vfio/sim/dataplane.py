@@ -62,6 +62,7 @@ class Port:
         self.cable: Cable | None = None
         self._plane = plane
         self._record = plane.ports_state[number]
+        self.address: int = plane.ports_state[number:].ctypes.data  # of the record, for compiled code
         self._record["registers"] = registers.ctypes.data
         self._record["outgoing"] = state.NO_CABLE
         self._wired = state.NO_CABLE  # `outgoing` without loopback
@@ -71,11 +72,6 @@ class Port:
         self.statistics = Statistics(self._record["statistics"])
         self.receive_causes: NDArray[np.uint8] = self._record["receive_causes"]
         self.transmit_causes: NDArray[np.uint8] = self._record["transmit_causes"]
-
-    @property
-    def address(self) -> int:
-        """Where the port's record lies, for compiled code."""
-        return int(self._record.__array_interface__["data"][0])
 
     @property
     def bus_master(self) -> bool:

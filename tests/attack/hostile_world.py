@@ -232,6 +232,7 @@ class World:
         self.pool.state["stack"] = self.pool.stack.ctypes.data
         self.claims: NDArray[np.uint32] = np.zeros((2, self.buffers), np.uint32)
         self.witnesses = np.zeros(2, WITNESS)
+        self._watching = [int(self.witnesses[number:].ctypes.data) for number in range(2)]
         self._slots: NDArray[np.uint32] = np.zeros((2, self.ring), np.uint32)
         self.devices = [new_state(spec, number, tapes[number] if tapes else None) for number in range(2)]
         for ring, port in zip(self.rings, self.ports, strict=True):
@@ -286,10 +287,9 @@ class World:
     def look(self) -> None:
         """Raises Broken when the driver has broken a rule."""
         for number in range(2):
-            w = self.witnesses[number]
-            rule = after(w.__array_interface__["data"][0], *(int(bell[0]) for bell in self.bells[number]))
+            rule = after(self._watching[number], *(int(bell[0]) for bell in self.bells[number]))
             if rule:
-                words = ", ".join(f"{int(word):#x}" for word in w["seen"])
+                words = ", ".join(f"{int(word):#x}" for word in self.witnesses[number]["seen"])
                 raise Broken(f"port {number}: {RULES[int(rule)]} ({words})")
         self.bring_bells()
 
@@ -306,7 +306,7 @@ class World:
         done = 0
         for number in range(2):
             done += int(step(self.devices[number].ctypes.data, self.ports[number].address, moves))
-            before(self.witnesses[number].__array_interface__["data"][0])
+            before(self._watching[number])
         self.loop(self.state)
         self.look()
         return done
