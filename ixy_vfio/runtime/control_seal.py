@@ -13,9 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import ixy_vfio_helper
+from ixy_vfio_helper import protocol
 
-import ixy_vfio
 from ixy_vfio.runtime import landlock, seccomp
 from ixy_vfio.runtime.sandbox import Seal, give_up_privileges
 
@@ -40,6 +39,6 @@ def seal(workers: Sequence[int]) -> Seal:
 
 def _readable() -> set[Path]:
     """Where Python may still import from, and print the lines of a traceback."""
-    packages = [Path(path) for module in (ixy_vfio, ixy_vfio_helper) for path in module.__path__]
+    packages = (Path(__file__).parents[1], Path(protocol.__file__).parent)
     path = {Path(entry) for entry in sys.path if entry} - {Path.cwd()}
     return {Path("/proc"), Path("/sys"), Path(sys.prefix), Path(sys.base_prefix) / "lib", *packages, *path}
