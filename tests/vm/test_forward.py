@@ -1,14 +1,17 @@
 """The main job over the kernel's VFIO: Linux's own ixgbe at the far ends, the forwarder unprivileged between them."""
 
+import contextlib
 import json
 import re
 import sys
+from collections.abc import Iterator
 
 import pytest
 
 from tests.vm.harness import Config, Guest
-from tests.vm.support import OWNER, load
+from tests.vm.support import OWNER, inside, load
 from tests.vm.test_helper import HELPER, serving
+from tests.vm.test_setup import open_python
 
 pytestmark = pytest.mark.vm
 
@@ -17,39 +20,65 @@ COMPILE = "from ixy_vfio.apps import compile, kernels; compile.forwarding_loop(k
 
 def lab(kernel: str) -> Config:
     """Four ports: 0 and 1 for the forwarder, 2 and 3 at the far ends of their cables."""
-    return Config(kernel=kernel, ports=4, cables=("0:port:2", "1:port:3"), sim_options=("--no-helper",))
+    cables = ("0:port:2", "1:port:3")
+    return Config(kernel=kernel, ports=4, cables=cables, sim_options=("--no-helper",), hugepages=16)
 
 
-@pytest.mark.parametrize(
-    ("guest", "way"),
-    [(lab("stock"), "group"), (lab("iommufd"), "cdev")],  # one a guest: the far ends stay in their namespaces
-    indirect=["guest"],
-    ids=["stock-group", "iommufd-cdev"],
-    scope="session",
-)
-def test_traffic_of_linux_passes(guest: Guest, way: str) -> None:
-    """Without root, capabilities and locked memory: echoes and 4 MiB by TCP, both ways, payload verified."""
+@contextlib.contextmanager
+def bound(guest: Guest) -> Iterator[tuple[list[str], list[str]]]:
+    """The forwarder's ports, bound and its loop compiled, and the ports at the far ends."""
     load(guest, "ixgbe", "vfio-pci")
+    open_python(guest)
     ours = [guest.address(f"port{n}") for n in range(2)]
     far = [guest.address(f"port{n}") for n in range(2, 4)]
-    for address in ours:
-        guest.run([*HELPER, "bind", address], timeout=120)
-    environment = {"XDG_CACHE_HOME": "/tmp/cache"}  # compiled once a guest: slow work where the CPU is emulated
-    guest.run([sys.executable, "-c", COMPILE], user=OWNER, env=environment, timeout=900)
+    guest.run([sys.executable, "-c", COMPILE], user=OWNER, timeout=900)  # slow work where the CPU is emulated
     try:
-        with serving(guest, way, *ours, user=OWNER):
-            argv = [sys.executable, "-m", "ixy_vfio.cli", "forward", *ours, "--json", "--link-deadline", "240"]
-            forwarder = guest.start(["prlimit", "--memlock=0:0", *argv], user=OWNER, env=environment)
-            hosts = guest.run([sys.executable, "-m", "tests.vm.inside.hosts_beside", *far], timeout=480)
-            said = json.loads(hosts.stdout)
-            assert forwarder.poll() is None, forwarder.output()
-            forwarder.kill(2)
-            summary = json.loads(forwarder.wait(60).stdout)
-        assert said == {"carrier": True, "seen": [{"echoes": 16, "stream": True}] * 2}
-        assert summary["balanced"] is True
-        for port in summary["ports"]:
-            assert port["rx_packets"] > (4 << 20) // 1500  # the stream, and acknowledgements
-        assert not re.search(r"DMAR: \[DMA", guest.kernel_log())
+        for address in ours:
+            guest.run([*HELPER, "bind", address], timeout=120)
+        yield ours, far
     finally:
         for address in ours:
             guest.run([*HELPER, "unbind", address], timeout=120)
+
+
+def page_sizes(guest: Guest, pid: int) -> list[int]:
+    """KiB a page of each mapping of a lease's memory, largest mapping first."""
+    smaps = guest.get(f"/proc/{pid}/smaps").decode()
+    found = re.findall(r"memfd:ixy_vfio.*\nSize: +(\d+) kB\nKernelPageSize: +(\d+) kB", smaps)
+    return [page for _, page in sorted(((int(size), int(page)) for size, page in found), reverse=True)]
+
+
+@pytest.mark.parametrize(
+    ("guest", "way", "hugepages"),
+    [(lab("stock"), "group", 16), (lab("iommufd"), "group", 0), (lab("iommufd"), "cdev", 16)],
+    indirect=["guest"],
+    ids=["stock-group", "iommufd-group-4k", "iommufd-cdev"],
+    scope="session",
+)
+def test_traffic_of_linux_passes(guest: Guest, way: str, hugepages: int) -> None:
+    """Without root, capabilities and locked memory: echoes and 4 MiB by TCP, both ways, payload verified."""
+    guest.run(["sh", "-c", f"echo {hugepages} > /proc/sys/vm/nr_hugepages"])
+    with bound(guest) as (ours, far), serving(guest, way, *ours, user=OWNER):
+        argv = [sys.executable, "-m", "ixy_vfio.cli", "forward", *ours, "--json", "--link-deadline", "240"]
+        forwarder = guest.start(["prlimit", "--memlock=0:0", *argv], user=OWNER)
+        hosts = guest.run([sys.executable, "-m", "tests.vm.inside.hosts_beside", *far], timeout=480)
+        said = json.loads(hosts.stdout)
+        assert forwarder.poll() is None, forwarder.output()
+        pages = page_sizes(guest, forwarder.pid)
+        idle = json.loads(inside(guest, "idle", str(forwarder.pid), *far, timeout=120))
+        print(f"without packets: {idle}")
+        forwarder.kill(2)
+        summary = json.loads(forwarder.wait(60).stdout)
+    assert said == {"carrier": True, "seen": [{"echoes": 16, "stream": True}] * 2}
+    assert summary["balanced"] is True
+    for port in summary["ports"]:
+        assert port["rx_packets"] > (4 << 20) // 1500  # the stream, and acknowledgements
+    # In 10 s it sleeps 0.1 s a time, or until control asks. Shares of an emulated processor say little; a busy loop's
+    # would be near 1. On a real one tests/system/test_idle.py asks for less than 0.01 of both processes.
+    assert 50 <= idle["wakes"] <= 300
+    assert idle["worker"] < 0.5
+    assert idle["interrupts"] > 0
+    assert pages == [2048 if hugepages else 4, 4, 4]  # packets; the rings of two ports
+    why = "4 KiB pages: no 2 MiB hugepages (No space left on device); reserve some in /proc/sys/vm/nr_hugepages"
+    assert summary["notes"] == ([] if hugepages else [why])
+    assert not re.search(r"DMAR: \[DMA", guest.kernel_log())

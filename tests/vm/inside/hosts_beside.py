@@ -10,7 +10,17 @@ import time
 
 from pyroute2 import netns
 
-from tests.vm.inside.two_hosts import NAMES, address, echoes, interface, move, serve, stream, wait_for_carrier
+from tests.vm.inside.two_hosts import (
+    NAMES,
+    address,
+    echoes,
+    give_back,
+    interface,
+    move,
+    serve,
+    stream,
+    wait_for_carrier,
+)
 
 FIRST_DEADLINE = 120.0
 ADDRESSES = ("10.82.59.1", "10.82.59.2")
@@ -32,8 +42,7 @@ def main(first: str, second: str) -> None:
     carrier = wait_for_carrier(list(zip(spaces, names, strict=True)))
     for number, space in enumerate(spaces):
         address(space, names[number], ADDRESSES[number])
-    for name in NAMES:
-        serve(name)
+    servers = [serve(name) for name in NAMES]
     time.sleep(1)
     seen = []
     for here in range(2):
@@ -44,6 +53,7 @@ def main(first: str, second: str) -> None:
         os.close(writer)
         with os.fdopen(reader) as answer:
             seen.append(json.loads(answer.read() or "null"))
+    give_back(list(zip(spaces, names, strict=True)), servers)
     print(json.dumps({"carrier": carrier, "seen": seen}), flush=True)
 
 

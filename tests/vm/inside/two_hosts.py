@@ -6,6 +6,7 @@ The first words are the two PCI addresses; prints a JSON object of what was seen
 import hashlib
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -60,10 +61,11 @@ def wait_for_carrier(spaces: list[tuple[NetNS, str]]) -> bool:
 
 
 def serve(space: str) -> int:
-    """A child in `space` that echoes UDP on port 7 and TCP streams on port 8; returns its pid."""
+    """A child in `space` that echoes UDP on port 7 and TCP streams on port 8; returns its process group."""
     pid = os.fork()
     if pid:
         return pid
+    os.setpgid(0, 0)
     netns.setns(space)
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     udp.bind(("0.0.0.0", 7))
@@ -81,6 +83,21 @@ def serve(space: str) -> int:
             left -= len(data)
         connection.sendall(digest.hexdigest().encode())
         connection.close()
+
+
+def give_back(spaces: list[tuple[NetNS, str]], servers: list[int]) -> None:
+    """End the servers, and put the interfaces back where they were; the namespaces go."""
+    for pid in servers:
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    for space, name in spaces:
+        index = space.link_lookup(ifname=name)[0]
+        space.flush_addr(index=index)
+        space.link("set", index=index, state="down", mtu=1500)
+        space.link("set", index=index, net_ns_pid=1)
+        space.close()
+    for space_name in NAMES[: len(spaces)]:
+        netns.remove(space_name)
 
 
 def echoes(host: str, sizes: range) -> int:
@@ -115,13 +132,17 @@ def main(first: str, second: str, mtu: int = 1500) -> None:
         address(space, name, f"10.82.59.{number}")
         space.link("add", ifname="tagged", kind="vlan", link=space.link_lookup(ifname=name)[0], vlan_id=42)
         address(space, "tagged", f"10.82.60.{number}")
+    servers: list[int] = []
     if result["carrier"]:
-        serve(NAMES[1])
+        servers.append(serve(NAMES[1]))
         time.sleep(1)
         netns.setns(NAMES[0])
         result["echoes"] = echoes("10.82.59.2", range(1, mtu - 27, 37))
         result["tagged"] = echoes("10.82.60.2", range(1, mtu - 27, 211))
         result["stream"] = stream("10.82.59.2")
+    for space in spaces:
+        space.link("del", index=space.link_lookup(ifname="tagged")[0])
+    give_back(list(zip(spaces, names, strict=True)), servers)
     print(json.dumps(result), flush=True)
 
 

@@ -1,0 +1,97 @@
+"""In a guest: unprivileged forwarders and leases, forked from one process that has imported and compiled everything.
+
+Imports alone take ten seconds where the processor is emulated.
+"""
+
+import contextlib
+import os
+import resource
+import socket
+import sys
+import time
+from pathlib import Path
+
+FOLDER = "/run/forks"
+
+
+class Forks:
+    """Starts children of that process: user `uid`, no capabilities, no locked memory."""
+
+    def __init__(self, uid: int) -> None:
+        os.makedirs(FOLDER, exist_ok=True)
+        os.chown(FOLDER, uid, uid)
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork() == 0:
+            self._ours.close()
+            _become(uid)
+            _serve(theirs)
+            os._exit(0)
+        theirs.close()
+
+    def start(self, *words: str) -> int:
+        """`forward SOCKET A B`, or `probe SOCKET A B`; its process id."""
+        self._ours.sendall("\0".join(words).encode())
+        return int(self._ours.recv(64))
+
+    def output(self, pid: int) -> str:
+        """What it has written up to now."""
+        path = Path(f"{FOLDER}/{pid}")
+        return path.read_text() if path.exists() else ""
+
+
+def _become(uid: int) -> None:
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
+    os.setresuid(uid, uid, uid)
+    os.environ["XDG_CACHE_HOME"] = f"/run/vm/cache/{uid}"
+
+
+def _serve(commands: socket.socket) -> None:
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # threads would not survive a fork
+    from ixy_vfio import cli
+    from ixy_vfio.apps import compile as compiler
+    from ixy_vfio.apps import kernels
+
+    compiler.forwarding_loop(kernels.load("none"))
+    while words := commands.recv(4096).decode().split("\0"):
+        if words == [""]:
+            return
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                continue
+        pid = os.fork()
+        if pid == 0:
+            commands.close()
+            output = os.open(f"{FOLDER}/{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            os.close(output)
+            if words[0] == "forward":
+                status = cli.main(["forward", *words[2:], "--helper", words[1], "--json", "--announce",
+                                   "--link-deadline", "90"])  # fmt: skip
+            else:
+                status = _probe(words[1], words[2:])
+            sys.stdout.flush()
+            os._exit(status)
+        commands.sendall(str(pid).encode())
+
+
+def _probe(path: str, addresses: list[str]) -> int:
+    """Try until both devices are leased and have memory; prints when that was."""
+    from ixy_vfio.core.errors import IxyError
+    from ixy_vfio.transport.lease import Lease, Purpose
+
+    end = time.monotonic() + 90
+    while True:
+        try:
+            with Lease(path) as lease:
+                devices = [lease.attach(address) for address in addresses]
+                lease.memory(1 << 20, devices, Purpose.PACKETS)
+                print("leased", time.monotonic(), flush=True)
+            return 0
+        except (IxyError, OSError) as error:
+            if time.monotonic() > end:
+                print(error, flush=True)
+                return 1
+            time.sleep(0.01)
