@@ -25,7 +25,7 @@ class Batch:
         if room < 1:
             raise UsageError(f"a batch of {room} packets")
         self._pool, self._pool_address = pool, pool.address
-        self._words: NDArray[np.uint32] = np.zeros((2, room), np.uint32)
+        self._words: NDArray[np.uint32] = np.empty((2, room), np.uint32)
         self._address, self._room = int(self._words.ctypes.data), room
         self._free = calls().free
 
