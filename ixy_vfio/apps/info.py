@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from ixy_vfio.core import pci
 from ixy_vfio.core.mmio import ALL_ONES, Mmio
 from ixy_vfio.core.registers import Register
-from ixy_vfio.hw.ixgbe import DEVICE_IDS
 from ixy_vfio.ixgbe import counters, init, link, regs
+from ixy_vfio.ixgbe.models import model_of
 from ixy_vfio.netdev import Link, driver_of
 from ixy_vfio.transport.base import Device
 from ixy_vfio.transport.lease import Lease
@@ -78,7 +78,7 @@ def inspect(device: Device) -> DeviceInfo:
     bar = device.bar0
     return DeviceInfo(
         address=device.address,
-        model=DEVICE_IDS[device_id],
+        model=model_of(device_id).name,
         vendor=vendor,
         device=device_id,
         bus_master=pci.bus_master(device),

@@ -43,6 +43,7 @@ class Lies:
 
     def __init__(self, seed: int, kinds: tuple[str, ...], nic: "Nic") -> None:
         self._random = Random(f"{seed}:{nic.number}")
+        self._flaps = Random(f"{seed}:{nic.number}:flaps")  # by the clock, and so apart
         self._nic = nic
         self._kinds = frozenset(kinds)
         self._last = (-1, -1)
@@ -103,6 +104,6 @@ class Lies:
             self._nic.msix.storm()
             self.told["storm"] += 1
         if "link" in self._kinds and now >= self._flap_at:
-            self._flap_at = now + self._random.random() * 2 * FLAP
-            self._nic.link.allowed = self._random.random() < 0.7
+            self._flap_at = now + self._flaps.random() * 2 * FLAP
+            self._nic.link.allowed = self._flaps.random() < 0.7
             self.told["flaps"] += 1

@@ -119,10 +119,15 @@ class Life:
         self._kinds, self._seed = kinds, seed
         self.told: list[tuple[str, str]] = []
 
+    def lie(self) -> Lies:
+        """From now on."""
+        self.nic.hostile = lies = Lies(self._seed, self._kinds, self.nic)
+        return lies
+
     def hostile(self) -> None:
         """All calls, with a device that lies. Only IxyErrors are caught."""
         with self.clock.in_use():
-            self.nic.hostile = lies = Lies(self._seed, self._kinds, self.nic)
+            lies = self.lie()
             self._live()
             self.nic.hostile = None
             lies.end()
