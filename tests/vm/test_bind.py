@@ -29,7 +29,7 @@ NICS = {  # NIC -> (guest, device, another one on its wire)
 def test_a_bind_that_fails_or_dies_at_any_step(guest: Guest, device: str, peer: str) -> None:
     """An error at each step of bind, kill -9 after each of bind and unbind: driver, name, MTU and state come back."""
     load(guest, "vfio-pci", "igb", "e1000e", "virtio_net", "ixgbe")
-    said = json.loads(inside(guest, "bindings", guest.address(device), guest.address(peer), timeout=500))
+    said = json.loads(inside(guest, "bindings", guest.address(device), guest.address(peer), timeout=900))
     unbind, answered = said.pop("unbind")
     assert said == {"before": True, "fault": [BIND, True], "kill": [BIND, True]}
     assert unbind[3].endswith(" down")  # by the name that the kernel gave
