@@ -136,3 +136,12 @@ def test_the_command_line_option(simulator: StartSimulator, tmp_path: Path) -> N
     result = run("sim", "--dir", str(tmp_path / "other"), "--hostile", "x")
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert "give SEED[,KIND...]" in result.stderr
+
+
+@pytest.mark.parametrize("spec", ["1,garbage", "2,ones", "3,eeprom", "4,link", "5,counters", "6"])
+def test_info_about_a_hostile_port(sim: Simulator, spec: str) -> None:
+    be(sim, spec)
+    result = run("info", A, "--helper", sim.helper, timeout=ENDS_WITHIN)
+    assert result.returncode in (0, 1)
+    assert (result.stderr == "") if result.returncode == 0 else re.fullmatch(r"ixy-vfio info: .+\n", result.stderr)
+    ended(sim)
