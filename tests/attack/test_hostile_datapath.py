@@ -14,11 +14,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 DESCRIPTORS = int(os.environ.get("IXY_VFIO_HOSTILE", "10000000"))
+TOP = Path(__file__).parents[2]
 DEADLINE = 400.0  # seconds, compilation on a busy machine included: a driver that hangs fails
 SHAPES = (
     "ring=64,batch=32",
@@ -32,9 +34,9 @@ SINGLE = ("length", "endless", "early", "order", "twice", "torn", "format", "sta
 
 
 def runs(*specs: str, deadline: float = DEADLINE) -> tuple[list[dict[str, Any]], int]:
-    """What `hostile_run` told, and its status; it is killed at the deadline (the status is then None's)."""
+    """What `hostile_run` told, and its status. TimeoutExpired at the deadline, when it is killed."""
     argv = [sys.executable, "-m", "tests.attack.hostile_run", *specs]
-    process = subprocess.run(argv, stdout=subprocess.PIPE, text=True, timeout=deadline, check=False)
+    process = subprocess.run(argv, cwd=TOP, stdout=subprocess.PIPE, text=True, timeout=deadline, check=False)
     return [json.loads(line) for line in process.stdout.splitlines()], process.returncode
 
 
