@@ -12,7 +12,7 @@ from tests.vm.test_helper import USER, WAYS, edu, serving, wait_until
 
 pytestmark = pytest.mark.vm
 
-INTEL = Config(kernel="iommufd", nics=("igb",))
+INTEL = Config(kernel="iommufd", nics=("igb", "edu"))
 AMD = Config(kernel="stock", nics=("igb",), iommu="amd")
 PASSTHROUGH = Config(kernel="stock", nics=("igb",), append="iommu=pt")
 NO_INTREMAP = Config(kernel="iommufd", nics=("igb",), intremap=False)
@@ -58,7 +58,8 @@ def flipped(report: Any) -> set[str]:
 
 @in_guest(INTEL)
 def test_each_thing_broken_flips_its_own_check(guest: Guest) -> None:
-    found = {what: set(checks) for what, checks in json.loads(inside(guest, "audited", bind(guest))).items()}
+    said = inside(guest, "audited", bind(guest), guest.address("nic1"), timeout=400)
+    found = {what: set(checks) for what, checks in json.loads(said).items()}
     assert found.pop("nothing") == DOCUMENTED
     assert found.pop("nothing any more") == DOCUMENTED
     of_a_program = {"session.level", "session.sandbox"}  # any program with a device is L1, and has no sandbox
@@ -72,6 +73,20 @@ def test_each_thing_broken_flips_its_own_check(guest: Guest) -> None:
         "reset by the bus only": {"device.reset"},
         "stale bus master": {"device.bus_master"},
         "bridge does not redirect": {"device.acs"},
+        "node of the device for everybody": {"nodes.vfio"},
+        "iommufd for everybody": {"nodes.vfio"},
+        "memory for everybody": {"nodes.memory"},
+        "eeprom changed": {"device.eeprom"},
+        "policy of a user": {"helper.policy"},
+        "unit without hardening": {"helper.unit"},
+        "anybody can replace the helper's socket": {"helper.socket"},
+        "anybody can replace the helper's program": {"helper.code"},
+        "a group in passthrough": {"iommu.passthrough"},
+        "a lazy group": {"iommu.lazy"},
+        "virtual function below a program": {"device.sriov"},
+        "duplicate of the descriptor": {"device.holders"} | of_a_program,
+        "two devices in one domain": {"session.container"} | of_a_program,
+        "writable code": {"session.exec"} | of_a_program,
         "root driver": {"session.privileges"} | of_a_program,
         "driver of a user": of_a_program,
     }
@@ -79,7 +94,7 @@ def test_each_thing_broken_flips_its_own_check(guest: Guest) -> None:
 
 @in_guest(INTEL)
 def test_an_ordinary_user_is_told_what_needs_root(guest: Guest) -> None:
-    report = json.loads(inside(guest, "audited", bind(guest), "1000"))
+    report = json.loads(inside(guest, "audited", "as", "1000", bind(guest)))
     assert report["uid"] == 1000
     assert flipped(report) <= DOCUMENTED | X2APIC
     skipped = {one["check"] for one in report["results"] if one["status"] == "SKIP"}
@@ -119,11 +134,12 @@ def audit_of_a_session(guest: Guest, way: str, how: str) -> Any:
     address = edu(guest)
     guest.run(["sh", "-c", MOUNTS])
     with serving(guest, way, address):
-        guest.put(b"0x1000000000 0x1000 rw rings\n", f"/run/ixy_vfio/leases/{address}.ledger")
         session = guest.start([sys.executable, "-m", "tests.vm.inside.session", how, address, str(USER)])
         try:
             wait_until(lambda: session.output().stdout.endswith("\n"))
             pids = json.loads(session.output().stdout)
+            if how == "unaccounted":
+                guest.put(b"0x1000000000 0x1000 r rings\n", f"/run/ixy_vfio/leases/{address}.ledger")
             _, report = audit(guest, address)
         finally:
             guest.run(["sh", "-c", f"pkill -9 -P {session.pid}; kill -9 {session.pid}"], check=False)
@@ -136,7 +152,7 @@ def audit_of_a_session(guest: Guest, way: str, how: str) -> Any:
 
 
 # The session of these tests does not seal itself; edu has no reset of its own.
-AS_MADE = {"session.sandbox", "session.mseal", "device.reset"}
+AS_MADE = {"session.sandbox", "session.mseal", "session.limits", "device.reset"}
 
 
 @WAYS
@@ -149,7 +165,9 @@ def test_a_session_of_the_helper(guest: Guest, way: str) -> None:
 
 
 @in_guest(IOMMUFD)
-@pytest.mark.parametrize(("how", "check"), [("leaky", "session.fds"), ("wide", "session.bar")])
+@pytest.mark.parametrize(
+    ("how", "check"), [("leaky", "session.fds"), ("wide", "session.bar"), ("unaccounted", "session.dma")]
+)
 def test_a_session_that_is_broken(guest: Guest, how: str, check: str) -> None:
     report = audit_of_a_session(guest, "cdev", how)
     assert {one for one in flipped(report) if one.startswith(("session.", "device."))} == AS_MADE | {check}

@@ -5,7 +5,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -36,19 +36,21 @@ def wait_until(ready: Callable[[], bool], deadline: float = 30.0) -> None:
 
 
 @contextlib.contextmanager
-def serving(guest: Guest, way: str, *addresses: str, user: int = USER) -> Iterator[Process]:
+def serving(
+    guest: Guest, way: str, *addresses: str, user: int = USER, helper: Sequence[str] = HELPER
+) -> Iterator[Process]:
     """A helper that leases these devices to `user`."""
     guest.run(["mkdir", "-p", "/run/policy"])
     guest.put(f"[user.{user}]\ndevices = {json.dumps(list(addresses))}\n".encode(), "/run/policy/policy.toml")
     guest.run(["chmod", "644", "/run/policy/policy.toml"])
-    helper = guest.start([*HELPER, "serve", "--policy", "/run/policy/policy.toml", "--way", way])
+    process = guest.start([*helper, "serve", "--policy", "/run/policy/policy.toml", "--way", way])
     try:
         wait_until(lambda: guest.run(["test", "-S", "/run/ixy_vfio/helper.sock"], check=False).status == 0)
-        yield helper
+        yield process
     finally:
-        if helper.poll() is None:
-            guest.run(["kill", str(helper.pid)])
-            helper.wait(30)
+        if process.poll() is None:
+            guest.run(["kill", str(process.pid)])
+            process.wait(30)
         guest.run(["rm", "-f", "/run/ixy_vfio/helper.sock"])
 
 

@@ -1,7 +1,9 @@
 """In the guest: audits a device that is bound to vfio-pci, first as it is, then with one thing broken at a time.
 
-Prints a JSON object: name of what was broken -> checks that say WARN or FAIL. Every change is taken back. With a user
-id as second argument: the report as that user sees it.
+    audited.py ADDRESS OTHER        a JSON object: name of what was broken -> checks that say WARN or FAIL
+    audited.py as UID ADDRESS       the report as that user sees it
+
+Every change is taken back. OTHER is a device that nobody drives.
 """
 
 import contextlib
@@ -9,6 +11,7 @@ import json
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -18,6 +21,7 @@ from ixy_vfio.audit.host import Host
 from ixy_vfio.audit.model import Status
 from ixy_vfio.audit.runner import audit
 from ixy_vfio.audit.system import LiveSystem
+from tests.vm.inside import broken_hosts
 
 SYSFS = Path("/sys/bus/pci/devices")
 Change = contextlib.AbstractContextManager[None, bool | None]
@@ -97,6 +101,7 @@ def changes(address: str) -> dict[str, Change]:
     bridge = os.path.basename(os.path.dirname(os.path.realpath(device)))
     space = ConfigSpace("", (SYSFS / bridge / "config").read_bytes())
     command = ConfigSpace("", (SYSFS / address / "config").read_bytes()).word(COMMAND)
+    cdev = f"/dev/vfio/devices/{os.listdir(f'{device}/vfio-dev')[0]}"
     parameters = "/sys/module/{}/parameters/{}"
     found: dict[str, Change] = {
         "group for everybody": mode(group, 0o666),
@@ -107,6 +112,8 @@ def changes(address: str) -> dict[str, Change]:
         "programs may make virtual functions": written(parameters.format("vfio_pci", "enable_sriov"), "1"),
         "reset by the bus only": written(f"{device}/reset_method", "bus"),
         "stale bus master": config(address, COMMAND, command | 0x4),
+        "node of the device for everybody": mode(cdev, 0o666),
+        "iommufd for everybody": mode("/dev/iommu", 0o666),
         "root driver": held(group, 0),
         "driver of a user": held(group, 1000),
     }
@@ -115,10 +122,13 @@ def changes(address: str) -> dict[str, Change]:
     return found
 
 
-def main(address: str) -> None:
+def main(address: str, other: str) -> None:
     """Break one thing after the other."""
     found = {"nothing": flipped(address)}
-    for name, change in changes(address).items():
+    begin = time.monotonic()
+    found["nothing any more"] = flipped(address)
+    print(f"an audit takes {time.monotonic() - begin:.2f} s", file=sys.stderr)
+    for name, change in (changes(address) | broken_hosts.changes(address, other)).items():
         with change:
             found[name] = flipped(address)
     found["nothing any more"] = flipped(address)
@@ -134,7 +144,7 @@ def seen_by(uid: int, address: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        seen_by(int(sys.argv[2]), sys.argv[1])
+    if sys.argv[1] == "as":
+        seen_by(int(sys.argv[2]), sys.argv[3])
     else:
-        main(sys.argv[1])
+        main(sys.argv[1], sys.argv[2])

@@ -1,8 +1,9 @@
 """In the guest: a session of the helper, a control process that holds the device and a worker that has a page of it.
 
-    session.py sound|leaky|wide ADDRESS UID
+    session.py sound|leaky|wide|unaccounted ADDRESS UID
 
-leaky: the worker keeps the device's descriptor; wide: it has all of the BAR mapped. Prints the process ids, and stays.
+leaky: the worker keeps the device's descriptor; wide: it has all of the BAR mapped; unaccounted: as sound (what is
+broken is the ledger). Prints the process ids, and stays.
 """
 
 import json
