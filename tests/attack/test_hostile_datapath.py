@@ -105,4 +105,4 @@ def test_a_driver_with_a_check_less_is_seen(weak: str, told: str) -> None:
 
 def test_a_driver_that_hangs_is_seen() -> None:
     with pytest.raises(subprocess.TimeoutExpired):
-        runs("7,length:weak=hangs", deadline=20.0)
+        runs("7,length:weak=hangs", deadline=8.0)
