@@ -11,7 +11,7 @@ import pytest
 
 from ixy_vfio.apps import kernels
 from ixy_vfio.apps.compile import forwarding_loop
-from ixy_vfio.bench import goals, latency, measure, reference, report
+from ixy_vfio.bench import goals, instructions, latency, measure, metadata, reference, report
 from ixy_vfio.bench.results import Quartiles, Results
 from ixy_vfio.bench.sides import Product, Reference, Side
 
@@ -149,6 +149,32 @@ def test_stepping_gives_the_same_number_twice() -> None:
         pytest.skip(str(error))
     assert len(counts) == 1
     assert 128 * 10 < counts.pop() < 128 * 500
+
+
+@pytest.mark.parametrize(
+    ("found", "status"), [(60.0, 0), (63.0, 0), (63.1, 1), (0.0, 1), ("CannotStep: ptrace", 2), ("KeyError: 'a'", 1)]
+)
+def test_the_gate_of_instructions(monkeypatch: pytest.MonkeyPatch, found: float | str, status: int) -> None:
+    """5 % above the goal is still met; only where stepping is forbidden nothing is decided."""
+
+    def count(*_: object) -> float:
+        if isinstance(found, str):
+            raise subprocess.CalledProcessError(1, "inner", stderr=f"Traceback\n{found}\n")
+        return found
+
+    monkeypatch.setattr(instructions, "count", count)
+    monkeypatch.setattr(sys, "argv", ["instructions"])
+    assert instructions.main() == status
+
+
+def test_all_metadata_is_measured_by_a_kernel_that_needs_it() -> None:
+    side = Product(forwarding_loop(kernels.load(f"{metadata.__file__}:every_field")), "metadata")
+    other = product()
+    for one in (side, other):
+        one.configure(32, 64)
+        measure.sample(one, 512)
+    assert side.digests == other.digests  # it changes the same byte, and drops nothing
+    measure.check([side, other])
 
 
 def test_help() -> None:
