@@ -131,6 +131,73 @@ def test_who_may_not_have_a_device(guest: Guest, way: str) -> None:
         assert re.search(rf"{other}: driver is (igb|none); run: sudo ixy-vfio-helper bind {other}", said)
 
 
+def traced(guest: Guest, policy: dict[int, str], way: str) -> Process:
+    """A helper under strace: every path and every ioctl of it and its children go to /run/trace."""
+    text = "".join(f'[user.{user}]\ndevices = ["{address}"]\n' for user, address in policy.items())
+    guest.run(["mkdir", "-p", "/run/policy"])
+    guest.put(text.encode(), "/run/policy/policy.toml")
+    guest.run(["chmod", "644", "/run/policy/policy.toml"])
+    words = " ".join([*HELPER, "serve", "--policy", "/run/policy/policy.toml", "--way", way])
+    script = f"echo $$ > /run/helper.pid; exec {words}"
+    helper = guest.start(["strace", "-f", "-qq", "-e", "trace=%file,ioctl", "-o", "/run/trace", "sh", "-c", script])
+    wait_until(lambda: guest.run(["test", "-S", "/run/ixy_vfio/helper.sock"], check=False).status == 0, 60)
+    return helper
+
+
+class Trace:
+    """What strace wrote."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._read = 0
+
+    def touched(self) -> list[str]:
+        """What was named below sysfs, opened of /dev, and asked of VFIO since the last call.
+
+        O_PATH opens nothing: so does the sandbox of a lease name what may be opened later.
+        """
+        lines = [line for line in self._guest.get("/run/trace").decode().splitlines() if "O_PATH" not in line]
+        new, self._read = lines[self._read :], len(lines)
+        named = r'"/sys/|"/dev/vfio/|open\w*\([^"]*"/dev/(?!null)|VFIO|IOMMU|_IOC\('
+        return [line for line in new if re.search(named, line)]
+
+
+@pytest.mark.parametrize(
+    ("guest", "way"),
+    [(STOCK, "group"), (IOMMUFD, "cdev")],
+    indirect=["guest"],
+    ids=["stock-group", "iommufd-cdev"],
+    scope="session",
+)
+def test_a_refusal_comes_before_the_device_is_touched(guest: Guest, way: str) -> None:
+    if guest.run(["sh", "-c", "command -v strace"], check=False).status:
+        pytest.skip("no strace here")
+    address, other, second = edu(guest), guest.address("nic0"), USER + 2
+    helper = traced(guest, {USER: address, second: address}, way)
+    try:
+        trace = Trace(guest)
+        assert trace.touched() == []  # a helper that starts looks at no device
+        said = client(guest, "refused", address, STRANGER).wait(60, check=False)
+        assert f"the helper's policy gives nothing to uid {STRANGER}; ask the admin" in said.stdout + said.stderr
+        said = client(guest, "refused", other).wait(60)
+        assert f"{other}: the helper's policy does not give this device to uid {USER}" in said.stdout
+        assert trace.touched() == []
+        holder = client(guest, "wanted_back", address)
+        wait_until(lambda: "up" in holder.output().stdout)
+        taken = "\n".join(trace.touched())  # the trace shows what there is to show
+        assert f'"/sys/bus/pci/devices/{address}' in taken
+        assert '"/dev/vfio/' in taken
+        said = client(guest, "refused", address, second).wait(60)
+        assert re.search(rf"{address}: leased by uid {USER} \(helper process \d+\); that lease must end", said.stdout)
+        assert trace.touched() == []
+        holder.kill()
+        holder.wait(30, check=False)
+    finally:
+        guest.run(["sh", "-c", "kill $(cat /run/helper.pid)"])
+        helper.wait(60, check=False)
+        guest.run(["rm", "-f", "/run/ixy_vfio/helper.sock"])
+
+
 def interface(guest: Guest, address: str) -> dict[str, str]:
     """Name, MTU and whether it is up, of a NIC's interface."""
     names = guest.run(["ls", f"/sys/bus/pci/devices/{address}/net"], check=False).stdout.split()
