@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,7 @@ from tests.model_nic import World
 from tests.vm.inside.leased import SOCKET
 
 PAGE = 4096
+QUIET = 6.0  # seconds; the kernel logs ten faults in five: each attack shall find the log open
 CANARY = b"\xc5"
 ATTACKER, OTHER = 1000, 1001
 TOLD = 16384  # where in packet memory the attack says what came of it
@@ -99,6 +101,9 @@ def targets(other: Other, page: RootsPage) -> dict[str, Callable[[Port], int]]:
         "the page before the packets": lambda port: port.packets.iova - PAGE,
         "the page behind the packets": lambda port: port.packets.iova + port.packets.size,
         "the page before the rings": lambda port: min(port.queue.rx.iova, port.queue.tx.iova) // PAGE * PAGE - PAGE,
+        "the page behind the rings": lambda port: max(
+            -(-(ring.iova + 16 * ring.descriptors) // PAGE) * PAGE for ring in (port.queue.rx, port.queue.tx)
+        ),
         "the rings of the other port": lambda port: port.job.pairs[1].queue.tx.iova,
         "memory of another session": lambda _: other.far,
         "physical memory": lambda _: page.physical,
@@ -133,6 +138,7 @@ def main(kind: str, *ports: str) -> None:
     make, offset = KINDS[kind]
 
     def at(target: Callable[[Port], int], stay: bool) -> dict[str, Any]:
+        time.sleep(QUIET)
         job, told, ended = run(make(target), (ports[0], ports[1]), stay)
         untouched = page.untouched() and other.untouched()
         return {"iova": target(Port(job)), "told": told, "ended": ended, "untouched": untouched}
