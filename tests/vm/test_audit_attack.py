@@ -18,6 +18,7 @@ pytestmark = pytest.mark.vm
 
 DEVICES = Config(kernel="iommufd", nics=("edu", "igb"), ports=1)
 AMD = Config(kernel="stock", nics=("edu",), iommu="amd")
+NO_IOMMU = Config(kernel="iommufd", nics=("igb", "igb"), iommu="none", hugepages=16)
 EDU, IGB, IXGBE = "nic0", "nic1", "port0"
 ATTACKS = {check.name for check in run.attacks()}
 AS_ROOT = {"attack.physical", "attack.helper_killed"}
@@ -121,3 +122,19 @@ def test_a_broken_helper_fails_its_own_attacks(guest: Guest, fault: str) -> None
     assert having(report, "FAIL") == FAULTS[fault]
     assert having(report, "PASS") == others
     guest.run(["rm", "-rf", "/run/kept"])
+
+
+@in_guest(NO_IOMMU)
+def test_without_an_iommu_nothing_holds(guest: Guest) -> None:
+    """VFIO's no-IOMMU mode, and a helper that was made to take it: a device's addresses are physical ones.
+
+    (What lies beside a mapping, or far from it, is whatever lies there then; those attacks are tested above.)
+    """
+    guest.run(["sh", "-c", "echo Y > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode"])
+    address, other = bound(guest, "nic0"), bound(guest, "nic1")
+    broken = ("attack.physical", "attack.sibling_bar", "attack.read_only", "attack.after_unmap")
+    with serving(guest, "group", address, user=0, helper=faulty("noiommu")):
+        report = attack(guest, address, *broken, user=0)
+    assert having(report, "FAIL") == set(broken)
+    found = next(one for one in report["results"] if one["check"] == "attack.sibling_bar")["findings"][0]
+    assert found["text"].startswith(f"registers of {other}")

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ixy_vfio_helper import __main__ as program
 from ixy_vfio_helper import kernel, memory, monitor
-from ixy_vfio_helper.__main__ import run
 from ixy_vfio_helper.iommufd import CdevSession
 from ixy_vfio_helper.memory import GUARD, HUGE, WINDOW, Memory, Range
 from ixy_vfio_helper.sandbox import Sandbox
@@ -154,10 +154,11 @@ def break_it(fault: str) -> None:
         *faults[fault],
         (Sandbox, "begin", lambda self: []),
         (Sandbox, "finish", lambda self: 0),
+        (program, "lower", lambda: None),
     ]:
         setattr(owner, name, value)
 
 
 if __name__ == "__main__":
     break_it(sys.argv[1])
-    sys.exit(run(sys.argv[2:]))
+    sys.exit(program.run(sys.argv[2:]))
