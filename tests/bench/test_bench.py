@@ -26,7 +26,7 @@ def product() -> Product:
 def test_reference_and_forwarder_send_the_same_bytes(batch: int) -> None:
     builds, _ = reference.builds(everything=False)
     if not builds:
-        pytest.skip("no C compiler")
+        pytest.skip("no C compiler: apt-get install gcc libc6-dev")
     sides: list[Side] = [Reference(builds[0]), product()]
     compared = measure.verify(sides, SIZES, batch, 512)
     # 512 packets in two bursts and one more step: each port's first 512, six lengths in turn by number modulo 64

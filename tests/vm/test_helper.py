@@ -171,7 +171,7 @@ class Trace:
 )
 def test_a_refusal_comes_before_the_device_is_touched(guest: Guest, way: str) -> None:
     if guest.run(["sh", "-c", "command -v strace"], check=False).status:
-        pytest.skip("no strace here")
+        pytest.skip("no strace here: apt-get install strace")
     address, other, second = edu(guest), guest.address("nic0"), USER + 2
     helper = traced(guest, {USER: address, second: address}, way)
     try:
