@@ -218,7 +218,7 @@ def enable_receive(bar: Mmio) -> None:
 
 def _set_rxen(bar: Mmio, on: int) -> None:
     p.SECRXCTRL.modify(bar, rx_dis=1)
-    p.SECRXSTAT.wait(bar, secrx_rdy=1, within=1.0)  # the model of a busy machine has needed 0.1 s
+    p.SECRXSTAT.wait(bar, secrx_rdy=1, within=QUEUE_WAIT)
     p.RXCTRL.modify(bar, rxen=on)
     p.SECRXCTRL.modify(bar, rx_dis=0)
 

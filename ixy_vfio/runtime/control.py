@@ -35,6 +35,7 @@ from ixy_vfio.transport.lease import Lease, Purpose
 WORKER_DEADLINE = 5.0  # seconds for a worker to seal itself, or to stop
 _FRAME = 26  # Ethernet header, two VLAN tags, CRC
 WATCH = 0.25  # seconds between looks at the devices
+LAST_WORD = 1.0  # seconds; a helper that ends a lease resets the device first and says why last
 INTERRUPT_INTERVAL = 0.0005  # seconds; under load interrupts come in vain, so let them be few
 
 
@@ -134,17 +135,6 @@ class Snapshot:
     links: tuple[Link, ...]
 
 
-@contextlib.contextmanager
-def _naming(address: str) -> Iterator[None]:
-    """An error of a device says which port it was."""
-    try:
-        yield
-    except DeviceError as error:
-        if address in str(error):
-            raise
-        raise type(error)(f"{address}: {error}") from None
-
-
 class Control:
     """A run, from lease to lease's end. Use as a context manager: leaving it stops everything."""
 
@@ -216,7 +206,7 @@ class Control:
             rings = functools.partial(lease.memory, devices=[device], purpose=Purpose.RINGS)
             self.ports.append(netdev.open_port(device, plan.config, rings))
         for port, address in self._named_ports():
-            with _naming(address):
+            with self._device(address):
                 port.initialise()
                 self.notes += [f"{address}: {note}" for note in port.notes]
                 self.macs.append(port.mac)
@@ -229,14 +219,15 @@ class Control:
             self._expect_ready(one)
         self._check_seals()
         for port, address in self._named_ports():
-            with _naming(address):
+            with self._device(address):
                 self._wait_link(port)
         if self.stopping:
             return
         for one in self.workers:
             messages.send(one.connection, Kind.GO)
-        for port in self.ports:
-            port.enable_receive()
+        for port, address in self._named_ports():
+            with self._device(address):
+                port.enable_receive()
 
     def _wakeups(self, port: NetDevice) -> list[int]:
         """An eventfd for each queue of the port, which the device signals from now on."""
@@ -297,9 +288,20 @@ class Control:
     def _named_ports(self) -> Iterator[tuple[NetDevice, str]]:
         return zip(self.ports, self.plan.addresses, strict=True)
 
-    def _check_lease(self) -> None:
+    @contextlib.contextmanager
+    def _device(self, address: str) -> Iterator[None]:
+        """An error of a device says which port it was; LeaseError where the helper has taken the device back."""
+        try:
+            yield
+        except DeviceError as error:
+            self._check_lease(LAST_WORD)
+            if address in str(error):
+                raise
+            raise type(error)(f"{address}: {error}") from None
+
+    def _check_lease(self, wait: float = 0.0) -> None:
         assert self.lease is not None
-        self.lease.check()
+        self.lease.check(wait)
 
     def watch(self, interval: float, duration: float | None = None) -> Iterator[Snapshot]:
         """A snapshot every `interval` seconds until a signal, the duration's or the packet limit's end."""
@@ -333,13 +335,9 @@ class Control:
 
     def _look_at_ports(self) -> None:
         """Raises DeviceGone when a device was removed."""
-        try:
-            for port, address in self._named_ports():
-                with _naming(address):
-                    port.link()
-        except DeviceError:
-            self._check_lease()  # when the helper ended the lease, that is the better reason
-            raise
+        for port, address in self._named_ports():
+            with self._device(address):
+                port.link()
 
     def _ask_workers(self) -> None:
         """Bring the workers' statistics up to date."""

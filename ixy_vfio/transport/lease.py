@@ -12,6 +12,7 @@ devices and unmaps the memory.
 
 import contextlib
 import os
+import select
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -129,8 +130,6 @@ class Lease:
                 received = protocol.receive(self._connection, protocol.REPLIES)
         except TimeoutError:
             raise self._lost(f"the helper did not answer in {DEADLINE:.0f} s") from None
-        except BlockingIOError:
-            raise  # `check` asked not to wait
         except (ProtocolError, OSError) as error:
             raise self._lost(f"what answers there is no helper of this version: {error}") from None
         if received is None:
@@ -191,17 +190,13 @@ class Lease:
         """Readable when the helper said something: call `check`."""
         return self._connection.fileno()
 
-    def check(self) -> None:
-        """Raise LeaseError when the helper has ended the lease, or is gone. Does not wait."""
+    def check(self, wait: float = 0.0) -> None:
+        """Raise LeaseError when the helper has ended the lease, or is gone, or does or is within `wait` seconds."""
         if self._over is not None:
             raise LeaseError(self._over)
-        self._connection.setblocking(False)
-        try:
-            _, message, fds = self._receive()
-        except BlockingIOError:
+        if not select.select([self._connection], [], [], wait)[0]:
             return
-        finally:
-            self._connection.settimeout(DEADLINE)
+        _, message, fds = self._receive()
         for fd in fds:
             os.close(fd)
         raise self._lost(f"the helper sent {type(message).__name__} without being asked")

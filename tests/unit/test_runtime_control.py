@@ -1,10 +1,10 @@
-"""Control, where a whole run cannot show it: what is stopped when stopping itself fails."""
+"""Control, where a whole run cannot show it: what is stopped when stopping itself fails, and what is then blamed."""
 
 from typing import Any
 
 import pytest
 
-from ixy_vfio.core.errors import DeviceGone
+from ixy_vfio.core.errors import DeadlineError, DeviceGone, LeaseError
 from ixy_vfio.runtime.control import Control, Plan
 
 
@@ -56,3 +56,26 @@ def test_workers_are_killed_before_ports_are_stopped_whatever_happens() -> None:
     with pytest.raises(DeviceGone, match="the worker is gone"):
         control.stop()
     assert stopped == ["worker", "a", "b"]
+
+
+class Helper:
+    """A lease of which the helper may still say, if one waits, that it has ended it."""
+
+    def __init__(self, ended: bool) -> None:
+        self.ended = ended
+
+    def check(self, wait: float = 0.0) -> None:
+        if self.ended and wait >= 0.5:
+            raise LeaseError("its DMA was blocked")
+
+
+@pytest.mark.parametrize(
+    ("ended", "error", "text"),
+    [(True, LeaseError, "its DMA was blocked"), (False, DeadlineError, "0000:03:00.0: RXDCTL is not 1")],
+)
+def test_a_device_that_was_taken_back_is_not_blamed(ended: bool, error: type[Exception], text: str) -> None:
+    control = Control(Plan(("0000:03:00.0", "0000:03:00.1"), lambda _: 0, "none"))
+    lease: Any = Helper(ended)
+    control.lease = lease
+    with pytest.raises(error, match=f"^{text}$"), control._device("0000:03:00.0"):
+        raise DeadlineError("RXDCTL is not 1")

@@ -93,7 +93,8 @@ def give_back(spaces: list[tuple[NetNS, str]], servers: list[int]) -> None:
     for space, name in spaces:
         index = space.link_lookup(ifname=name)[0]
         space.flush_addr(index=index)
-        space.link("set", index=index, state="down", mtu=1500)
+        space.link("set", index=index, state="down")
+        space.link("set", index=index, mtu=1500)
         space.link("set", index=index, net_ns_pid=1)
         space.close()
     for space_name in NAMES[: len(spaces)]:
