@@ -36,7 +36,7 @@ def _serve(arguments: argparse.Namespace, claims: Claims, journal: bind.Journal)
     with contextlib.suppress(OSError):  # each lease says it, too
         lower()
     backend = KernelBackend(arguments.way, arguments.root)
-    paths = {arguments.root / "sys": READ, arguments.root / "proc": READ, claims.directory: RECORDS}
+    paths = {arguments.root / "sys": READ, claims.directory: RECORDS}
     paths |= {ROOT / "dev/vfio": DEVICE, ROOT / "dev/iommu": DEVICE, ROOT / "dev/kmsg": READ}
     server.Server(listener, lambda: policy.load(arguments.policy), backend, claims, Sandbox(paths), lock).run()
 

@@ -5,13 +5,14 @@ has an iommufd of its own, bound and attached before the descriptor is passed.
 """
 
 import errno
+import mmap
 import os
 import struct
-from array import array
 from collections.abc import Sequence
 
+from ixy_vfio_helper.libc import address_of
 from ixy_vfio_helper.memory import Memory, Range
-from ixy_vfio_helper.vfio import VFIO, KernelSession, address_of, control
+from ixy_vfio_helper.vfio import VFIO, KernelSession, control
 
 DEVICE_BIND_IOMMUFD, DEVICE_ATTACH_IOMMUFD_PT = VFIO + 118, VFIO + 119
 IOAS_ALLOC, IOAS_IOVA_RANGES, IOAS_MAP, IOAS_UNMAP, IOAS_MAP_FILE = 0x3B81, 0x3B84, 0x3B85, 0x3B86, 0x3B8F
@@ -39,23 +40,21 @@ class CdevSession(KernelSession):
 
     def usable(self) -> Sequence[Range]:
         """The IOVA ranges of the address space."""
-        ranges = array("Q", bytes(16 * MAX_RANGES))
-        where = ranges.buffer_info()[0]
-        info = control(self._iommufd, IOAS_IOVA_RANGES, "IIIQQ", self._ioas, MAX_RANGES, 0, where, 0)
+        ranges = bytearray(16 * MAX_RANGES)
+        info = control(self._iommufd, IOAS_IOVA_RANGES, "IIIQQ", self._ioas, MAX_RANGES, 0, address_of(ranges), 0)
         (count,) = struct.unpack_from("=I", info, 8)
-        return [(ranges[2 * i], ranges[2 * i + 1] + 1) for i in range(count)]
+        return [(first, last + 1) for first, last in struct.iter_unpack("=QQ", ranges[: 16 * count])]
 
     def map(self, memory: Memory, iova: int) -> None:
         """IOAS_MAP_FILE, or before Linux 6.13 IOAS_MAP. Both pin the pages."""
         rights = FIXED_READ | WRITE * memory.writable
         try:
-            fields = (rights, self._ioas, memory.fd, 0, memory.size, iova)
-            control(self._iommufd, IOAS_MAP_FILE, "IIiQQQ", *fields)
+            control(self._iommufd, IOAS_MAP_FILE, "IIiQQQ", rights, self._ioas, memory.fd, 0, memory.size, iova)
         except OSError as error:
             if error.errno not in (errno.ENOTTY, errno.EOPNOTSUPP):
                 raise
-            with address_of(memory) as address:
-                fields = (rights, self._ioas, 0, address, memory.size, iova)
+            with mmap.mmap(memory.fd, memory.size) as view:
+                fields = (rights, self._ioas, 0, address_of(view), memory.size, iova)
                 control(self._iommufd, IOAS_MAP, "IIIQQQ", *fields)
 
     def unmap(self, iova: int, size: int) -> None:

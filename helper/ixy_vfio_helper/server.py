@@ -109,7 +109,6 @@ class Server:
 
     def run(self) -> None:
         """Serve."""
-        self._sandbox.prepare()
         wakeup = _Wakeup(signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
         self._listener.setblocking(False)
         while True:

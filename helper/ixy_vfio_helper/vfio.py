@@ -10,9 +10,9 @@ import mmap
 import os
 import re
 import struct
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
+from ixy_vfio_helper.libc import address_of
 from ixy_vfio_helper.memory import WINDOW, Memory, Range
 from ixy_vfio_helper.monitor import log
 from ixy_vfio_helper.protocol import Kind
@@ -34,21 +34,6 @@ def control(fd: int, number: int, layout: str, *fields: int, room: int = 0) -> b
     data = bytearray(struct.pack("=I" + layout, size, *fields).ljust(size, b"\0"))
     fcntl.ioctl(fd, number, data)
     return data
-
-
-@contextlib.contextmanager
-def address_of(memory: Memory) -> Iterator[int]:
-    """Map a memfd into this process for a moment; where it lies there (told by the kernel, as Python does not)."""
-    found = os.fstat(memory.fd)
-    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
-    with mmap.mmap(memory.fd, memory.size):
-        for line in Path("/proc/self/maps").read_text().splitlines():
-            span, _, offset, where, inode = line.split()[:5]
-            first, end = (int(word, 16) for word in span.split("-"))
-            if (where, int(inode), int(offset, 16), end - first) == (device, found.st_ino, 0, memory.size):
-                yield first
-                return
-        raise OSError(errno.EFAULT, "a mapping is not in /proc/self/maps")
 
 
 class FaultLog:
@@ -173,9 +158,9 @@ class GroupSession(KernelSession):
 
     def map(self, memory: Memory, iova: int) -> None:
         """MAP_DMA. It pins the pages, so that this process need not keep them mapped."""
-        with address_of(memory) as address:
-            rights = MAP_READ | MAP_WRITE * memory.writable
-            control(self._container, IOMMU_MAP_DMA, "IQQQ", rights, address, iova, memory.size)
+        rights = MAP_READ | MAP_WRITE * memory.writable
+        with mmap.mmap(memory.fd, memory.size) as view:
+            control(self._container, IOMMU_MAP_DMA, "IQQQ", rights, address_of(view), iova, memory.size)
 
     def unmap(self, iova: int, size: int) -> None:
         """UNMAP_DMA."""

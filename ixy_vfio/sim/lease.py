@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"simulated helper: {error}", file=sys.stderr)
         return 2
     backend = Ports(arguments.dir, arguments.ports)
-    sandbox = Sandbox({arguments.dir: READ, arguments.dir / "leases": RECORDS, Path("/proc"): READ}, SIMULATED)
+    sandbox = Sandbox({arguments.dir: READ, arguments.dir / "leases": RECORDS}, SIMULATED)
     print("ready", flush=True)
     server.Server(listener, lambda: policy, backend, Claims(arguments.dir / "leases"), sandbox, lock).run()
     return 0
