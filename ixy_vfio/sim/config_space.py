@@ -1,14 +1,16 @@
 """PCI configuration space of a simulated port (82599 datasheet, chapter 9).
 
 A byte table with write masks. Capabilities stand where the 82599 has them: power management 0x40, MSI-X 0x70,
-PCI Express 0xA0, advanced error reporting 0x100, device serial number 0x140. Multi-function is off.
+PCI Express 0xA0, vital product data 0xE0, advanced error reporting 0x100, device serial number 0x140. Multi-function
+is off.
 """
 
 from collections.abc import Callable
 
 from ixy_vfio.hw import ixgbe
-from ixy_vfio.sim import msix
+from ixy_vfio.sim import msix, vpd
 from ixy_vfio.sim.eeprom import mac_address
+from ixy_vfio.sim.vpd import Vpd
 
 SIZE = 4096
 DEVICE_ID = 0x10FB
@@ -32,8 +34,9 @@ class ConfigSpace:
     reset (after this space has its reset values).
     """
 
-    def __init__(self, port: int, on_change: Callable[[], None], on_flr: Callable[[], None]) -> None:
+    def __init__(self, port: int, product: Vpd, on_change: Callable[[], None], on_flr: Callable[[], None]) -> None:
         self._port = port
+        self._product = product
         self._on_change = on_change
         self._on_flr = on_flr
         self._bytes = bytearray(SIZE)
@@ -77,7 +80,18 @@ class ConfigSpace:
         if reset:
             self._bytes[:] = self._reset_bytes
             self._on_flr()
+        elif offset <= vpd.ADDRESS + 1 < offset + len(data):
+            self._access_product()
         self._on_change()
+
+    def _access_product(self) -> None:
+        """The byte with the flag was written: the access it asks for, done at once."""
+        asked = self.word(vpd.ADDRESS)
+        if asked & vpd.FLAG:
+            self._product.write(asked & ~vpd.FLAG, int.from_bytes(self.read(vpd.DATA, 4), "little"))
+        else:
+            self._put(vpd.DATA, 4, self._product.read(asked))
+        self._put(vpd.ADDRESS, 2, asked ^ vpd.FLAG)
 
     def _put(self, offset: int, size: int, value: int, mask: int = 0, clear: int = 0) -> None:
         self._bytes[offset : offset + size] = value.to_bytes(size, "little")
@@ -107,6 +121,9 @@ class ConfigSpace:
         put(MSIX + 4, 4, 0x0000 | MSIX_BAR_INDEX)
         put(MSIX + 8, 4, msix.PBA_OFFSET | MSIX_BAR_INDEX)
         self._build_express()
+        put(vpd.CAPABILITY, 2, 0x0003)  # last of the list
+        put(vpd.ADDRESS, 2, 0x0000, mask=0xFFFF)
+        put(vpd.DATA, 4, 0x0000_0000, mask=0xFFFF_FFFF)
         put(ERRORS, 4, SERIAL << 20 | 0x0001_0001)
         put(ERRORS + 0x04, 4, 0, clear=0x001F_F030)
         put(ERRORS + 0x08, 4, 0, mask=0x001F_F030)
@@ -119,7 +136,7 @@ class ConfigSpace:
 
     def _build_express(self) -> None:
         put = self._put
-        put(EXPRESS, 4, 0x0002_0010)  # endpoint, version 2; last of the list
+        put(EXPRESS, 4, 0x0002_0010 | vpd.CAPABILITY << 8)  # endpoint, version 2
         put(EXPRESS + 0x04, 4, 0x1000_8CC2)  # function level reset, role-based errors, 512 bytes payload
         put(DEVICE_CONTROL, 2, 0x2810, mask=0x7FFF)
         put(EXPRESS + 0x0A, 2, 0x0000, clear=0x000F)

@@ -7,11 +7,13 @@ violation, since on a real NIC it would outlive the driver.
 from functools import partial
 
 from ixy_vfio.hw import Register, ixgbe
+from ixy_vfio.sim import vpd
 from ixy_vfio.sim.bar0 import Bar0
 
 WORDS = 256  # EEC.EE_SIZE 2
 CHECKSUM_WORD, CHECKSUM = 0x3F, 0xBABA
 FIRST_POINTER, FIRMWARE_POINTER = 0x03, 0x0F  # the sum takes in what words 3 to 14 point to
+VPD_POINTER = 0x2F  # not in the sum
 NO_POINTER = 0xFFFF
 
 PART_NUMBER = "E10G42-SIM"
@@ -59,6 +61,9 @@ def contents(port: int) -> list[int]:
     put(0xA0, 0x0000, 0x0001, NO_POINTER)
     put(0x2C, 0x0001)  # device capabilities: any SFP+ module may be used
     put(0x2D, 0x0001, 0x8000)  # image id
+    product = vpd.contents(pba, mac.hex().encode())
+    product += bytes(len(product) % 2)
+    put(VPD_POINTER, put(0xB0, *(product[i] | product[i + 1] << 8 for i in range(0, len(product), 2))))
     put(0x37, NO_POINTER, 0x0000)  # no alternate MAC address; init control word 3
     words[CHECKSUM_WORD] = (CHECKSUM - _sum(words)) & 0xFFFF
     return words
@@ -85,6 +90,7 @@ class Eeprom:
 
     def __init__(self, bar: Bar0, port: int) -> None:
         self.words = contents(port)
+        self.product = vpd.Vpd(self.words, self.words[VPD_POINTER], bar.violate)
         self._bar = bar
         bar.on_write(ixgbe.EEC, self._write_eec)
         bar.on_write(ixgbe.EERD, self._write_eerd)

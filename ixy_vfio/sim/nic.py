@@ -87,10 +87,10 @@ class Nic:
         self.hostile: Hostility | None = None
         self.memory = Bar0Memory(f"ixy-sim-bar0-{number}", shared_pages)
         self.bar = Bar0(self.memory.words, self.violate)
-        self.config = ConfigSpace(number, self._config_changed, self._function_level_reset)
+        self.eeprom = Eeprom(self.bar, number)
+        self.config = ConfigSpace(number, self.eeprom.product, self._config_changed, self._function_level_reset)
         self.msix = Msix(lambda: self.config.msix_usable and self.config.bus_master, self.violate)
         self.interrupts = Interrupts(self.bar, self.msix, clock)
-        self.eeprom = Eeprom(self.bar, number)
         self.sfp = Sfp(self.bar)
         self.link = Link(self.bar, self._carrier, self._link_changed)
         self._reset_at = 0.0
