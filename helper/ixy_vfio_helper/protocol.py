@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, ClassVar, dataclass_transform
 
 MAGIC = 0x48595849  # "IXYH"
 VERSION = 1
@@ -52,20 +52,31 @@ class Purpose(IntEnum):
     READ_ONLY = 3  # packets that are only sent: devices cannot write them
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+@dataclass_transform(frozen_default=True)
+class Message:
+    """What is sent. A class of it says its type, the layout of its body, and the file descriptors beside it."""
+
+    code: ClassVar[int]
+    layout: ClassVar[struct.Struct]
+    fds: ClassVar[int]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def __init_subclass__(cls, code: int, layout: str = "", fds: int = 0) -> None:
+        cls.code, cls.layout, cls.fds = code, struct.Struct("<" + layout), fds
+        dataclass(frozen=True)(cls)
+
+
+class Hello(Message, code=1):
     """First message; says the version."""
 
 
-@dataclass(frozen=True, slots=True)
-class List:
+class List(Message, code=2, layout="I"):
     """Ask for one device of those that this user may have."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class Attach:
+class Attach(Message, code=3, layout="16s"):
     """Ask for a device by its PCI address."""
 
     address: str
@@ -75,8 +86,7 @@ class Attach:
             raise ProtocolError("not a PCI address")
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(Message, code=4, layout="QII"):
     """Ask for zeroed memory, mapped for the devices whose bit (1 << Attached.device) is set."""
 
     size: int
@@ -88,26 +98,22 @@ class Memory:
             raise ProtocolError("memory without a size, a device or a purpose")
 
 
-@dataclass(frozen=True, slots=True)
-class Seal:
+class Seal(Message, code=5):
     """Give up the right to ask for anything more; only End is permitted from now on."""
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Message, code=6):
     """End the lease; the answer, Ended, comes when everything is undone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Welcome:
+class Welcome(Message, code=0x101, layout="QI"):
     """Answers Hello with the limits of this lease."""
 
     memory: int
     devices: int
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(Message, code=0x102, layout="I16sHHIi32s"):
     """Answers List: how many devices there are, and device `index` (an empty address when there is none)."""
 
     count: int
@@ -119,16 +125,14 @@ class Listed:
     driver: str
 
 
-@dataclass(frozen=True, slots=True)
-class Attached:
+class Attached(Message, code=0x103, layout="II", fds=1):
     """Answers Attach; the device's file descriptor is beside it."""
 
     device: int
     kind: int
 
 
-@dataclass(frozen=True, slots=True)
-class Allocated:
+class Allocated(Message, code=0x104, layout=f"QQQ{TEXT}s", fds=1):
     """Answers Memory; the sealed memfd is beside it. `size` was rounded up to whole pages."""
 
     iova: int
@@ -137,49 +141,25 @@ class Allocated:
     note: str
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
+class Sealed(Message, code=0x105):
     """Answers Seal."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Message, code=0x106, layout=f"{TEXT}s"):
     """Answers any request: nothing was done, and why. The lease goes on."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Message, code=0x107, layout=f"{TEXT}s"):
     """The lease is over, everything is undone; sent at any time, with sequence number 0."""
 
     reason: str
 
 
-Message = (
-    Hello | List | Attach | Memory | Seal | End
-    | Welcome | Listed | Attached | Allocated | Sealed | Refused | Ended
-)  # fmt: skip
-# class -> (type, layout of the body, file descriptors beside it)
-Layouts = dict[type[Any], tuple[int, struct.Struct, int]]
-REQUESTS: Layouts = {
-    Hello: (1, struct.Struct("<"), 0),
-    List: (2, struct.Struct("<I"), 0),
-    Attach: (3, struct.Struct("<16s"), 0),
-    Memory: (4, struct.Struct("<QII"), 0),
-    Seal: (5, struct.Struct("<"), 0),
-    End: (6, struct.Struct("<"), 0),
-}
-REPLIES: Layouts = {
-    Welcome: (0x101, struct.Struct("<QI"), 0),
-    Listed: (0x102, struct.Struct("<I16sHHIi32s"), 0),
-    Attached: (0x103, struct.Struct("<II"), 1),
-    Allocated: (0x104, struct.Struct(f"<QQQ{TEXT}s"), 1),
-    Sealed: (0x105, struct.Struct("<"), 0),
-    Refused: (0x106, struct.Struct(f"<{TEXT}s"), 0),
-    Ended: (0x107, struct.Struct(f"<{TEXT}s"), 0),
-}
-_ALL: Layouts = REQUESTS | REPLIES
+Kinds = dict[int, type[Message]]  # by type
+REQUESTS: Kinds = {kind.code: kind for kind in (Hello, List, Attach, Memory, Seal, End)}
+REPLIES: Kinds = {kind.code: kind for kind in (Welcome, Listed, Attached, Allocated, Sealed, Refused, Ended)}
 
 
 def one_line(text: str) -> str:
@@ -190,19 +170,19 @@ def one_line(text: str) -> str:
 
 def encode(message: Message, sequence: int) -> bytes:
     """The bytes of a message. Raises ProtocolError on a value that does not fit."""
-    code, layout, _ = _ALL[type(message)]
     values = [value.encode("ascii") if isinstance(value, str) else value for value in astuple(message)]
     try:
         # struct cuts a string that is too long without a word; decoding shows it.
-        data = (HEADER.pack(MAGIC, VERSION, code, sequence) + layout.pack(*values)).ljust(SIZE, b"\0")
+        header = HEADER.pack(MAGIC, VERSION, message.code, sequence)
+        data = (header + message.layout.pack(*values)).ljust(SIZE, b"\0")
     except struct.error as error:
         raise ProtocolError(f"{type(message).__name__}: {error}") from None
-    if decode(data, _ALL) != (sequence, message):
+    if decode(data, {message.code: type(message)}) != (sequence, message):
         raise ProtocolError(f"{type(message).__name__}: a text is too long")
     return data
 
 
-def decode(data: bytes, layouts: Layouts) -> tuple[int, Message]:
+def decode(data: bytes, kinds: Kinds) -> tuple[int, Message]:
     """Sequence number and message. Raises ProtocolError unless every single byte is as it must be."""
     if len(data) != SIZE:
         raise ProtocolError(f"a message of {'more than ' * (len(data) > SIZE)}{min(len(data), SIZE)} bytes, not {SIZE}")
@@ -211,15 +191,13 @@ def decode(data: bytes, layouts: Layouts) -> tuple[int, Message]:
         raise ProtocolError("not a message of this protocol")
     if version != VERSION:
         raise ProtocolError(f"the other side speaks version {version}, this one {VERSION}: install the same version")
-    kind = next((kind for kind, (number, _, _) in layouts.items() if number == code), None)
-    if kind is None:
+    if code not in kinds:
         raise ProtocolError(f"unknown message type {code:#x}")
-    layout = layouts[kind][1]
-    if any(data[HEADER.size + layout.size :]):
+    kind = kinds[code]
+    if any(data[HEADER.size + kind.layout.size :]):
         raise ProtocolError(f"{kind.__name__}: non-zero padding")
-    values = layout.unpack_from(data, HEADER.size)
-    message: Message = kind(*(_text(value) if isinstance(value, bytes) else value for value in values))
-    return sequence, message
+    values = kind.layout.unpack_from(data, HEADER.size)
+    return sequence, kind(*(_text(value) if isinstance(value, bytes) else value for value in values))
 
 
 def _text(raw: bytes) -> str:
@@ -236,10 +214,10 @@ def send(connection: socket.socket, message: Message, sequence: int = 0, fds: Se
     connection.sendmsg([encode(message, sequence)], rights, flags)
 
 
-def receive(connection: socket.socket, layouts: Layouts) -> tuple[int, Message, list[int]] | None:
+def receive(connection: socket.socket, kinds: Kinds) -> tuple[int, Message, list[int]] | None:
     """One message and its file descriptors (close-on-exec); None at the end of the connection.
 
-    Raises ProtocolError on anything that is not exactly a message of `layouts` with the descriptors that belong
+    Raises ProtocolError on anything that is not exactly a message of `kinds` with the descriptors that belong
     to it; descriptors that came with it are closed.
     """
     space = socket.CMSG_SPACE(_FDS * array("i").itemsize)
@@ -251,8 +229,8 @@ def receive(connection: socket.socket, layouts: Layouts) -> tuple[int, Message, 
     try:
         if not data and not fds:
             return None
-        sequence, message = decode(data, layouts)
-        if len(fds) != layouts[type(message)][2] or flags & socket.MSG_CTRUNC:
+        sequence, message = decode(data, kinds)
+        if len(fds) != message.fds or flags & socket.MSG_CTRUNC:
             raise ProtocolError(f"{type(message).__name__}: unexpected file descriptors")
     except ProtocolError:
         for fd in fds:

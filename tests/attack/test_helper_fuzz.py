@@ -209,7 +209,7 @@ def test_any_sequence_of_messages(directory: Path, sequence: list[bytes | Messag
 @settings(max_examples=min(max(200, MESSAGES // 10), 4000), deadline=None, derandomize=True)
 @given(st.binary(min_size=SIZE - 12, max_size=SIZE - 12), st.integers(0, 0x120), st.integers(0, 0xFFFFFFFF))
 def test_what_decodes_has_no_other_encoding(body: bytes, code: int, sequence: int) -> None:
-    known = {number: layout.size for number, layout, _ in (REQUESTS | REPLIES).values()}
+    known = {code: kind.layout.size for code, kind in (REQUESTS | REPLIES).items()}
     body = body[: known.get(code, 0)].ljust(SIZE - 12, b"\0")  # so that some of them decode
     data = protocol.HEADER.pack(protocol.MAGIC, protocol.VERSION, code, sequence) + body
     try:
