@@ -1,7 +1,7 @@
 """One lease, one process: parse -> state -> policy -> act -> reply -> permit next. Anything odd ends the lease.
 
 A *refusal* touches nothing and the lease goes on. A *failure* while acting, like an odd message, ends the lease.
-Whatever was done is undone, in the order of `Stage`: no device may write while its memory goes away.
+Whatever was done is undone, over all devices: bus master off, reset, unmap, release.
 """
 
 import contextlib
@@ -10,17 +10,16 @@ import os
 import select
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from enum import Enum, IntEnum
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import partial
 from typing import Any, Protocol
 
 from ixy_vfio_helper import memory, protocol
-from ixy_vfio_helper.claims import Claims
+from ixy_vfio_helper.claims import Claims, Ledger
 from ixy_vfio_helper.memory import Memory, Range
 from ixy_vfio_helper.policy import Grant
 from ixy_vfio_helper.protocol import Kind, Listed, Message, ProtocolError, Purpose, State
-from ixy_vfio_helper.records import Ledger
 
 MAX_REQUESTS = 1024  # in one lease; ten devices with all their queues need a tenth of that
 HELLO_DEADLINE = 10.0  # seconds
@@ -78,39 +77,6 @@ class Backend(Protocol):
         """A session with the device, not open. Raises Refusal when it cannot be leased as it is."""
 
 
-class Stage(IntEnum):
-    """The order at the end of a lease, over all of its devices."""
-
-    BUS_MASTER_OFF = 0
-    RESET = 1
-    UNMAP = 2
-    RELEASE = 3
-
-
-class Undo:
-    """What must be undone; recorded before it is done."""
-
-    def __init__(self) -> None:
-        self._actions: list[tuple[Stage, str, Callable[[], None]]] = []
-
-    def add(self, stage: Stage, what: str, action: Callable[[], None]) -> None:
-        """Record an action."""
-        self._actions.append((stage, what, action))
-
-    def run(self) -> int:
-        """Do all of it, stage by stage, the youngest first; a failure is logged and the rest is still done."""
-        actions = [entry for stage in Stage for entry in reversed(self._actions) if entry[0] is stage]
-        self._actions = []
-        failures = 0
-        for _, what, action in actions:
-            try:
-                action()
-            except Exception as error:
-                failures += 1
-                log.error("end of lease: %s failed: %s", what, error)
-        return failures
-
-
 class Phase(Enum):
     """How far a lease has come."""
 
@@ -123,36 +89,25 @@ class Phase(Enum):
 Answer = tuple[Message, Sequence[int]]
 
 
+@dataclass(slots=True)
 class Monitor:
-    """Serves one connection until its lease ends.
+    """Serves one connection until its lease ends."""
 
-    `stop`: file descriptors that turn readable to end it. `seal`: gives up what the end of a lease does not need.
-    """
-
-    def __init__(
-        self,
-        connection: socket.socket,
-        grant: Grant,
-        backend: Backend,
-        claims: Claims,
-        stop: Sequence[int],
-        seal: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._connection = connection
-        self._grant = grant
-        self._backend = backend
-        self._claims = claims
-        self._stop = stop
-        self._give_up = seal
-        self._phase = Phase.NEW
-        self._requests = 0
-        self._memory_left = grant.memory
-        self._sessions: list[Session] = []
-        self._ledgers: list[Ledger] = []
-        self._addresses: list[str] = []
-        self._listing: list[Listed] = []
-        self._window = memory.Window()
-        self._undo = Undo()
+    connection: socket.socket
+    grant: Grant
+    backend: Backend
+    claims: Claims
+    stop: Sequence[int]  # file descriptors that turn readable to end it
+    seal: Callable[[], None] = lambda: None  # gives up what the end of a lease does not need
+    _phase: Phase = Phase.NEW
+    _requests: int = 0
+    _memory: int = 0  # bytes given
+    _listing: list[Listed] = field(default_factory=list)
+    _window: memory.Window = field(default_factory=memory.Window)
+    # What must be undone; each is recorded before it is done.
+    _devices: dict[str, tuple[Session, Ledger]] = field(default_factory=dict)  # by address
+    _mapped: list[tuple[Session, int, int]] = field(default_factory=list)  # device, IOVA, size
+    _records: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def run(self) -> str:
         """Serve until the end, undo everything, tell the client; returns why the lease ended."""
@@ -165,33 +120,51 @@ class Monitor:
         except Exception as error:
             reason = f"failed: {error}"
             log.error("lease %s", reason, exc_info=not isinstance(error, OSError))
-        failures = self._undo.run()
-        log.info("lease of uid %d ended: %s%s", self._grant.uid, reason, f" ({failures} failures)" * bool(failures))
+        failures = self._undo()
+        log.info("lease of uid %d ended: %s%s", self.grant.uid, reason, f" ({failures} failures)" * bool(failures))
         with contextlib.suppress(OSError):  # the client may be gone, or not reading
-            protocol.send(self._connection, protocol.Ended(protocol.one_line(reason)))
+            protocol.send(self.connection, protocol.Ended(protocol.one_line(reason)))
         return reason
+
+    def _undo(self) -> int:
+        """Undo everything, youngest first; a failure is logged, and the rest is still done. Returns the failures."""
+        devices = [(address, session) for address, (session, _) in reversed(self._devices.items())]
+        steps: list[tuple[str, Callable[[], None]]] = []
+        steps += [(f"bus master off of {address}", session.bus_master_off) for address, session in devices]
+        steps += [(f"reset of {address}", session.reset) for address, session in devices]
+        steps += [(f"unmap of {iova:#x}", partial(one.unmap, iova, size)) for one, iova, size in self._mapped[::-1]]
+        steps += [(f"release of {address}", session.close) for address, session in devices]
+        steps += [("end of the records", self._records.close)]
+        failures = 0
+        for what, action in steps:
+            try:
+                action()
+            except Exception as error:
+                failures += 1
+                log.error("end of lease: %s failed: %s", what, error)
+        return failures
 
     def _wait(self) -> None:
         """Wait for the next request; everything that may end the lease meanwhile comes first."""
         poll = select.poll()
-        watched = {fd: session for session in self._sessions for fd in session.watch()}
-        for fd in (self._connection.fileno(), *self._stop, *watched):
+        watched = {fd: session for session, _ in self._devices.values() for fd in session.watch()}
+        for fd in (self.connection.fileno(), *self.stop, *watched):
             poll.register(fd, select.POLLIN)
         while True:
             ready = [fd for fd, _ in poll.poll(HELLO_DEADLINE * 1000 if self._phase is Phase.NEW else None)]
             if not ready:
                 raise LeaseOver(f"no Hello in {HELLO_DEADLINE:.0f} s")
-            if any(fd in ready for fd in self._stop):
+            if any(fd in ready for fd in self.stop):
                 raise LeaseOver("the helper was stopped")
             for session in {id(watched[fd]): watched[fd] for fd in ready if fd in watched}.values():
                 if trouble := session.trouble():
                     raise LeaseOver(trouble)
-            if self._connection.fileno() in ready:
+            if self.connection.fileno() in ready:
                 return
 
     def _serve_one(self) -> None:
         try:
-            received = protocol.receive(self._connection, protocol.REQUESTS)
+            received = protocol.receive(self.connection, protocol.REQUESTS)
         except ConnectionResetError:
             received = None
         if received is None:
@@ -200,18 +173,18 @@ class Monitor:
         self._requests += 1
         if sequence != self._requests or sequence > MAX_REQUESTS:
             raise ProtocolError(f"request {sequence} where {self._requests} of at most {MAX_REQUESTS} was due")
-        if type(request) not in TABLE[self._phase]:
+        permitted, handler, following = TABLE[type(request)]
+        if self._phase not in permitted:
             raise ProtocolError(f"{type(request).__name__} is not permitted {self._phase.value}")
-        handler, following = TABLE[self._phase][type(request)]
         fds: Sequence[int] = ()
         try:
             answer, fds = handler(self, request)
-            self._phase = following
+            self._phase = following or self._phase
         except Refusal as refusal:
             answer = protocol.Refused(protocol.one_line(str(refusal)))
-            log.info("uid %d refused: %s", self._grant.uid, refusal)
+            log.info("uid %d refused: %s", self.grant.uid, refusal)
         try:
-            protocol.send(self._connection, answer, sequence, fds)
+            protocol.send(self.connection, answer, sequence, fds)
         except BlockingIOError:
             raise ProtocolError("the client does not read its answers") from None
         except (BrokenPipeError, ConnectionResetError):
@@ -221,104 +194,82 @@ class Monitor:
                 os.close(fd)
 
     def _hello(self, request: protocol.Hello) -> Answer:
-        return protocol.Welcome(self._grant.memory, len(self._grant.devices)), ()
+        return protocol.Welcome(self.grant.memory, len(self.grant.devices)), ()
 
     def _list(self, request: protocol.List) -> Answer:
-        if request.index == 0:
-            self._listing = [entry for address in sorted(self._grant.devices) if (entry := self._describe(address))]
+        if request.index == 0:  # how it stands now; the rest of the list is asked for one by one
+            found = [entry for address in sorted(self.grant.devices) if (entry := self.backend.describe(address))]
+            self._listing = [replace(entry, count=len(found), state=self._state(entry)) for entry in found]
         count = len(self._listing)
-        if request.index >= count:
-            return Listed(count, "", 0, 0, State.FREE, -1, ""), ()
-        entry = self._listing[request.index]
-        return Listed(count, entry.address, entry.vendor, entry.device, entry.state, entry.numa, entry.driver), ()
+        nothing = Listed(count, "", 0, 0, State.FREE, -1, "")
+        return self._listing[request.index] if request.index < count else nothing, ()
 
-    def _describe(self, address: str) -> Listed | None:
-        entry = self._backend.describe(address)
-        holder = self._claims.holder(address)
-        if entry is None or holder is None:
-            return entry
-        state = State.YOURS if holder[0] == self._grant.uid else State.LEASED
-        return Listed(0, address, entry.vendor, entry.device, state, entry.numa, entry.driver)
+    def _state(self, entry: Listed) -> int:
+        holder = self.claims.holder(entry.address)
+        return entry.state if holder is None else State.YOURS if holder[0] == self.grant.uid else State.LEASED
 
     def _attach(self, request: protocol.Attach) -> Answer:
-        address, uid = request.address, self._grant.uid
-        if address not in self._grant.devices:
+        address, uid = request.address, self.grant.uid
+        if address not in self.grant.devices:
             raise Refusal(f"{address}: the helper's policy does not give this device to uid {uid}")
-        if address in self._addresses:
+        if address in self._devices:
             raise Refusal(f"{address}: this lease has it already")
-        if self._claims.holder(address):
-            raise self._leased(address)
-        session = self._backend.session(address)  # the first look at the device itself
-        claim = self._claims.claim(address, uid)
+        if holder := self.claims.holder(address):
+            raise Refusal(f"{address}: leased by uid %d (helper process %d); that lease must end first" % holder)
+        session = self.backend.session(address)  # the first look at the device itself
+        claim = self.claims.claim(address, uid)
         if claim is None:
-            raise self._leased(address)
-        self._undo.add(Stage.RELEASE, f"release of the claim on {address}", lambda: os.close(claim))
-        ledger = Ledger(self._claims.directory, address)
-        self._undo.add(Stage.RELEASE, f"end of the ledger of {address}", ledger.close)
-        self._undo.add(Stage.RELEASE, f"release of {address}", session.close)
-        self._undo.add(Stage.RESET, f"reset of {address}", session.reset)
-        self._undo.add(Stage.BUS_MASTER_OFF, f"bus master off of {address}", session.bus_master_off)
+            raise Refusal(f"{address}: another lease was faster; it must end first")
+        self._records.callback(os.close, claim)
+        ledger = Ledger(self.claims.directory, address)
+        self._records.callback(ledger.close)
+        self._devices[address] = session, ledger
         fd = session.open()
-        self._sessions.append(session)
-        self._ledgers.append(ledger)
-        self._addresses.append(address)
         log.info("uid %d attached %s", uid, address)
-        return protocol.Attached(len(self._sessions) - 1, session.kind), (os.dup(fd),)
+        return protocol.Attached(len(self._devices) - 1, session.kind), (os.dup(fd),)
 
-    def _leased(self, address: str) -> Refusal:
-        holder, pid = self._claims.holder(address) or (-1, -1)
-        return Refusal(f"{address}: leased by uid {holder} (helper process {pid}); that lease must end first")
-
-    def _memory(self, request: protocol.Memory) -> Answer:
-        if request.devices >> len(self._sessions):
+    def _allocate(self, request: protocol.Memory) -> Answer:
+        if request.devices >> len(self._devices):
             raise ProtocolError("Memory for a device that is not attached")
-        chosen = [i for i in range(len(self._sessions)) if request.devices >> i & 1]
-        sessions = [self._sessions[i] for i in chosen]
-        if request.purpose == Purpose.RINGS and len(sessions) > 1:
+        devices = [device for i, device in enumerate(self._devices.values()) if request.devices >> i & 1]
+        if request.purpose == Purpose.RINGS and len(devices) > 1:
             raise Refusal("rings are one device's alone; ask once per device")
-        if memory.pages(request.size, memory.PAGE) > self._memory_left:
-            raise Refusal(
-                f"memory: {request.size} bytes asked, {self._memory_left} of {self._grant.memory} left to you"
-            )
-        huge = request.purpose == Purpose.PACKETS and memory.pages(request.size, memory.HUGE) <= self._memory_left
+        left = self.grant.memory - self._memory
+        if memory.pages(request.size, memory.PAGE) > left:
+            raise Refusal(f"memory: {request.size} bytes asked, {left} of {self.grant.memory} left to you")
+        huge = request.purpose == Purpose.PACKETS and memory.pages(request.size, memory.HUGE) <= left
         try:
             made = memory.allocate(request.size, huge)
         except OSError as error:
             raise Refusal(f"memory: {error.strerror}; ask for less") from None
         made = replace(made, writable=request.purpose != Purpose.READ_ONLY)
         try:
-            self._memory_left -= made.size
-            iova = self._window.take(made.size, [session.usable() for session in sessions])
-            for i, session in zip(chosen, sessions, strict=True):
-                self._ledgers[i].add(iova, made, request.purpose)
-                self._undo.add(Stage.UNMAP, f"unmap of {iova:#x}", partial(session.unmap, iova, made.size))
+            self._memory += made.size
+            iova = self._window.take(made.size, [session.usable() for session, _ in devices])
+            for session, ledger in devices:
+                ledger.add(iova, made, request.purpose)
+                self._mapped.append((session, iova, made.size))
                 session.map(made, iova)
         except BaseException:
             os.close(made.fd)
             raise
-        note = protocol.one_line(made.note)
-        return protocol.Allocated(iova, made.size, made.page_size, note), (made.fd,)
+        return protocol.Allocated(iova, made.size, made.page_size, protocol.one_line(made.note)), (made.fd,)
 
     def _seal(self, request: protocol.Seal) -> Answer:
-        self._give_up()
+        self.seal()
         return protocol.Sealed(), ()
 
     def _end(self, request: protocol.End) -> Answer:
         raise LeaseOver("the client ended it")
 
 
-# What is permitted in each phase: request -> (handler, phase that follows).
-Handler = Callable[[Monitor, Any], Answer]
-_END: dict[type[Any], tuple[Handler, Phase]] = {protocol.End: (Monitor._end, Phase.SEALED)}
-TABLE: dict[Phase, dict[type[Any], tuple[Handler, Phase]]] = {
-    Phase.NEW: {protocol.Hello: (Monitor._hello, Phase.OPEN)},
-    Phase.OPEN: _END | {protocol.List: (Monitor._list, Phase.OPEN), protocol.Attach: (Monitor._attach, Phase.ATTACHED)},
-    Phase.ATTACHED: _END
-    | {
-        protocol.List: (Monitor._list, Phase.ATTACHED),
-        protocol.Attach: (Monitor._attach, Phase.ATTACHED),
-        protocol.Memory: (Monitor._memory, Phase.ATTACHED),
-        protocol.Seal: (Monitor._seal, Phase.SEALED),
-    },
-    Phase.SEALED: _END,
+# Request -> (when it is permitted, handler, phase that follows, if it is another one).
+_ASKING = (Phase.OPEN, Phase.ATTACHED)
+TABLE: dict[type[Message], tuple[Sequence[Phase], Callable[[Monitor, Any], Answer], Phase | None]] = {
+    protocol.Hello: ((Phase.NEW,), Monitor._hello, Phase.OPEN),
+    protocol.List: (_ASKING, Monitor._list, None),
+    protocol.Attach: (_ASKING, Monitor._attach, Phase.ATTACHED),
+    protocol.Memory: ((Phase.ATTACHED,), Monitor._allocate, None),
+    protocol.Seal: ((Phase.ATTACHED,), Monitor._seal, Phase.SEALED),
+    protocol.End: ((*_ASKING, Phase.SEALED), Monitor._end, None),
 }

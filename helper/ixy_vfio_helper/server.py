@@ -9,7 +9,8 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ixy_vfio_helper import protocol
@@ -63,67 +64,55 @@ def activated() -> socket.socket | None:
     return listener
 
 
-class _Wakeup:
-    """Signals, as bytes to be read beside other file descriptors."""
-
-    def __init__(self, *signals: signal.Signals) -> None:
-        self.fd, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        for number in signals:
-            signal.signal(number, lambda number, frame: None)
-
-    def read(self) -> bytes:
-        """The numbers of the signals that came."""
-        try:
-            return os.read(self.fd, 64)
-        except BlockingIOError:
-            return b""
-
-    def close(self) -> None:
-        """Forget it; in a child, before it makes its own."""
-        signal.set_wakeup_fd(-1)
-        os.close(self.fd)
-        os.close(self._write)
+def _wake_by(*signals: signal.Signals) -> tuple[int, int]:
+    """A pipe that gets the number of each of these signals that comes."""
+    pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(pipe[1], warn_on_full_buffer=False)
+    for number in signals:
+        signal.signal(number, lambda number, frame: None)
+    return pipe
 
 
+@dataclass(slots=True)
 class Server:
     """Accepts clients on `listener` until SIGTERM or SIGINT, then ends all leases."""
 
-    def __init__(
-        self,
-        listener: socket.socket,
-        policy: Callable[[], Policy],
-        backend: Backend,
-        claims: Claims,
-        sandbox: Sandbox,
-        lock: int = -1,
-    ) -> None:
-        self._listener = listener
-        self._policy = policy  # read again for each client: an edit counts from the next lease on
-        self._backend = backend
-        self._claims = claims
-        self._sandbox = sandbox
-        self._lock = lock
-        self._leases: dict[int, int] = {}  # process id -> uid
-        self._alive = os.pipe2(os.O_CLOEXEC)  # a lease ends when the other end closes, whatever closed it
+    listener: socket.socket
+    policy: Callable[[], Policy]  # read again for each client: an edit counts from the next lease on
+    backend: Backend
+    claims: Claims
+    sandbox: Sandbox
+    lock: int = -1
+    _leases: dict[int, int] = field(default_factory=dict)  # process id -> uid
 
     def run(self) -> None:
         """Serve."""
-        wakeup = _Wakeup(signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
-        self._listener.setblocking(False)
+        alive, mine = os.pipe2(os.O_CLOEXEC)  # a lease ends when `mine` is closed, whatever closed it
+        signals, wakes = _wake_by(signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+        own = [self.listener.fileno(), mine, signals, wakes] + [self.lock] * (self.lock >= 0)
+        self.listener.setblocking(False)
         while True:
-            ready, _, _ = select.select([self._listener.fileno(), wakeup.fd], [], [])
-            if wakeup.fd in ready:
-                signals = wakeup.read()
+            ready, _, _ = select.select([self.listener.fileno(), signals], [], [])
+            if signals in ready:
+                came = os.read(signals, 64)
                 self._reap()
-                if signal.SIGTERM in signals or signal.SIGINT in signals:
-                    return self._stop(wakeup)
-            if self._listener.fileno() in ready:
+                if signal.SIGTERM in came or signal.SIGINT in came:
+                    break
+            if self.listener.fileno() in ready:
                 with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
-                    self._accept(wakeup)
+                    self._accept(alive, own)
+        self.listener.close()
+        os.close(mine)
+        deadline = time.monotonic() + END_DEADLINE
+        while self._leases and (left := deadline - time.monotonic()) > 0:
+            if select.select([signals], [], [], left)[0]:
+                os.read(signals, 64)
+            self._reap()
+        if self._leases:
+            log.error("leases that did not end in %.0f s: %s", END_DEADLINE, sorted(self._leases))
 
-    def _accept(self, wakeup: _Wakeup) -> None:
-        connection, _ = self._listener.accept()
+    def _accept(self, alive: int, own: Sequence[int]) -> None:
+        connection, _ = self.listener.accept()
         with connection:
             peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
             pid, uid, _ = _PEERCRED.unpack(peer)
@@ -139,7 +128,8 @@ class Server:
                 return
             status = 1
             try:
-                self._serve_lease(connection, granted, wakeup, pid)
+                log.info("lease of uid %d began: client process %d", uid, pid)
+                self._serve_lease(connection, granted, alive, own)
                 status = 0
             finally:
                 os._exit(status)
@@ -147,7 +137,7 @@ class Server:
     def _grant(self, uid: int) -> Grant | str:
         """What this user may have, or why nothing."""
         try:
-            grant = self._policy().get(uid)
+            grant = self.policy().get(uid)
         except PolicyError as error:
             log.error("policy: %s", error)
             return "the helper's policy file has an error, so nobody gets anything; its log names the line"
@@ -159,22 +149,17 @@ class Server:
             return f"the helper serves {MAX_LEASES} leases already; try again when one has ended"
         return grant
 
-    def _serve_lease(self, connection: socket.socket, grant: Grant, wakeup: _Wakeup, client: int) -> None:
-        """In the process of a lease."""
-        wakeup.close()
-        self._listener.close()
-        os.close(self._alive[1])
-        if self._lock >= 0:
-            os.close(self._lock)
+    def _serve_lease(self, connection: socket.socket, grant: Grant, alive: int, foreign: Sequence[int]) -> None:
+        """In the process of a lease; `foreign` is what it has of its parent and must not have."""
         # Ctrl-C reaches the whole process group; the parent ends its leases by the pipe. SIGTERM ends this one.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        own = _Wakeup(signal.SIGTERM)
-        log.info("lease of uid %d began: client process %d", grant.uid, client)
-        for missing in self._sandbox.begin():
+        terminated, _ = _wake_by(signal.SIGTERM)
+        for fd in foreign:
+            os.close(fd)
+        for missing in self.sandbox.begin():
             log.warning("the process of a lease is not fully sealed: %s", missing)
-        stop = (self._alive[0], own.fd)
-        Monitor(connection, grant, self._backend, self._claims, stop, self._sandbox.finish).run()
+        Monitor(connection, grant, self.backend, self.claims, (alive, terminated), self.sandbox.finish).run()
 
     def _reap(self) -> None:
         while self._leases:
@@ -185,14 +170,3 @@ class Server:
             if status:
                 log.error("lease process %d of uid %d died (%d): its device is stopped when the client closes it",
                           child, uid, os.waitstatus_to_exitcode(status))  # fmt: skip
-
-    def _stop(self, wakeup: _Wakeup) -> None:
-        self._listener.close()
-        os.close(self._alive[1])
-        deadline = time.monotonic() + END_DEADLINE
-        while self._leases and (left := deadline - time.monotonic()) > 0:
-            select.select([wakeup.fd], [], [], left)
-            wakeup.read()
-            self._reap()
-        if self._leases:
-            log.error("leases that did not end in %.0f s: %s", END_DEADLINE, sorted(self._leases))

@@ -92,7 +92,7 @@ def test_who_gets_a_lease_at_all(tmp_path: Path) -> None:
     assert serving._grant(1000) == ("uid 1000 has 2 leases already, as many as the policy allows; end one first")
     serving._leases = dict.fromkeys(range(MAX_LEASES), 7)
     assert serving._grant(1000) == "the helper serves 64 leases already; try again when one has ended"
-    serving._listener.close()
+    serving.listener.close()
 
 
 def test_a_broken_policy_gives_nobody_anything(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_broken_policy_gives_nobody_anything(tmp_path: Path) -> None:
     assert serving._grant(1000) == (
         "the helper's policy file has an error, so nobody gets anything; its log names the line"
     )
-    serving._listener.close()
+    serving.listener.close()
 
 
 def test_socket_activation_is_for_this_process_and_one_socket(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from ixy_vfio_helper import memory, monitor, protocol
+from ixy_vfio_helper.claims import Claims
 from ixy_vfio_helper.monitor import Phase
 from ixy_vfio_helper.protocol import (
     Allocated,
@@ -298,6 +299,23 @@ def test_a_device_is_leased_once(tmp_path: Path) -> None:
         one.wait()
         assert isinstance(two.ask(Attach(A)), Attached)
     assert second.log == [f"open {A}", f"bus_master_off {A}", f"reset {A}", f"close {A}"]
+
+
+def test_a_lease_that_was_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two looked at the same time, and nobody had the device: the lock decides."""
+    backend = FakeBackend()
+    with served(FakeBackend(), tmp_path) as one, served(backend, tmp_path, uid=1001) as two:
+        one.ask(Hello())
+        two.ask(Hello())
+        assert isinstance(one.ask(Attach(A)), Attached)
+        one.ask(List(9))  # it closes what it passed after it was passed
+        before = open_fds()
+        with monkeypatch.context() as patched:
+            patched.setattr(Claims, "holder", lambda self, address: None)
+            assert two.ask(Attach(A)) == Refused(f"{A}: another lease was faster; it must end first")
+        assert open_fds() == before
+        assert isinstance(two.ask(Attach(B)), Attached)
+    assert backend.log == [f"open {B}", f"bus_master_off {B}", f"reset {B}", f"close {B}"]
 
 
 def test_memory_is_zeroed_sealed_and_no_two_leases_share_a_page(tmp_path: Path) -> None:

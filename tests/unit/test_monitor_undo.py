@@ -1,11 +1,9 @@
 """The end of a lease: bus master off, reset, unmap, release, over all devices, whatever fails on the way."""
 
 import logging
-from functools import partial
 from pathlib import Path
 
 import pytest
-from ixy_vfio_helper.monitor import Stage, Undo
 from ixy_vfio_helper.protocol import Attach, Attached, Ended, Hello, Memory, Purpose
 
 from tests.unit.lease_support import A, B, FakeBackend, open_fds, served
@@ -14,18 +12,6 @@ END = [
     f"bus_master_off {B}", f"bus_master_off {A}", f"reset {B}", f"reset {A}",
     f"unmap {B} 0x1000000000 0x1000", f"unmap {A} 0x1000000000 0x1000", f"close {B}", f"close {A}",
 ]  # fmt: skip
-
-
-def test_stages_come_in_order_and_the_youngest_first_in_each() -> None:
-    undo = Undo()
-    done: list[str] = []
-    stages = [Stage.RELEASE, Stage.UNMAP, Stage.BUS_MASTER_OFF, Stage.RESET] * 2
-    for name, stage in zip("abcdefgh", stages, strict=True):
-        undo.add(stage, name, partial(done.append, name))
-    assert undo.run() == 0
-    assert "".join(done) == "gchdfbea"
-    assert undo.run() == 0
-    assert "".join(done) == "gchdfbea"
 
 
 def whole_lease(backend: FakeBackend, directory: Path) -> list[object]:
