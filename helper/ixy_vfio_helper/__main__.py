@@ -15,9 +15,8 @@ from pathlib import Path
 
 from ixy_vfio_helper import bind, policy, server
 from ixy_vfio_helper.claims import Claims
-from ixy_vfio_helper.kernel import ROOT, VFIO_PCI, KernelBackend, PciDevice
+from ixy_vfio_helper.kernel import ROOT, VFIO_PCI, KernelBackend, PciDevice, full_address
 from ixy_vfio_helper.monitor import Refusal, log
-from ixy_vfio_helper.protocol import ADDRESS
 from ixy_vfio_helper.sandbox import DEVICE, READ, RECORDS, Sandbox, lower
 
 RUN = Path("/run/ixy_vfio")
@@ -67,10 +66,7 @@ def _change(arguments: argparse.Namespace, claims: Claims, journal: bind.Journal
         for address in bind.recover(journal, arguments.root):
             print(f"{address}: as it was before")
         return
-    text = arguments.address.lower()
-    device = PciDevice(text if text.count(":") == 2 else f"0000:{text}", arguments.root)
-    if not ADDRESS.fullmatch(device.address):
-        raise Refusal(f"{arguments.address}: not a PCI address like 0000:03:00.0")
+    device = PciDevice(full_address(arguments.address), arguments.root)
     if arguments.command == "bind":
         bind.bind(device, journal, arguments.down, arguments.other)
     elif (claim := claims.claim(device.address, os.getuid())) is None:

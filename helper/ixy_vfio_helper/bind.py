@@ -36,17 +36,17 @@ class Interface:
     name: str
     mtu: int
     up: bool
+    folder: str  # below the device
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A device as it was found; `bound`: whether it was then given away completely."""
+    """A device as it was found."""
 
     address: str
     driver: str
     override: str
     interfaces: list[Interface]
-    bound: bool = False
 
 
 class Journal:
@@ -64,28 +64,25 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         os.close(self._lock)
 
+    def _path(self, address: str) -> Path:
+        return self.directory / f"{address}.json"
+
     def write(self, entry: Entry) -> None:
-        """Write an entry, so that it is there after a crash."""
-        path = self.directory / f"{entry.address}.json"
-        with open(path.with_suffix(".new"), "w") as file:
-            json.dump(asdict(entry), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(file.name, path)
-        os.fsync(self._lock)
+        """Write an entry: it is there whole or not at all."""
+        new = self.directory / f"{entry.address}.new"
+        new.write_text(json.dumps(asdict(entry)))
+        new.rename(self._path(entry.address))
 
     def read(self, address: str) -> Entry | None:
         """The entry of a device, if there is one."""
-        path = self.directory / f"{address}.json"
-        if not path.exists():
+        if not self._path(address).exists():
             return None
-        fields = json.loads(path.read_text())
+        fields = json.loads(self._path(address).read_text())
         return Entry(**fields | {"interfaces": [Interface(**interface) for interface in fields["interfaces"]]})
 
     def remove(self, address: str) -> None:
         """Forget a device."""
-        (self.directory / f"{address}.json").unlink(missing_ok=True)
-        os.fsync(self._lock)
+        self._path(address).unlink(missing_ok=True)
 
     def addresses(self) -> list[str]:
         """The devices that have entries."""
@@ -113,18 +110,15 @@ def _set_up(name: str, up: bool) -> None:
     interface_request(SIOCSIFFLAGS, name, struct.pack("H", flags | IFF_UP if up else flags & ~IFF_UP))
 
 
-def _folders(device: PciDevice) -> dict[str, str]:
-    """The device's interfaces by name: where each stands below the device. virtio has one of its own between."""
-    parents = ["net", *(f"{name}/net" for name in device.entries("") if name.startswith("virtio"))]
-    return {name: f"{parent}/{name}" for parent in parents for name in device.entries(parent)}
-
-
 def _interfaces(device: PciDevice) -> list[Interface]:
-    found = sorted(_folders(device).items(), key=lambda item: device.number(f"{item[1]}/dev_port"))
-    return [
-        Interface(name, device.number(f"{folder}/mtu"), bool(device.number(f"{folder}/flags") & IFF_UP))
-        for name, folder in found
-    ]
+    """In the order of their ports. virtio has a folder of its own between device and interface."""
+    parents = ["net", *(f"{name}/net" for name in device.entries("") if name.startswith("virtio"))]
+    folders = [f"{parent}/{name}" for parent in parents for name in device.entries(parent)]
+    found = []
+    for folder in sorted(folders, key=lambda folder: device.number(f"{folder}/dev_port")):
+        mtu, flags = device.number(f"{folder}/mtu"), device.number(f"{folder}/flags")
+        found.append(Interface(os.path.basename(folder), mtu, bool(flags & IFF_UP), folder))
+    return found
 
 
 def check(device: PciDevice, down: bool = False, other: bool = False) -> None:
@@ -158,13 +152,12 @@ def _refuse_in_use(device: PciDevice, down: bool) -> None:
     where = device.address
     if vfs := device.number("sriov_numvfs"):
         raise Refusal(f"{where}: has {vfs} virtual functions; run: echo 0 > {device.path}/sriov_numvfs")
-    interfaces, folders = _interfaces(device), _folders(device)
+    interfaces = _interfaces(device)
     if not interfaces and device.driver not in (*NO_INTERFACE, VFIO_PCI):
         raise Refusal(f"{where}: driver {device.driver}, but no interface here: it is in another network namespace")
     for interface in interfaces:
-        folder = folders[interface.name]
-        above = [name.partition("_")[2] for name in device.entries(folder) if name[:6] == "upper_"]
-        if above or (device.path / folder / "master").exists():
+        above = [name.partition("_")[2] for name in device.entries(interface.folder) if name[:6] == "upper_"]
+        if above or (device.path / interface.folder / "master").exists():
             raise Refusal(
                 f"{where}: {interface.name} is part of {' '.join(above) or 'another interface'}; remove it there"
             )
@@ -187,7 +180,6 @@ def bind(device: PciDevice, journal: Journal, down: bool = False, other: bool = 
         _hand_over(device, VFIO_PCI)
         if device.driver != VFIO_PCI:
             raise OSError(errno.ENODEV, f"{device.address}: vfio-pci did not take the device; the kernel log says why")
-        journal.write(Entry(**asdict(entry) | {"interfaces": entry.interfaces, "bound": True}))
     except Exception:
         restore(device, journal, entry)
         raise
@@ -217,11 +209,11 @@ def restore(device: PciDevice, journal: Journal, entry: Entry) -> None:
                 )
             time.sleep(0.05)
         for now, then in zip(found, entry.interfaces, strict=False):
+            if now.mtu != then.mtu:
+                write(device.path / now.folder / "mtu", str(then.mtu))
             if now.name != then.name:
                 _set_up(now.name, False)
                 interface_request(SIOCSIFNAME, now.name, then.name.encode())
-            if now.mtu != then.mtu:
-                write(device.path / _folders(device)[then.name] / "mtu", str(then.mtu))
             _set_up(then.name, then.up)
     journal.remove(device.address)
 
@@ -242,12 +234,12 @@ def unbind(device: PciDevice, journal: Journal) -> None:
 
 
 def recover(journal: Journal, root: Path) -> list[str]:
-    """Put back every device of which a bind was not finished, or whose unbind was; returns their addresses."""
+    """Put back every device that a bind or unbind left half way, so not vfio-pci's; returns their addresses."""
     done = []
     for address in journal.addresses():
         device = PciDevice(address, root)
         entry = journal.read(address)
-        if entry is not None and not (entry.bound and device.driver == VFIO_PCI):
+        if entry is not None and device.driver != VFIO_PCI:
             restore(device, journal, entry)
             done.append(address)
     return done

@@ -5,11 +5,19 @@ from pathlib import Path
 
 from ixy_vfio_helper.iommufd import CdevSession
 from ixy_vfio_helper.monitor import Refusal, Session
-from ixy_vfio_helper.protocol import Listed, State
+from ixy_vfio_helper.protocol import ADDRESS, Listed, State
 from ixy_vfio_helper.vfio import GroupSession
 
 VFIO_PCI = "vfio-pci"
 ROOT = Path("/")
+
+
+def full_address(text: str) -> str:
+    """The PCI address that somebody typed; the domain 0000: may be left out. Raises Refusal."""
+    address = text.lower() if text.count(":") == 2 else f"0000:{text.lower()}"
+    if not ADDRESS.fullmatch(address):
+        raise Refusal(f"{text}: not a PCI address like 0000:03:00.0")
+    return address
 
 
 class PciDevice:
@@ -19,7 +27,6 @@ class PciDevice:
         self.address = address
         self.root = root
         self.path = root / "sys/bus/pci/devices" / address
-        self.group_path = self.path / "iommu_group"
 
     def read(self, name: str) -> str:
         """An attribute; "" when there is none."""

@@ -12,9 +12,8 @@ if not __package__:  # started as a directory: only the helper's folder is added
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from ixy_vfio_helper import bind, policy
-from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice
+from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice, full_address
 from ixy_vfio_helper.monitor import Refusal
-from ixy_vfio_helper.protocol import ADDRESS
 
 from ixy_vfio_setup import look, machine, trust
 from ixy_vfio_setup.journal import Journal, Record
@@ -58,13 +57,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if arguments.hugepages is not None and arguments.hugepages < 0:
         parser.error("--hugepages: a whole number, 0 or more")
     return arguments
-
-
-def _address(text: str) -> str:
-    address = text.lower() if text.count(":") == 2 else f"0000:{text.lower()}"
-    if not ADDRESS.fullmatch(address):
-        raise Refused(f"{text}: not a PCI address like 0000:03:00.0")
-    return address
 
 
 def _user(name: str) -> tuple[str, int]:
@@ -111,7 +103,7 @@ def _bound(system: System, device: PciDevice) -> bool:
 
 def _request(system: System, arguments: argparse.Namespace, tree: Path, looking: Look) -> Request:
     """What is to be done, when everything allows it."""
-    device = PciDevice(_address(arguments.device), system.root)
+    device = PciDevice(full_address(arguments.device), system.root)
     name, uid = _user(arguments.user)
     check_machine(system, device)
     say(f"{device.address}: {device.ids}, driver {device.driver or 'none'}, IOMMU group {device.link('iommu_group')}")
@@ -162,7 +154,7 @@ def undo(system: System, journal: Journal, records: Sequence[Record]) -> None:
 def _undo(system: System, journal: Journal, device: str | None, dry_run: bool) -> None:
     records = journal.records
     if device is not None:
-        address = _address(device)
+        address = full_address(device)
         if address not in journal.devices():
             raise Refused(f"{address}: was not set up here; set up: {' '.join(journal.devices()) or 'nothing'}")
         if journal.devices() != [address]:  # what all need stays until the last one goes
@@ -209,7 +201,7 @@ def run(argv: Sequence[str], system: System, tree: Path = TREE, looking: Look = 
             carry_out(system, journal, list(steps(system, journal, tree, sys.executable, request)))
         _finish(system, request)
         return 0
-    except (Refused, policy.PolicyError) as refusal:
+    except (Refused, Refusal, policy.PolicyError) as refusal:
         for line in str(refusal).splitlines():
             print(f"setup: {line}", file=sys.stderr)
         return 2

@@ -154,14 +154,14 @@ def test_bind_and_unbind(kernel: Kernel, journal: Journal) -> None:
         assert kernel.writes == ["driver_override=vfio-pci", f"unbind={NIC}", f"drivers_probe={NIC}"]
         assert nic(kernel).driver == "vfio-pci"
         assert json.loads((journal.directory / f"{NIC}.json").read_text()) == {
-            "address": NIC, "driver": "ixgbe", "override": "", "bound": True,
-            "interfaces": [{"name": "uplink0", "mtu": 9000, "up": False}],
+            "address": NIC, "driver": "ixgbe", "override": "",
+            "interfaces": [{"name": "uplink0", "mtu": 9000, "up": False, "folder": "net/uplink0"}],
         }  # fmt: skip
         kernel.writes.clear()
         assert recover(journal, kernel.root) == []  # a device that is bound as it should be stays so
         unbind(nic(kernel), journal)
     assert kernel.writes == [
-        "driver_override=", f"unbind={NIC}", f"drivers_probe={NIC}", "eth0 down", "eth0 name uplink0", "mtu=9000",
+        "driver_override=", f"unbind={NIC}", f"drivers_probe={NIC}", "mtu=9000", "eth0 down", "eth0 name uplink0",
         "uplink0 down",
     ]  # fmt: skip
     assert state(kernel) == before

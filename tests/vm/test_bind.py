@@ -12,8 +12,8 @@ from tests.vm.test_simulated_port import PORTS
 
 pytestmark = pytest.mark.vm
 
-BIND = ["journal", "uplink0 down", "driver_override=vfio-pci", "unbind", "drivers_probe", "journal", "done"]
-UNBIND = ["driver_override=", "unbind", "drivers_probe", "NAME down", "name uplink0", "mtu=1400", "uplink0 up",
+BIND = ["journal", "uplink0 down", "driver_override=vfio-pci", "unbind", "drivers_probe", "done"]
+UNBIND = ["driver_override=", "unbind", "drivers_probe", "mtu=1400", "NAME down", "name uplink0", "uplink0 up",
           "forget", "done"]  # fmt: skip
 NICS = {  # NIC -> (guest, device, another one on its wire)
     "igb": (STOCK, "nic0", "nic1"),
@@ -32,8 +32,8 @@ def test_a_bind_that_fails_or_dies_at_any_step(guest: Guest, device: str, peer: 
     said = json.loads(inside(guest, "bindings", guest.address(device), guest.address(peer), timeout=900))
     unbind, answered = said.pop("unbind")
     assert said == {"before": True, "fault": [BIND, True], "kill": [BIND, True]}
-    assert unbind[3].endswith(" down")  # by the name that the kernel gave
-    assert ([*unbind[:3], "NAME down", *unbind[4:]], answered) == (UNBIND, True)
+    assert unbind[4].endswith(" down")  # by the name that the kernel gave
+    assert ([*unbind[:4], "NAME down", *unbind[5:]], answered) == (UNBIND, True)
 
 
 UPLINK_UP = "uplink0 is up; run: ip link set uplink0 down (or bind --down)"
