@@ -1,0 +1,141 @@
+"""A sysfs tree with a NIC that answers as the kernel does, for the tests of binding."""
+
+import platform
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+from ixy_vfio_helper import bind
+from ixy_vfio_helper.kernel import PciDevice
+
+NIC, NEIGHBOUR = "0000:03:00.0", "0000:03:00.1"
+IR = " 24:  0  IR-PCI-MSIX-0000:03:00.0    0-edge      eth0\n"
+
+
+class Killed(BaseException):
+    """kill -9: nothing runs after it."""
+
+
+class Kernel:
+    """The tree, and what writing to it does. `crash_at`: the write before which the process is killed."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        self.writes: list[str] = []
+        self.crash_at = -1
+        self.net = "net"
+        self.refusing = ""  # a driver whose probe fails
+        self.mute = False  # ixgbe makes no interface
+        self.interfaces: dict[str, tuple[str, int, bool]] = {}
+        for driver in ("ixgbe", "vfio-pci", "pcieport"):
+            (root / "sys/bus/pci/drivers" / driver).mkdir(parents=True)
+        (root / "proc").mkdir()
+        (root / "proc/interrupts").write_text(IR)
+        (root / "sys/bus/pci/drivers_probe").write_text("")
+        (root / "dev/vfio").mkdir(parents=True)
+        self.add(NIC, "ixgbe", group="7")
+        self.set_interface("uplink0", 9000, False)
+        monkeypatch.setattr(bind, "write", self.write)
+        monkeypatch.setattr(bind, "interface_request", self.interface_request)
+        monkeypatch.setattr(bind, "PROBE_DEADLINE", 0.2)
+        monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+
+    def add(self, address: str, driver: str, *, group: str, kind: str = "0x020000", device: str = "0x10fb") -> None:
+        path = self.device(address)
+        path.mkdir(parents=True)
+        for name, text in {"class": kind, "vendor": "0x8086", "device": device, "numa_node": "0",
+                           "driver_override": "(null)", "sriov_numvfs": "0"}.items():  # fmt: skip
+            (path / name).write_text(text + "\n")
+        directory = self.root / "sys/kernel/iommu_groups" / group
+        (directory / "devices").mkdir(parents=True, exist_ok=True)
+        (directory / "devices" / address).symlink_to(path)
+        (directory / "reserved_regions").write_text("0x00000000fee00000 0x00000000feefffff msi\n")
+        (path / "iommu_group").symlink_to(directory)
+        if driver:
+            (path / "driver").symlink_to(self.root / "sys/bus/pci/drivers" / driver)
+
+    def device(self, address: str = NIC) -> Path:
+        return self.root / "sys/bus/pci/devices" / address
+
+    def set_interface(self, name: str, mtu: int, up: bool) -> None:
+        """The NIC's interface."""
+        self.interface = (name, mtu, up)
+        net = self.device() / self.net
+        shutil.rmtree(net, ignore_errors=True)
+        (net / name).mkdir(parents=True)
+        for what, text in {"mtu": str(mtu), "flags": f"{0x1002 | up:#x}", "dev_port": "0"}.items():
+            (net / name / what).write_text(text + "\n")
+
+    def _step(self, what: str) -> None:
+        if len(self.writes) == self.crash_at:
+            raise Killed
+        self.writes.append(what)
+
+    def write(self, path: Path, text: str) -> None:
+        self._step(f"{path.name}={text}")
+        name, _, up = self.interface
+        match path.name:
+            case "driver_override":
+                (self.device() / "driver_override").write_text((text or "(null)") + "\n")
+            case "unbind":
+                assert path.parent.is_symlink()
+                path.parent.unlink()
+                shutil.rmtree(self.device() / self.net, ignore_errors=True)
+            case "drivers_probe":
+                self._probe()
+            case "mtu":
+                self.set_interface(name, int(text), up)
+            case _:
+                raise AssertionError(path)
+
+    def _probe(self) -> None:
+        override = (self.device() / "driver_override").read_text().strip()
+        driver = "ixgbe" if override == "(null)" else override
+        if driver != self.refusing and not (self.device() / "driver").exists():
+            (self.device() / "driver").symlink_to(self.root / "sys/bus/pci/drivers" / driver)
+            if driver == "ixgbe" and not self.mute:
+                self.set_interface("eth0", 1500, False)  # as a driver makes it
+
+    def interface_request(self, number: int, name: str, payload: bytes) -> bytes:
+        now, mtu, up = self.interface
+        assert name == now
+        match number:
+            case bind.SIOCGIFFLAGS:
+                return struct.pack("H22x", 0x1002 | up)
+            case bind.SIOCSIFFLAGS:
+                (flags,) = struct.unpack("H", payload)
+                assert flags & ~1 == 0x1002  # the other flags stay
+                self._step(f"{name} {'up' if flags & 1 else 'down'}")
+                self.set_interface(name, mtu, bool(flags & 1))
+            case bind.SIOCSIFNAME:
+                assert not up  # else the kernel says EBUSY
+                self._step(f"{name} name {payload.decode()}")
+                self.set_interface(payload.decode(), mtu, up)
+        return b""
+
+
+def nic(kernel: Kernel) -> PciDevice:
+    return PciDevice(NIC, kernel.root)
+
+
+def state(kernel: Kernel) -> tuple[str, str, tuple[str, int, bool]]:
+    return nic(kernel).driver, nic(kernel).read("driver_override"), kernel.interface
+
+
+def attribute(kernel: Kernel, name: str, text: str) -> None:
+    path = kernel.device() / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def no_group(kernel: Kernel) -> None:
+    (kernel.device() / "iommu_group").unlink()
+
+
+def neighbour(kernel: Kernel, driver: str, kind: str = "0x020000") -> None:
+    kernel.add(NEIGHBOUR, driver, group="7", kind=kind)
+
+
+def region(kernel: Kernel, kind: str) -> None:
+    attribute(kernel, "iommu_group/reserved_regions", f"0x7a000000 0x7bffffff {kind}\n0xfee00000 0xfeefffff msi\n")
