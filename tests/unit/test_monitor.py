@@ -1,15 +1,13 @@
 """The monitor: what is permitted when, and that anything else ends the lease with everything undone."""
 
 import contextlib
-import fcntl
-import mmap
 import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ixy_vfio_helper import memory, monitor, protocol
+from ixy_vfio_helper import monitor, protocol
 from ixy_vfio_helper.claims import Claims
 from ixy_vfio_helper.monitor import Phase
 from ixy_vfio_helper.protocol import (
@@ -316,107 +314,3 @@ def test_a_lease_that_was_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert open_fds() == before
         assert isinstance(two.ask(Attach(B)), Attached)
     assert backend.log == [f"open {B}", f"bus_master_off {B}", f"reset {B}", f"close {B}"]
-
-
-def test_memory_is_zeroed_sealed_and_no_two_leases_share_a_page(tmp_path: Path) -> None:
-    with served(FakeBackend(), tmp_path) as client:
-        client.ask(Hello())
-        client.ask(Attach(A))
-        made, fds = client.ask_fds(Memory(10000, 1, RINGS))
-        assert made == Allocated(WINDOW, 12288, 4096, "")
-        fd = fds[0]
-        assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) == fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-        assert os.fstat(fd).st_size == 12288
-        assert os.fstat(fd).st_blocks * 512 == 12288  # every page is there already
-        for size in (0, 4096, 16384):
-            with pytest.raises(PermissionError):
-                os.ftruncate(fd, size)
-        with pytest.raises(PermissionError):
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
-        with mmap.mmap(fd, 12288) as mapped:
-            assert mapped[:] == bytes(12288)
-            mapped[:4] = b"mine"
-        other, others = client.ask_fds(Memory(10000, 1, RINGS))
-        assert isinstance(other, Allocated)
-        assert os.pread(others[0], 12288, 0) == bytes(12288)
-        assert os.fstat(others[0]).st_ino != os.fstat(fd).st_ino
-        for each in (fd, others[0]):
-            os.close(each)
-
-
-def test_the_helper_keeps_no_descriptor_of_memory_that_it_passed(tmp_path: Path) -> None:
-    with served(FakeBackend(), tmp_path) as client:
-        client.ask(Hello())
-        client.ask(Attach(A))
-        client.ask(List(9))
-        before = open_fds()
-        for _ in range(50):
-            assert isinstance(client.ask(Memory(4096, 1, RINGS)), Allocated)
-        client.ask(List(9))  # it closes them after they were passed
-        assert open_fds() == before
-
-
-def test_packets_without_hugepages_get_small_pages_and_the_answer_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    create = os.memfd_create
-
-    def no_hugepages(name: str, flags: int) -> int:
-        if flags & os.MFD_HUGETLB:
-            raise OSError(12, "Cannot allocate memory")
-        return create(name, flags)
-
-    monkeypatch.setattr(os, "memfd_create", no_hugepages)
-    with served(FakeBackend(), tmp_path, memory=64 << 20) as client:
-        client.ask(Hello())
-        client.ask(Attach(A))
-        made = client.ask(Memory(3 << 20, 1, PACKETS))
-        note = "4 KiB pages: no 2 MiB hugepages (Cannot allocate memory); reserve some in /proc/sys/vm/nr_hugepages"
-        assert made == Allocated(WINDOW, 3 << 20, 4096, note)
-
-
-def test_hugepages_count_whole_against_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create = os.memfd_create
-    huge = os.MFD_HUGETLB | memory.MFD_HUGE_2MB
-    monkeypatch.setattr(os, "memfd_create", lambda name, flags: create(name, flags & ~huge))  # small pages do as well
-    with served(FakeBackend(), tmp_path, memory=5 << 20) as client:
-        client.ask(Hello())
-        client.ask(Attach(A))
-        assert client.ask(Memory((2 << 20) + 1, 1, PACKETS)) == Allocated(WINDOW, 4 << 20, 2 << 20, "")
-        # There is no room for a whole hugepage any more, but for this there is.
-        assert client.ask(Memory(1 << 20, 1, PACKETS)) == Allocated(WINDOW + (6 << 20), 1 << 20, 4096, "")
-
-
-def test_one_iova_in_all_devices_of_a_request_from_ranges_that_both_have(tmp_path: Path) -> None:
-    backend = FakeBackend()
-    backend.ranges[A] = [(0, WINDOW + 0x1000), (0x20_0000_1000, 0x30_0000_0000)]
-    backend.ranges[B] = [(0x18_0000_0000, 0x20_0040_1000), (0x28_0000_0000, 0x80_0000_0000)]
-    with served(backend, tmp_path) as client:
-        reach(client, Phase.OPEN)
-        client.ask(Attach(A))
-        client.ask(Attach(B))
-        # The first place that both have, 2 MiB aligned, holds 0x201000 bytes; the second mapping does not fit there.
-        assert client.ask(Memory(0x1000, 0b11, PACKETS)) == Allocated(0x20_0020_0000, 0x1000, 0x1000, "")
-        assert client.ask(Memory(0x2000, 0b11, PACKETS)) == Allocated(0x28_0000_0000, 0x2000, 0x1000, "")
-        assert client.ask(Memory(0x1000, 0b10, RINGS)) == Allocated(0x28_0040_0000, 0x1000, 0x1000, "")
-
-
-def test_no_iova_left_is_the_end(tmp_path: Path) -> None:
-    backend = FakeBackend()
-    backend.ranges[A] = [(0, 0x1000)]
-    with served(backend, tmp_path) as client:
-        client.ask(Hello())
-        client.ask(Attach(A))
-        assert client.ask(Memory(0x1000, 1, RINGS)) == Ended("failed: no IOVA left for this memory")
-    assert backend.log == [f"open {A}", f"bus_master_off {A}", f"reset {A}", f"close {A}"]
-
-
-def test_the_window_stays_below_39_bits_and_leaves_a_gap_after_each_mapping() -> None:
-    window = memory.Window()
-    everything = [[(0, 1 << 64)]]
-    first, second = window.take(1, everything), window.take(2 << 20, everything)
-    third = window.take(1, everything)
-    assert (first, second, third) == (WINDOW, WINDOW + (4 << 20), WINDOW + (8 << 20))
-    with pytest.raises(OSError, match="no IOVA left"):
-        window.take(1 << 39, everything)
-    assert memory.WINDOW[1] == 1 << 39
