@@ -113,7 +113,7 @@ def run(argv: Sequence[str]) -> int:
         else:
             with journal:
                 _change(arguments, claims, journal)
-    except (Refusal, policy.PolicyError, server.ListenError) as refusal:
+    except (Refusal, policy.PolicyError) as refusal:
         print(f"ixy-vfio-helper: {refusal}", file=sys.stderr)
         return 2
     except OSError as error:

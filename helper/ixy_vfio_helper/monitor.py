@@ -27,7 +27,7 @@ log = logging.getLogger("ixy_vfio_helper")
 
 
 class Refusal(Exception):
-    """The request is refused, for this reason. Nothing was touched."""
+    """It is not done, for this reason. Nothing was touched."""
 
 
 class LeaseOver(Exception):
@@ -156,8 +156,8 @@ class Monitor:
                 raise LeaseOver(f"no Hello in {HELLO_DEADLINE:.0f} s")
             if any(fd in ready for fd in self.stop):
                 raise LeaseOver("the helper was stopped")
-            for session in {id(watched[fd]): watched[fd] for fd in ready if fd in watched}.values():
-                if trouble := session.trouble():
+            for fd in ready:
+                if fd in watched and (trouble := watched[fd].trouble()):
                     raise LeaseOver(trouble)
             if self.connection.fileno() in ready:
                 return

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ixy_vfio_helper import protocol
 from ixy_vfio_helper.claims import Claims
-from ixy_vfio_helper.monitor import Backend, Monitor, log
+from ixy_vfio_helper.monitor import Backend, Monitor, Refusal, log
 from ixy_vfio_helper.policy import Grant, Policy, PolicyError
 from ixy_vfio_helper.sandbox import Sandbox
 
@@ -24,14 +24,10 @@ END_DEADLINE = 20.0  # seconds for all leases to undo what they did
 _PEERCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 
-class ListenError(Exception):
-    """The socket cannot be had; says why."""
-
-
 def listen(path: Path, mode: int) -> tuple[socket.socket, int]:
     """A listening socket at `path`, and the lock file that says that it is ours (keep it open).
 
-    With that lock, a socket that is found there was left behind and is replaced. Raises ListenError.
+    With that lock, a socket that is found there was left behind and is replaced. Raises Refusal.
     """
     try:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -46,20 +42,20 @@ def listen(path: Path, mode: int) -> tuple[socket.socket, int]:
             os.umask(mask)
         listener.listen(16)
     except BlockingIOError:
-        raise ListenError(f"{path}: another helper serves this socket; stop it first, or use another one") from None
+        raise Refusal(f"{path}: another helper serves this socket; stop it first, or use another one") from None
     except OSError as error:
-        raise ListenError(f"{path}: {error.strerror or error}") from None
+        raise Refusal(f"{path}: {error.strerror or error}") from None
     return listener, lock
 
 
 def activated() -> socket.socket | None:
-    """The socket that systemd listens on for us (sd_listen_fds(3)), if there is one. Raises ListenError."""
+    """The socket that systemd listens on for us (sd_listen_fds(3)), if there is one. Raises Refusal."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return None
     count = os.environ.get("LISTEN_FDS")
     listener = socket.socket(fileno=3) if count == "1" else None
     if listener is None or (listener.family, listener.type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
-        raise ListenError("socket activation: exactly one ListenSequentialPacket= socket is wanted")
+        raise Refusal("socket activation: exactly one ListenSequentialPacket= socket is wanted")
     os.set_inheritable(3, False)
     return listener
 

@@ -1,6 +1,7 @@
 """`scripts/setup`: makes this machine ready to lease a NIC to a user, or undoes that. Runs under `python3 -I -S -B`."""
 
 import argparse
+import contextlib
 import os
 import pwd
 import sys
@@ -18,7 +19,7 @@ from ixy_vfio_helper.monitor import Refusal
 from ixy_vfio_setup import look, machine, trust
 from ixy_vfio_setup.journal import Journal, Record
 from ixy_vfio_setup.steps import Request, Step, steps
-from ixy_vfio_setup.system import Refused, SetupError, System
+from ixy_vfio_setup.system import SetupError, System
 from ixy_vfio_setup.undo import HUGEPAGES, LAUNCHER, SOCKET, UNDO, title
 
 TREE = Path(os.path.abspath(__file__)).parents[2]
@@ -66,25 +67,25 @@ def _user(name: str) -> tuple[str, int]:
     try:
         return name, pwd.getpwnam(name).pw_uid
     except KeyError:
-        raise Refused(f"{name}: there is no such user; make one (adduser {name}), or give a uid") from None
+        raise Refusal(f"{name}: there is no such user; make one (adduser {name}), or give a uid") from None
 
 
 def check_code(tree: Path, trusted: frozenset[int]) -> None:
     """Refuse to run and install what others than root and who called sudo could have changed."""
     if found := trust.strangers([tree / name for name in CODE], trusted):
         names = " and ".join(trust.uid_name(uid) for uid in sorted(trusted))
-        raise Refused(f"{found}; root runs and installs this code: only {names} may be able to change it")
+        raise Refusal(f"{found}; root runs and installs this code: only {names} may be able to change it")
 
 
 def check_machine(system: System, device: PciDevice) -> None:
     """Refuse a machine that cannot do it, with all reasons."""
     if not device.path.is_dir():
-        raise Refused(f"{device.address}: no such PCI device; see lspci -D")
+        raise Refusal(f"{device.address}: no such PCI device; see lspci -D")
     if lacking := machine.missing(system):
-        raise Refused("\n".join(lacking))
+        raise Refusal("\n".join(lacking))
     directories = [system.at(name) for name in INSTALLED]
     if found := trust.strangers_to(directories, frozenset({system.owner}), system.root):
-        raise Refused(f"{found}; root's programs are installed there: run chmod g-w,o-w or chown root on it")
+        raise Refusal(f"{found}; root's programs are installed there: run chmod g-w,o-w or chown root on it")
 
 
 def _refusal(system: System, device: PciDevice, other: bool) -> str:
@@ -112,7 +113,7 @@ def _request(system: System, arguments: argparse.Namespace, tree: Path, looking:
     if found.reasons and not arguments.force and not last:
         last = f"{device.address}: --force takes it all the same, and cuts this"
     if last:
-        raise Refused("\n".join([*(f"{device.address}: in use: {reason}" for reason in found.reasons), last]))
+        raise Refusal("\n".join([*(f"{device.address}: in use: {reason}" for reason in found.reasons), last]))
     for reason in found.reasons:
         say(f"{device.address}: will be cut: {reason}")
     return Request(
@@ -156,7 +157,7 @@ def _undo(system: System, journal: Journal, device: str | None, dry_run: bool) -
     if device is not None:
         address = full_address(device)
         if address not in journal.devices():
-            raise Refused(f"{address}: was not set up here; set up: {' '.join(journal.devices()) or 'nothing'}")
+            raise Refusal(f"{address}: was not set up here; set up: {' '.join(journal.devices()) or 'nothing'}")
         if journal.devices() != [address]:  # what all need stays until the last one goes
             records = [record for record in records if record["device"] == address]
     if not records:
@@ -183,25 +184,22 @@ def run(argv: Sequence[str], system: System, tree: Path = TREE, looking: Look = 
     arguments = _parse(argv)
     try:
         if not arguments.dry_run and os.geteuid() != 0 and system.root == Path("/"):
-            raise Refused("this changes the machine: run it with sudo, or see what it would do with --dry-run")
+            raise Refusal("this changes the machine: run it with sudo, or see what it would do with --dry-run")
         check_code(tree, frozenset({0, look.caller()[0]} - {look.NOBODY[0]}))
-        if arguments.undo:
-            if arguments.dry_run:
-                _undo(system, Journal(system), arguments.device, True)
+        request = None if arguments.undo else _request(system, arguments, tree, looking)
+        journal = Journal(system)
+        with contextlib.nullcontext() if arguments.dry_run else journal:
+            if request is None:
+                _undo(system, journal, arguments.device, arguments.dry_run)
+            elif arguments.dry_run:
+                for step in steps(system, journal, tree, sys.executable, request):
+                    say(f"{'would:  ' if step.needed() else 'already:'} {step.text}")
             else:
-                with Journal(system) as journal:
-                    _undo(system, journal, arguments.device, False)
-            return 0
-        request = _request(system, arguments, tree, looking)
-        if arguments.dry_run:
-            for step in steps(system, Journal(system), tree, sys.executable, request):
-                say(f"{'would:  ' if step.needed() else 'already:'} {step.text}")
-            return 0
-        with Journal(system) as journal:
-            carry_out(system, journal, list(steps(system, journal, tree, sys.executable, request)))
-        _finish(system, request)
+                carry_out(system, journal, list(steps(system, journal, tree, sys.executable, request)))
+        if request and not arguments.dry_run:
+            _finish(system, request)
         return 0
-    except (Refused, Refusal, policy.PolicyError) as refusal:
+    except (Refusal, policy.PolicyError) as refusal:
         for line in str(refusal).splitlines():
             print(f"setup: {line}", file=sys.stderr)
         return 2

@@ -7,7 +7,9 @@ import os
 from types import TracebackType
 from typing import Any, Self
 
-from ixy_vfio_setup.system import Refused, System
+from ixy_vfio_helper.monitor import Refusal
+
+from ixy_vfio_setup.system import System
 
 DIRECTORY = "/var/lib/ixy_vfio"
 FILE = f"{DIRECTORY}/setup.json"
@@ -31,7 +33,7 @@ class Journal:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock)
-            raise Refused("another setup is at work; wait for its end") from None
+            raise Refusal("another setup is at work; wait for its end") from None
         self.records = json.loads(self._system.text(FILE) or "[]")
         return self
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ixy_vfio_setup.system import PATH, Refused
+from ixy_vfio_helper.monitor import Refusal
+
+from ixy_vfio_setup.system import PATH
 
 NOBODY = (65534, 65534)
 DEADLINE = 120.0
@@ -71,10 +73,10 @@ def namespaces() -> list[tuple[str, str]]:
 
 
 def look(tree: Path, address: str) -> Found:
-    """Who uses the NIC, here and in other network namespaces. Raises Refused when that cannot be found out."""
+    """Who uses the NIC, here and in other network namespaces. Raises Refusal when that cannot be found out."""
     python = tree / ".venv/bin/python"
     if not python.exists():
-        raise Refused(
+        raise Refusal(
             f"{python} is missing, and with it the check who uses the NIC; run scripts/venv first, not as root"
         )
     command = [str(python), "-I", "-B", "-m", "ixy_vfio.apps.inuse", address, "--json"]
@@ -120,7 +122,7 @@ def _ask(command: Sequence[str], namespace: str = "", fd: int = -1) -> dict[str,
         if isinstance(error, ValueError):
             lines = (result.stderr.strip() or f"exit status {result.returncode}").splitlines()
             why = clean(lines[-1])
-        raise Refused(
+        raise Refusal(
             f"cannot find out who uses the NIC, as uid {uid}: {why}; can that user read {command[0]}?"
         ) from None
 
@@ -131,7 +133,7 @@ def clean(text: str) -> str:
 
 
 def _read(said: dict[str, Any], found: Found, indexes: list[int], namespace: str) -> None:
-    """Take what was said, as far as it has the right form. Raises Refused if not."""
+    """Take what was said, as far as it has the right form. Raises Refusal if not."""
     try:
         for reason in said["reasons"]:
             where = f" (in network namespace {namespace})" if namespace else ""
@@ -154,4 +156,4 @@ def _read(said: dict[str, Any], found: Found, indexes: list[int], namespace: str
                 found.reasons.append(f"{name} is in network namespace {namespace}")
             found.interfaces.append({"name": name, "addresses": addresses, "routes": routes})
     except (KeyError, TypeError, ValueError):
-        raise Refused("cannot find out who uses the NIC: `ixy-vfio in-use` said nothing that makes sense") from None
+        raise Refusal("cannot find out who uses the NIC: `ixy-vfio in-use` said nothing that makes sense") from None

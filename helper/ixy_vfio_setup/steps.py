@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice
+from ixy_vfio_helper.monitor import Refusal
 
 from ixy_vfio_setup import grants, machine
 from ixy_vfio_setup.journal import Journal, Record
-from ixy_vfio_setup.system import Refused, SetupError, System
+from ixy_vfio_setup.system import SetupError, System
 from ixy_vfio_setup.undo import HUGEPAGES, LAUNCHER, LIBRARY, POLICY, SOCKET, UNITS
 
 SYSTEMD = "/etc/systemd/system"
@@ -140,7 +141,7 @@ def _grant(system: System, request: Request) -> Iterator[Step]:
     missing = not grants.granted(now, request.uid, address, request.memory)
     tables = grants.parse(now)
     if missing and tables is None:
-        raise Refused(
+        raise Refusal(
             f'{POLICY} was edited, so it is yours: add "{address}" to devices of [user.{request.user}]'
             + (f", and memory_mib = {request.memory}" if request.memory else "")
         )

@@ -10,7 +10,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -21,10 +21,6 @@ END_DEADLINE = 30.0  # a helper ends its leases first
 
 class SetupError(Exception):
     """A step did not work; says why. What was done before it is undone. Exit status 1."""
-
-
-class Refused(Exception):
-    """Setup will not do that; says why, and what to do. Nothing was changed. Exit status 2."""
 
 
 class System:
@@ -130,12 +126,12 @@ class System:
         """Write a file of sysfs."""
         self.at(name).write_text(text + "\n")
 
-    def run(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    def run(self, argv: Sequence[str]) -> str:
         """Run a command to its end; returns what it printed. Raises SetupError with what it complained of."""
         try:
             result = subprocess.run(
                 argv, capture_output=True, text=True, timeout=COMMAND_DEADLINE, check=False, stdin=subprocess.DEVNULL,
-                cwd="/", env={"PATH": PATH, "LC_ALL": "C.UTF-8", **(environment or {})},
+                cwd="/", env={"PATH": PATH, "LC_ALL": "C.UTF-8"},
             )  # fmt: skip
         except FileNotFoundError:
             raise SetupError(f"{argv[0]}: there is no such command") from None

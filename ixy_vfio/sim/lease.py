@@ -182,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         (arguments.dir / "leases").mkdir(mode=0o700, exist_ok=True)
         listener, lock = server.listen(arguments.dir / "helper.sock", 0o600)
-    except (OSError, server.ListenError) as error:
+    except (OSError, Refusal) as error:
         print(f"simulated helper: {error}", file=sys.stderr)
         return 2
     backend = Ports(arguments.dir, arguments.ports)

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ixy_vfio_setup import __main__ as command
@@ -134,7 +134,7 @@ class Machine(System):
         self.at("proc/4711").mkdir(exist_ok=True)
         self.at("proc/4711/cmdline").write_text("python3\0/usr/local/lib/ixy_vfio/ixy_vfio_helper\0serve\0")
 
-    def run(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    def run(self, argv: Sequence[str]) -> str:
         self._change()
         self.commands.append(" ".join(argv))
         match list(argv):

@@ -9,9 +9,10 @@ import pytest
 from ixy_vfio_helper import memory
 from ixy_vfio_helper.claims import Claims
 from ixy_vfio_helper.libc import address_of
+from ixy_vfio_helper.monitor import Refusal
 from ixy_vfio_helper.policy import Grant, Policy, PolicyError
 from ixy_vfio_helper.sandbox import Sandbox
-from ixy_vfio_helper.server import MAX_LEASES, ListenError, Server, activated
+from ixy_vfio_helper.server import MAX_LEASES, Server, activated
 from ixy_vfio_helper.vfio import FaultLog
 
 from tests.unit.lease_support import FakeBackend
@@ -21,6 +22,8 @@ FAULTS = [
     "DMAR: [DMA Write NO_PASID] Request device [04:00.0] fault addr 0x900000 [fault reason 0x05] PTE Write access",
     "DMAR: [DMA Read NO_PASID] Request device [0000:04:00.0] fault addr 0x900000 [fault reason 0x06] PTE Read access",
     "DMAR: [DMA Write] Request device [04:00.0] PASID ffffffff fault addr 900000 [fault reason 05] PTE Write access",
+    "DMAR: [INTR-REMAP] Request device [04:00.0] fault index 0x1234 [fault reason 0x22] Present field in the IRTE",
+    "DMAR: [INTR-REMAP] Request device [0000:04:00.0] fault index 0x0 [fault reason 0x25] Blocked a compatibility",
     "AMD-Vi: Event logged [IO_PAGE_FAULT device=0000:04:00.0 domain=0x0011 address=0x900000 flags=0x0020]",
     "AMD-Vi: Event logged [IO_PAGE_FAULT device=04:00.0 domain=0x0011 address=0x900000 flags=0x0020]",
     "vfio-pci 0000:04:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x0011 address=0x900000 flags=0x0020]",
@@ -109,5 +112,5 @@ def test_socket_activation_is_for_this_process_and_one_socket(monkeypatch: pytes
     assert activated() is None
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", "2")
-    with pytest.raises(ListenError, match="exactly one ListenSequentialPacket= socket is wanted"):
+    with pytest.raises(Refusal, match="exactly one ListenSequentialPacket= socket is wanted"):
         activated()

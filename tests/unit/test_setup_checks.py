@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from ixy_vfio_helper import policy
+from ixy_vfio_helper.monitor import Refusal
 from ixy_vfio_setup import grants, look, machine, trust
 from ixy_vfio_setup.journal import Journal
-from ixy_vfio_setup.system import Refused, SetupError, System
+from ixy_vfio_setup.system import SetupError, System
 
 from tests.unit.setup_machine import NIC, Machine
 
@@ -210,12 +211,12 @@ ONE_INTERFACE = """echo '{"reasons": [], "interfaces":
 )  # fmt: skip
 def test_a_check_that_fails_refuses(tmp_path: Path, program: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(Refused, match=f"^cannot find out who uses the NIC.*{text}"):
+    with pytest.raises(Refusal, match=f"^cannot find out who uses the NIC.*{text}"):
         look.look(fake_check(tmp_path, program), NIC)
 
 
 def test_without_the_virtual_environment_it_refuses(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="run scripts/venv first, not as root"):
+    with pytest.raises(Refusal, match="run scripts/venv first, not as root"):
         look.look(tmp_path, NIC)
 
 
@@ -251,7 +252,7 @@ def test_the_ssh_session_is_found_although_sudo_hides_it() -> None:
 
 def test_one_setup_at_a_time(tmp_path: Path) -> None:
     system = Machine(tmp_path)
-    with Journal(system), pytest.raises(Refused, match="another setup is at work"), Journal(system):
+    with Journal(system), pytest.raises(Refusal, match="another setup is at work"), Journal(system):
         pass
     assert not system.at("var/lib/ixy_vfio").exists()
 
