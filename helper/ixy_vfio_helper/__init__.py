@@ -1,1 +1,5 @@
-"""The privileged helper. Imports the standard library only."""
+"""The privileged helper. Imports the standard library only.
+
+What messages of a client reach, in reading order: protocol, monitor, memory, claims, kernel, vfio, iommufd.
+Around it: server (who may connect; a process for each lease), policy, sandbox, libc. `bind` is for root alone.
+"""

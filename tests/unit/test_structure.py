@@ -98,6 +98,13 @@ def test_the_helper_runs_isolated() -> None:
     subprocess.run([sys.executable, "-I", "-S", "-c", program, str(HELPER.parent)], check=True)
 
 
+def test_what_serves_leases_cannot_bind() -> None:
+    """Drivers and interfaces of the host are changed by commands of root's; no code that a client reaches knows how."""
+    bind = {"ixy_vfio_helper.bind"}
+    users = {path.name for path in HELPER.glob("*.py") if any(within(name, bind) for name in imports(path, ""))}
+    assert users == {"__main__.py"}
+
+
 RAW = {"carray", "intrinsic", "from_address", "from_buffer_copy", "inttoptr", "ctypes"}
 
 
