@@ -38,6 +38,7 @@ RX = np.dtype(
         ("doorbell", "<u8"),  # address of RDT
         ("size", "<u8"),  # descriptors
         ("next", "<u8"),  # the next one the device will write back
+        ("run", "<u8"),  # for the forwarding loop alone: packets that may come before it looks after the rings
         ("unarmed", "<u8"),  # how many before `next` have no buffer yet
         ("chain_first", "<u8"),  # a packet of which not all buffers have been received:
         ("chain_last", "<u8"),

@@ -17,6 +17,8 @@ written down in between. What each trick is worth, in instructions a packet at b
   variables (a store to a descriptor could have changed a record, as far as the compiler knows); the buffers of a block
   freed by vector instructions: 177 -> 168 / 48 -> 46
 * the bytes that are refused are counted, not those that are sent: 168 -> 160 / 46 -> 44
+* one countdown, `run`, in place of what has to be asked before each run (blocks, buffers, room, an open chain): who
+  finds it at 0 looks after the rings, and sets it anew: 160 -> 126 / 44 -> 44; a ninth of the time at batch 1
 """
 
 # mypy: disable-error-code="type-arg"
@@ -37,6 +39,7 @@ from ixy_vfio.ixgbe.datapath import BLOCK, QUEUE, advance, end_chain, fill_chain
 from ixy_vfio.ixgbe.meta import meta_of
 
 U = np.uint64
+MOST_RUNS = 4096  # in one step: a device that brings nothing but errors must not keep us there
 
 LOOP = np.dtype(
     [
@@ -67,23 +70,6 @@ def _without_meta(packet: Any, length: Any, meta: Any) -> Any:
     return plain_kernel(packet, length)
 
 
-@inlined
-def _filled(tx: Any, ring: Any, tail: Any, count: Any, size: Any) -> None:
-    """From `tail`, `count` descriptors were filled with one packet each; `ring` begins there, the block ends it.
-
-    The last one of a block reports when it was sent.
-    """
-    tx.packets += count
-    tx.bytes += size
-    tx.used += count
-    tail += count
-    if count != U(0) and tail % U(BLOCK) == U(0):
-        ring[U(2) * count - U(1)] |= desc.TX_RS
-        words32_at(tx.reports, tx.size // U(BLOCK))[tail // U(BLOCK) - U(1)] = np.uint32(tail - U(1))
-        tail &= tx.size - U(1)
-    tx.tail = tail
-
-
 def _run(rx: Any, tx: Any, pool: Any, wanted: Any) -> Any:
     """Forward up to `wanted` plain packets: whole, in one buffer, without an error. Not past the end of a block.
 
@@ -91,44 +77,54 @@ def _run(rx: Any, tx: Any, pool: Any, wanted: Any) -> Any:
     When the kernel raises, nothing has happened yet but to the bytes of packets.
     """
     position, tail = rx.next, tx.tail
-    rx_size = rx.size
-    most = min(min(wanted, U(BLOCK) - tail % U(BLOCK)), min(rx_size - rx.unarmed, rx_size - position))
+    most = min(
+        rx.run % U(2 * BLOCK), wanted
+    )  # at most BLOCK; from the remainder LLVM knows that the indices are inside
     packets, base, capacity = pool.packets + U(HEADROOM), pool.iova + U(HEADROOM), pool.capacity
     free, spare = pool.free, words32_at(pool.stack, pool.capacity)
-    rx_ring = words64_at(rx.ring + U(16) * position, 2 * BLOCK)
-    rx_slots = words32_at(rx.slots + U(4) * position, BLOCK)
-    tx_ring = words64_at(tx.ring + U(16) * tail, 2 * BLOCK)
-    tx_slots = words32_at(tx.slots + U(4) * tail, BLOCK)
+    rx_ring = words64_at(rx.ring + U(16) * position, 4 * BLOCK)
+    rx_slots = words32_at(rx.slots + U(4) * position, 2 * BLOCK)
+    tx_ring = words64_at(tx.ring + U(16) * tail, 4 * BLOCK)
+    tx_slots = words32_at(tx.slots + U(4) * tail, 2 * BLOCK)
     count = kept = size = lost = odd = U(0)
-    for i in range(min(most, U(BLOCK))):
-        word = load_acquire(rx_ring, U(2) * i + U(1))
+    while count < most:
+        word = load_acquire(rx_ring, U(2) * count + U(1))
         length = word >> desc.RX_LENGTH_SHIFT & desc.RX_LENGTH_MASK
         whole = word & (desc.RX_DD | desc.RX_EOP | desc.RX_ERRORS) == desc.RX_DD | desc.RX_EOP
         if not (whole and length - desc.MIN_PACKET <= U(DATA) - desc.MIN_PACKET):
             odd = word
             break
-        index = U(rx_slots[i])
+        index = U(rx_slots[count])
         if index >= capacity:
             raise IndexError("buffer index outside the pool")
         size += length
-        count += U(1)
-        if kernel(bytes_at(packets + index * U(STRIDE), length), length, meta_of(rx_ring[U(2) * i], word)):
+        if kernel(bytes_at(packets + index * U(STRIDE), length), length, meta_of(rx_ring[U(2) * count], word)):
             tx_slots[kept] = np.uint32(index)
             tx_ring[U(2) * kept] = base + index * U(STRIDE)
             tx_ring[U(2) * kept + U(1)] = desc.TX_DATA | desc.TX_EOP | length | length << desc.TX_PAYLEN_SHIFT
             kept += U(1)
         else:
-            spare[free + i - kept] = np.uint32(index)
+            spare[free + count - kept] = np.uint32(index)
             lost += length
+        count += U(1)
     if count != U(0):
-        rx.next = (position + count) & (rx_size - U(1))
+        rx.next = position + count
+        rx.run -= count
         rx.unarmed += count
         rx.packets += count
         rx.bytes += size
         if count != kept:
             rx.refused += count - kept
             pool.free += count - kept
-        _filled(tx, tx_ring, tail, kept, size - lost)
+        tx.used += kept
+        tx.packets += kept
+        tx.bytes += size - lost
+        tail += kept
+        if tail % U(BLOCK) == U(0) and kept != U(0):
+            tx_ring[U(2) * kept - U(1)] |= desc.TX_RS
+            words32_at(tx.reports, tx.size // U(BLOCK))[tail // U(BLOCK) - U(1)] = np.uint32(tail - U(1))
+            tail &= tx.size - U(1)
+        tx.tail = tail
     return count, odd
 
 
@@ -171,6 +167,24 @@ def _next_word(rx: Any) -> Any:
     return load_acquire(words64_at(rx.ring, U(2) * rx.size), U(2) * rx.next + U(1))
 
 
+@inlined
+def _limit(rx: Any, tx: Any) -> None:
+    """Count the packets that may come in a run: to the end of a block of either ring, of buffers, or of room."""
+    rest = U(BLOCK) - max(rx.next % U(BLOCK), tx.tail % U(BLOCK))
+    rx.run = min(rest, min(tx.size - U(1) - tx.used, rx.size - rx.unarmed))
+    if rx.chain_count + rx.skipping != U(0):
+        rx.run = U(0)
+
+
+@inlined
+def _turn(rx: Any, tx: Any, pool: Any) -> None:
+    """A run cannot go on: wrap, renew receive buffers, free what was sent, and count anew."""
+    rx.next &= rx.size - U(1)
+    refill(rx, pool)
+    reclaim(tx, pool)
+    _limit(rx, tx)
+
+
 def _step(source: Any, target: Any, pool: Any, batch: Any, widest: Any) -> Any:
     """One batch from `source` to `target`.
 
@@ -178,27 +192,26 @@ def _step(source: Any, target: Any, pool: Any, batch: Any, widest: Any) -> Any:
     """
     rx, tx = source.rx, target.tx
     tail = tx.tail
-    wanted = batch
-    if tail % U(BLOCK) < batch or tx.size - U(1) - tx.used < batch * widest:  # about once a block, or when it is full
-        reclaim(tx, pool)
-        room = tx.size - U(1) - tx.used
-        if room < batch * widest:
-            wanted = room // widest
     count = U(0)
-    while count < wanted:
-        if rx.chain_count + rx.skipping == U(0):
-            taken, word = _run(rx, tx, pool, wanted - count)
-        else:
-            taken, word = U(0), _next_word(rx)
+    for _ in range(MOST_RUNS):
+        taken, word = _run(rx, tx, pool, batch - count)
         count += taken
+        if rx.run == U(0):
+            _turn(rx, tx, pool)
+            if rx.run != U(0) and count < batch:
+                continue
+            word = _next_word(rx)
+        if count >= batch:
+            break
         if word & desc.RX_DD != U(0):
+            if tx.size - U(1) - tx.used < widest:
+                break
             count += _odd(rx, tx, pool, word)
-            wanted = min(wanted, count + tx.size - U(1) - tx.used)
+            rx.run = U(0)
         elif taken == U(0):
             break
     if tx.tail != tail:
         store_release(words32_at(tx.doorbell, 1), 0, np.uint32(tx.tail))
-    refill(rx, pool)
     return count
 
 
@@ -210,22 +223,25 @@ def _loop(state: Any) -> Any:
     a, b = record_at(loop.a, QUEUE), record_at(loop.b, QUEUE)
     pool = pool_at(a.pool)
     both = loop.both != U(0)
+    _limit(a.rx, b.tx)
+    _limit(b.rx, a.tx)
     widest = min(max(loop.widest, U(1)), U(CHAIN_LIMIT))
-    left = loop.limit - min(loop.limit, loop.received) if loop.limit != U(0) else ~U(0)
+    limit = loop.limit - min(loop.limit, loop.received) if loop.limit != U(0) else ~U(0)
+    left = limit
     batch = min(min(loop.batch, a.tx.size), left)
+    idle = U(0)
     patience = loop.patience
-    received = idle = U(0)
     for _ in range(loop.rounds):
         count = _step(a, b, pool, batch, widest)
         if both:
-            count += _step(b, a, pool, min(batch, left - received - count), widest)
-        received += count
+            count += _step(b, a, pool, min(batch, left - count), widest)
+        left -= count
+        batch = min(batch, left)
         idle = U(0) if count != U(0) else idle + U(1)
-        batch = min(batch, left - received)
         if idle >= patience or batch == U(0):
             break
-    loop.received += received
-    return received
+    loop.received += limit - left
+    return limit - left
 
 
 def loop_for(function: Callable[..., Any], name: str, *, cache: bool = True) -> Callable[[NDArray[Any]], int]:

@@ -28,7 +28,7 @@ from tests.attack.hostile_world import World
 CORPUS = Path(__file__).parent / "corpus"
 MOVES_A_TURN = 8
 LONGEST = 256  # words of an input
-PLACES = {"ring", "slots", "doorbell", "reports", "next", "tail", "chain_first", "chain_last"}
+PLACES = {"ring", "slots", "doorbell", "reports", "next", "run", "tail", "chain_first", "chain_last"}
 LEVELS = {"chain_count", "skipping", "used", "unarmed"}  # of these the value counts, not the change
 WIDEST = (1, 5)  # descriptors that the loop keeps free for a packet; the first word decides
 INTERESTING = (0, 1, 16, 17, 2047, 2048, 2049, 4096, 10_240, 0xFFFF, 0xFFFF_FFFF)
