@@ -1,41 +1,15 @@
 """The order and the arguments of the kernel calls that open a device by its group, without a kernel."""
 
+import errno
 import os
 import struct
-from typing import Any
 
 import pytest
 from ixy_vfio_helper import vfio
+from ixy_vfio_helper.memory import WINDOW
 from ixy_vfio_helper.vfio import GroupSession
 
-
-class Calls:
-    """Stands for open and ioctl: hands out memfds, remembers what was asked."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.made: list[tuple[str, int, Any]] = []
-        self._paths: dict[int, str] = {}
-        monkeypatch.setattr("ixy_vfio_helper.vfio.os.open", self._open)
-        monkeypatch.setattr("ixy_vfio_helper.vfio.fcntl.ioctl", self._ioctl)
-
-    def _fd(self, name: str) -> int:
-        fd = os.memfd_create(name)
-        self._paths[fd] = name
-        return fd
-
-    def _open(self, path: str, flags: int) -> int:
-        assert flags & os.O_CLOEXEC
-        return self._fd(path)
-
-    def _ioctl(self, fd: int, number: int, data: Any = 0) -> int:
-        self.made.append((self._paths[fd], number, bytes(data) if isinstance(data, bytearray | bytes) else data))
-        if number == vfio.GROUP_GET_STATUS:
-            struct.pack_into("=II", data, 0, 8, vfio.GROUP_VIABLE)
-        return self._fd("device") if number == vfio.GROUP_GET_DEVICE_FD else 0
-
-    def containers(self) -> list[int]:
-        """The container that each group was put into."""
-        return [struct.unpack("i", data)[0] for _, number, data in self.made if number == vfio.GROUP_SET_CONTAINER]
+from tests.unit.vfio_calls import Calls, failing, fill
 
 
 def test_order_and_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,3 +47,39 @@ def test_the_descriptor_of_a_device_is_used_whole(monkeypatch: pytest.MonkeyPatc
         for fd in filler:
             os.close(fd)
     assert len(calls.made) == 4
+
+
+def test_a_group_that_is_not_viable_and_an_iommu_without_interrupt_remapping(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = Calls(monkeypatch)
+    session = GroupSession("0000:03:00.0", "17")
+    calls.answers[vfio.SET_IOMMU] = failing(errno.EPERM)
+    with pytest.raises(PermissionError):
+        session.open_device()
+    assert caplog.messages == ["0000:03:00.0: the IOMMU does not remap interrupts; turn that on in the firmware"]
+    calls.numbers()
+    calls.answers[vfio.GROUP_GET_STATUS] = lambda data: fill(data, "II", 8, 2)  # in a container, not viable
+    with pytest.raises(OSError, match="IOMMU group 17 has a device that another driver uses"):
+        session.open_device()
+    assert calls.numbers() == [vfio.GROUP_GET_STATUS]
+    session.close()
+
+
+def test_the_ranges_of_a_container_are_found_in_the_chain_of_its_capabilities(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Calls(monkeypatch)
+    session = GroupSession("0000:03:00.0", "17")
+    session.open_device()
+
+    def answer(data: bytearray) -> None:
+        assert len(data) == 4096
+        fill(data, "IIQI", 4096, 2, 1 << 12, 64)
+        fill(data, "HHI", 2, 1, 128, at=64)  # another capability
+        fill(data, "HHIII", vfio.CAP_IOVA_RANGE, 1, 0, 2, 0, at=128)
+        fill(data, "4Q", 0, 0xFEDFFFFF, 0xFEF00000, (1 << 39) - 1, at=144)
+
+    calls.answers[vfio.IOMMU_GET_INFO] = answer
+    assert list(session.usable()) == [(0, 0xFEE00000), (0xFEF00000, 1 << 39)]
+    calls.answers[vfio.IOMMU_GET_INFO] = lambda data: fill(data, "IIQI", 4096, 0, 1 << 12, 0)
+    assert list(session.usable()) == [WINDOW]  # a kernel that does not tell
+    session.close()
