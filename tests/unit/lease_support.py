@@ -4,7 +4,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ixy_vfio_helper import protocol
@@ -151,6 +151,7 @@ def served(
     devices: Sequence[str] = (A, B),
     memory: int = 1 << 20,
     stop: Sequence[int] = (),
+    seal: Callable[[], None] = lambda: None,
 ) -> Iterator[Client]:
     """A lease, with a monitor of its own."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -160,7 +161,7 @@ def served(
 
     def run() -> None:
         with theirs:
-            reasons.append(Monitor(theirs, grant, backend, Claims(directory), stop).run())
+            reasons.append(Monitor(theirs, grant, backend, Claims(directory), stop, seal).run())
 
     thread = threading.Thread(target=run)
     thread.start()

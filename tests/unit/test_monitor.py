@@ -115,6 +115,27 @@ def test_what_is_permitted_in_each_phase(tmp_path: Path, phase: Phase, kind: typ
     assert open_fds() == before
 
 
+def test_the_process_has_given_up_its_rights_when_seal_is_answered(tmp_path: Path) -> None:
+    given_up: list[str] = []
+    with served(FakeBackend(), tmp_path, seal=lambda: given_up.append("all")) as client:
+        reach(client, Phase.ATTACHED)
+        assert given_up == []
+        assert client.ask(Seal()) == Sealed()
+        assert given_up == ["all"]
+
+
+def test_rights_that_cannot_be_given_up_end_the_lease(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise OSError(1, "Operation not permitted")
+
+    backend = FakeBackend()
+    with served(backend, tmp_path, seal=fail) as client:
+        reach(client, Phase.ATTACHED)
+        backend.log.clear()
+        assert client.ask(Seal()) == Ended("failed: [Errno 1] Operation not permitted")
+    assert backend.log == FULL_END
+
+
 def header(message: Message, sequence: int, position: int, value: int) -> bytes:
     data = bytearray(protocol.encode(message, sequence))
     data[position] = value
