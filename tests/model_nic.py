@@ -105,12 +105,11 @@ def transmit(nic: Any, count: int) -> Any:
     return done
 
 
-class Memory:
-    """Stands in for a `Mapping`: anonymous shared memory, which a forked worker shares too."""
+class ArrayMemory:
+    """Stands in for a `Mapping`: the bytes of an array."""
 
-    def __init__(self, size: int) -> None:
-        self.array: NDArray[np.uint8] = np.frombuffer(mmap.mmap(-1, size), np.uint8)
-        self.size = size
+    def __init__(self, array: NDArray[np.uint8]) -> None:
+        self.array, self.size = array, array.size
 
     @property
     def address(self) -> int:
@@ -122,6 +121,13 @@ class Memory:
 
     def close(self) -> None:
         pass
+
+
+class Memory(ArrayMemory):
+    """Anonymous shared memory, which a forked worker shares too."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(np.frombuffer(mmap.mmap(-1, size), np.uint8))
 
 
 class World:

@@ -20,7 +20,7 @@ from tests.conftest import Simulator, address
 
 DMA_DEADLINE = 1.0  # seconds for what the NIC shall have done, or not
 FRAME = bytes.fromhex("0200000000020200000000018889") + b"mapped".ljust(46, b".")
-TDT, TXDCTL, TDBAL, TDLEN, TDWBAL = 0x6018, 0x6028, 0x6000, 0x6008, 0x6038
+TDH, TDT, TXDCTL, TDBAL, TDLEN, TDWBAL = 0x6010, 0x6018, 0x6028, 0x6000, 0x6008, 0x6038
 ENABLE = 1 << 25
 RX_DD, TX_DD = 1 << 0, 1 << 32
 _TX_COMMAND = 3 << 20 | 1 << 24 | 1 << 25 | 1 << 27 | 1 << 29  # data descriptor: EOP, IFCS, RS, DEXT
@@ -59,6 +59,26 @@ class Port:
         """Write into packet memory; returns the IOVA."""
         ctypes.memmove(self.packets.address + offset, data, len(data))
         return self.packets.iova + offset
+
+
+def _page_before(*iovas: int) -> int:
+    return min(iovas) // 4096 * 4096 - 4096
+
+
+def _page_behind(*ends: int) -> int:
+    return max(-(-end // 4096) * 4096 for end in ends)
+
+
+# Beside what the lease maps for the first port, and what it maps for the second one.
+NEAR: dict[str, Callable[[Port], int]] = {
+    "the page before the packets": lambda port: _page_before(port.packets.iova),
+    "the page behind the packets": lambda port: _page_behind(port.packets.iova + port.packets.size),
+    "the page before the rings": lambda port: _page_before(port.queue.rx.iova, port.queue.tx.iova),
+    "the page behind the rings": lambda port: _page_behind(
+        *(ring.iova + 16 * ring.descriptors for ring in (port.queue.rx, port.queue.tx))
+    ),
+    "the rings of the other port": lambda port: port.job.pairs[1].queue.tx.iova,
+}
 
 
 def run(sim: Simulator, attack: Callable[[Port], str], duration: float = 30.0) -> str:
@@ -141,17 +161,32 @@ def ring_at(target: Callable[[Port], int]) -> Callable[[Port], str]:
     return attack
 
 
+def _write_head_to(port: Port, iova: int, frames: int) -> None:
+    """Send frames, with head write-back on: their number is written to an IOVA, in four bytes."""
+    port.put(64, FRAME)
+    port.register(TDWBAL + 4).value, port.register(TDWBAL).value = iova >> 32, iova & 0xFFFFFFFC | 1
+    for index in range(frames):
+        slot = port.descriptor(port.queue.tx.address, index)
+        slot[0], slot[1] = port.packets.iova + 64, 60 << 46 | _TX_COMMAND | 60
+    port.register(TDT).value = frames
+
+
+def interrupt_at(address: int, vector: int) -> Callable[[Port], str]:
+    """Let the NIC write an interrupt message of the attacker's choice, as many frames as its vector."""
+
+    def attack(port: Port) -> str:
+        _write_head_to(port, address, vector)
+        return "sent" if wait(lambda: port.register(TDH).value == vector) else "not sent"
+
+    return attack
+
+
 def head_written_to(target: Callable[[Port], int]) -> Callable[[Port], str]:
     """Let the NIC write four bytes to an IOVA of the attacker's choice, by head write-back."""
 
     def attack(port: Port) -> str:
-        port.put(64, FRAME)
         port.put(8192, b"\xff" * 4)
-        chosen = target(port)
-        port.register(TDWBAL + 4).value, port.register(TDWBAL).value = chosen >> 32, chosen & 0xFFFFFFFC | 1
-        slot = port.descriptor(port.queue.tx.address, 0)
-        slot[0], slot[1] = port.packets.iova + 64, 60 << 46 | _TX_COMMAND | 60
-        port.register(TDT).value = 1
+        _write_head_to(port, target(port), 1)
         head = ctypes.c_uint32.from_address(port.packets.address + 8192)
         return "written" if wait(lambda: head.value == 1) else "not written"
 

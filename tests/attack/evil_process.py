@@ -1,20 +1,20 @@
 """Attack code for a process that has sealed itself, and a process to run it in."""
 
-import ctypes
 import errno
 import fcntl
-import mmap
 import os
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.attack.evil_worker import LAST_SYSCALL, call
+from tests.attack import evil_calls
+from tests.attack.evil_calls import CONTROL, LAST_SYSCALL, call
 
-PARENT = os.getpid()
-VFIO = 0x3B00
 Attack = Callable[[Path], str]
+PIPE = os.pipe()  # made before any sealing: each process that is taken over has it
+DEVICE_INFO, RESET, MAP_DMA, DEVICE_FEATURE, ATTACH, DETACH = 0x3B6B, 0x3B6F, 0x3B71, 0x3B75, 0x3B77, 0x3B78
+HOT_RESET = MAP_DMA  # the same number, of a device and not of a container
+FIONREAD, TIOCSTI = 0x541B, 0x5412
 
 
 def run(attack: Attack, directory: Path, prepare: Callable[[], object]) -> str:
@@ -69,117 +69,29 @@ def record(place: Path) -> str:
     return "written"
 
 
-def execute(_: Path) -> str:
-    os.execv("/bin/true", ["true"])
-
-
-def fork(_: Path) -> str:
-    pid = os.fork()
-    if pid == 0:
-        os._exit(7)
-    return f"child {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}"
-
-
-def signal_parent(_: Path) -> str:
-    os.kill(PARENT, 0)
-    return "may"
-
-
 def signal_by_descriptor(_: Path) -> str:
     """A signal of choice, sent by the kernel when a descriptor has something to be read: no kill() is made."""
-    ours, theirs = socket.socketpair()
-    signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
     heard: list[int] = []
-    fcntl.fcntl(ours, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(ours, 10, signal.SIGUSR1)  # F_SETSIG
-    fcntl.fcntl(ours, fcntl.F_SETFL, fcntl.fcntl(ours, fcntl.F_GETFL) | os.O_ASYNC)
-    theirs.send(b"x")
+    fcntl.fcntl(PIPE[0], fcntl.F_SETOWN, os.getpid())
+    signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    fcntl.fcntl(PIPE[0], 10, signal.SIGUSR1)  # F_SETSIG
+    fcntl.fcntl(PIPE[0], fcntl.F_SETFL, fcntl.fcntl(PIPE[0], fcntl.F_GETFL) | os.O_ASYNC)
+    os.write(PIPE[1], b"x")
     for _turn in range(100):
         if heard:
             return "sent"
     return "not sent"
 
 
-def trace_parent(_: Path) -> str:
-    call(101, 0x4206, PARENT, 0, 0)  # PTRACE_SEIZE
-    return "traced"
-
-
-def parents_memory(_: Path) -> str:
-    os.close(os.open(f"/proc/{PARENT}/mem", os.O_RDONLY))
-    return "opened"
-
-
-def unix_socket(_: Path) -> str:
-    socket.socket(socket.AF_UNIX).close()
-    return "made"
-
-
-def internet_socket(_: Path) -> str:
-    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
-    return "made"
-
-
-def mount(_: Path) -> str:
-    call(272, 0x0002_0000)  # unshare(CLONE_NEWNS)
-    return "unshared"
-
-
-def other_user(_: Path) -> str:
-    os.setuid(1000)
-    return "changed"
-
-
-def map_executable(_: Path) -> str:
-    with mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC):
-        return "mapped"
-
-
-def make_executable(_: Path) -> str:
-    memory = mmap.mmap(-1, 4096)
-    call(10, ctypes.addressof(ctypes.c_char.from_buffer(memory)), 4096, mmap.PROT_READ | mmap.PROT_EXEC)
-    return "executable"
-
-
-def memfd(_: Path) -> str:
-    os.close(os.memfd_create("more"))
-    return "made"
-
-
-def map_for_dma(_: Path) -> str:
-    """The call's number is refused, whatever the descriptor: nothing of VFIO is needed here."""
-    fcntl.ioctl(0, VFIO + 0x71)
+def map_private(_: Path) -> str:
+    """The one kind of mapping that stays allowed: so what is refused beside it is refused for what it is."""
+    evil_calls.map_private(4096)
     return "mapped"
 
 
-def attach_elsewhere(_: Path) -> str:
-    fcntl.ioctl(0, VFIO + 0x77)
-    return "attached"
-
-
-def reset(_: Path) -> str:
-    fcntl.ioctl(0, VFIO + 0x6F)
-    return "reset"
-
-
-def terminal(_: Path) -> str:
-    fcntl.ioctl(0, 0x5412, b"x")  # TIOCSTI
-    return "typed"
-
-
-def kernel_program(_: Path) -> str:
-    call(321, 0, 0, 0)  # bpf
-    return "made"
-
-
-def thread(_: Path) -> str:
-    import _thread
-
-    lock = _thread.allocate_lock()
-    lock.acquire()
-    _thread.start_new_thread(lock.release, ())
-    lock.acquire()
-    return "ran"
+def control_memory(_: Path) -> str:
+    os.close(os.open(f"/proc/{CONTROL}/mem", os.O_RDONLY))
+    return "opened"
 
 
 def write_new(place: Path) -> str:
@@ -192,35 +104,58 @@ def read_program(_: Path) -> str:
     return "read" if Path(__import__("ixy_vfio").__file__ or "").read_text() else "empty"
 
 
-def device_information(_: Path) -> str:
-    fcntl.ioctl(0, VFIO + 0x6B)
-    return "answered"
-
-
-def hot_reset(_: Path) -> str:
-    """The same number as a container's MAP_DMA."""
-    fcntl.ioctl(0, VFIO + 0x71)
-    return "reset"
-
-
-def device_feature(_: Path) -> str:
-    fcntl.ioctl(0, VFIO + 0x75)
-    return "answered"
-
-
-def detach(_: Path) -> str:
-    fcntl.ioctl(0, VFIO + 0x78)
-    return "detached"
-
-
-def anywhere(number: int, *arguments: int) -> Attack:
-    """A system call by number that has no business in any of these processes."""
+def ioctl(number: int) -> Attack:
+    """The filters look at the number, whatever the descriptor: nothing of VFIO is needed here."""
 
     def attack(_: Path) -> str:
-        call(number, *arguments)
+        fcntl.ioctl(PIPE[0], number, bytearray(8))
         return "answered"
 
     return attack
+
+
+def be_traced(_: Path) -> str:
+    traceme = 0
+    call(101, traceme, 0, 0, 0)
+    return "traced"
+
+
+def unshare(_: Path) -> str:
+    """What needs no rights of it: the rest of the call is the same to a filter."""
+    files = 0x400
+    call(272, files)
+    return "unshared"
+
+
+def same_user(_: Path) -> str:
+    os.setuid(os.geteuid())
+    return "set"
+
+
+def kernel_program(_: Path) -> str:
+    call(321, 0, 0, 0)  # bpf
+    return "made"
+
+
+# What no sealed process may do, and what comes of it in one that is not sealed.
+REFUSED: dict[str, tuple[Attack, str]] = {
+    "execute": (evil_calls.execute, "exit 0"),
+    "fork": (evil_calls.fork, "child 7"),
+    "signal": (evil_calls.signal_control, "may"),
+    "signal by descriptor": (signal_by_descriptor, "sent"),
+    "be traced": (be_traced, "traced"),
+    "unix socket": (evil_calls.unix_socket, "made"),
+    "internet socket": (evil_calls.internet_socket, "made"),
+    "unshare": (unshare, "unshared"),
+    "user": (same_user, "set"),
+    "map executable": (evil_calls.map_executable, "mapped"),
+    "make executable": (evil_calls.make_executable, "executable"),
+    "bytes waiting": (ioctl(FIONREAD), "answered"),
+    "type into a terminal": (ioctl(TIOCSTI), "ENOTTY"),
+    "attach elsewhere": (ioctl(ATTACH), "ENOTTY"),
+    "replace a file": (replace_secret, "made"),
+    "load a program into the kernel": (kernel_program, "E(?!PERM)[A-Z]+" if os.geteuid() == 0 else "E[A-Z]+"),
+}
 
 
 def calls_that_answer(_: Path) -> str:

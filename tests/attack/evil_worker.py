@@ -25,16 +25,11 @@ from ixy_vfio.runtime.control import Worker
 from ixy_vfio.runtime.messages import Kind
 from ixy_vfio.runtime.sandbox import Seal
 from ixy_vfio.runtime.worker import Idle, Job
+from tests.attack.evil_calls import CONTROL, call, libc, map_private
 from tests.model_nic import World
 
-LAST_SYSCALL = 470  # Linux 6.18 ends at 469
 X32 = 0x4000_0000
 
-libc = ctypes.CDLL(None, use_errno=True)
-libc.syscall.restype = ctypes.c_long
-libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
-
-CONTROL = os.getpid()
 SECRET = ctypes.create_string_buffer(b"before", 8)  # control changes it after the fork
 
 
@@ -104,16 +99,6 @@ def outcome(process: Worker) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
 
 
-def call(number: int, *arguments: int) -> int:
-    """A system call; OSError when the kernel says no."""
-    words = [ctypes.c_ulong(word & 2**64 - 1) for word in (*arguments, *(0,) * (6 - len(arguments)))]
-    ctypes.set_errno(0)
-    result = int(libc.syscall(ctypes.c_long(number), *words))
-    if result == -1 and ctypes.get_errno():
-        raise OSError(ctypes.get_errno(), "")
-    return result
-
-
 def sweep(number: int, argument: int) -> Callable[[Job], str]:
     """One system call, all of its arguments the same."""
 
@@ -123,13 +108,23 @@ def sweep(number: int, argument: int) -> Callable[[Job], str]:
     return one
 
 
-def own_connection() -> socket.socket:
-    """The worker's socket, found without a system call: it is a variable of a function further up."""
+def _variable(name: str) -> Any:
+    """Of a function further up: so the worker's socket is found without a system call."""
     frame: Any = sys._getframe()
-    while "connection" not in frame.f_locals:
+    while name not in frame.f_locals:
         frame = frame.f_back
-    connection: socket.socket = frame.f_locals["connection"]
+    return frame.f_locals[name]
+
+
+def own_connection() -> socket.socket:
+    """The worker's socket."""
+    connection: socket.socket = _variable("connection")
     return connection
+
+
+def own_waker() -> int:
+    """The descriptor that the worker sleeps on."""
+    return int(_variable("waker").fileno())
 
 
 # What each attack tells when nothing stops it stands in test_evil_worker.py.
@@ -142,7 +137,6 @@ def open_file(_: Job) -> str:
 
 def open_device(_: Job) -> str:
     os.close(os.open("/dev/null", os.O_RDWR))
-    os.close(os.open("/dev/vfio/vfio", os.O_RDWR))
     return "opened"
 
 
@@ -155,43 +149,6 @@ def change_directory(_: Job) -> str:
     return "changed"
 
 
-def unix_socket(_: Job) -> str:
-    socket.socket(socket.AF_UNIX).close()
-    return "made"
-
-
-def internet_socket(_: Job) -> str:
-    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
-    return "made"
-
-
-def execute(_: Job) -> str:
-    os.execv("/bin/true", ["true"])
-
-
-def fork(_: Job) -> str:
-    pid = os.fork()
-    if pid == 0:
-        os._exit(7)
-    return f"child {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}"
-
-
-def thread(_: Job) -> str:
-    import _thread
-
-    lock = _thread.allocate_lock()
-    lock.acquire()
-    _thread.start_new_thread(lock.release, ())
-    lock.acquire()
-    return "ran"
-
-
-def trace_control(_: Job) -> str:
-    seize = 0x4206
-    call(101, seize, CONTROL, 0, 0)
-    return "traced"
-
-
 def read_control(_: Job) -> str:
     """process_vm_readv of what control has changed since the fork."""
     found = ctypes.create_string_buffer(8)
@@ -202,20 +159,10 @@ def read_control(_: Job) -> str:
     return "read"
 
 
-def signal_control(_: Job) -> str:
-    os.kill(CONTROL, 0)
-    return "may"
-
-
 def device_control(_: Job) -> str:
     """Any ioctl, to the one descriptor that there is."""
     fcntl.ioctl(own_connection().fileno(), 0x541B, bytearray(4))  # FIONREAD
     return "answered"
-
-
-def memfd(_: Job) -> str:
-    os.close(os.memfd_create("evil"))
-    return "made"
 
 
 def duplicate(_: Job) -> str:
@@ -232,20 +179,8 @@ def pass_descriptor(_: Job) -> str:
     return "nothing more"
 
 
-def _map(size: int, protection: int, flags: int) -> int:
-    address = libc.mmap(None, ctypes.c_size_t(size), protection, flags, -1, ctypes.c_long(0))
-    if address == ctypes.c_void_p(-1).value:
-        raise OSError(ctypes.get_errno(), "")
-    return int(address)
-
-
-def map_executable(_: Job) -> str:
-    _map(4096, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return "mapped"
-
-
 def map_shared(_: Job) -> str:
-    _map(4096, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+    mmap.mmap(-1, 4096).close()
     return "mapped"
 
 
@@ -255,12 +190,6 @@ def map_over(job: Job) -> str:
     page = ctypes.c_void_p(_doorbells(job))
     libc.mmap(page, ctypes.c_size_t(4096), mmap.PROT_READ, flags, -1, ctypes.c_long(0))
     return "mapped"
-
-
-def make_executable(_: Job) -> str:
-    page = _map(4096, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    call(10, page, 4096, mmap.PROT_READ | mmap.PROT_EXEC)
-    return "executable"
 
 
 def make_packets_executable(job: Job) -> str:
@@ -280,7 +209,7 @@ def grow_doorbells(job: Job) -> str:
 
 def move_doorbells(job: Job) -> str:
     may_move, fixed = 1, 2
-    target = _map(4096, 3, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    target = map_private(4096)
     return "moved" if call(25, _doorbells(job), 4096, 4096, may_move | fixed, target) == target else "odd"
 
 
@@ -291,7 +220,7 @@ def unmap_doorbells(job: Job) -> str:
 
 
 def much_memory(_: Job) -> str:
-    _map(256 << 20, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    map_private(256 << 20)
     return "mapped"
 
 

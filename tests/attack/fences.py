@@ -12,12 +12,14 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.model_nic import ArrayMemory
+
 PAGE = mmap.PAGESIZE
 CANARY = 0xEE
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Fence:
+class Fence(ArrayMemory):
     """`size` bytes that end where a page begins that must not be touched; canaries and such a page lie before them."""
 
     def __init__(self, size: int) -> None:
@@ -26,29 +28,17 @@ class Fence:
         whole: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
         start = PAGE + (inner - size) // 64 * 64  # as near to the end as lines of the cache let it be
         whole[PAGE : PAGE + inner] = CANARY
-        self.array = whole[start : start + size]
+        super().__init__(whole[start : start + size])
         self.array[:] = 0
         self._around = (whole[PAGE:start], whole[start + size : PAGE + inner])
-        self.size = size
         for at in (0, PAGE + inner):
             if _libc.mprotect(ctypes.c_void_p(whole.ctypes.data + at), PAGE, 0):
                 raise OSError(ctypes.get_errno(), "mprotect")
 
     @property
-    def address(self) -> int:
-        return int(self.array.ctypes.data)
-
-    @property
-    def view(self) -> memoryview:
-        return memoryview(self.array)  # type: ignore[arg-type]
-
-    @property
     def whole(self) -> bool:
         """Whether nobody has written to what lies around it on its own pages."""
         return all(bool((part == CANARY).all()) for part in self._around)
-
-    def close(self) -> None:
-        pass
 
 
 class Fences:

@@ -46,14 +46,7 @@ class Range:
     def targets(self) -> dict[str, Target]:
         """Addresses that the attacker's first NIC must not reach."""
         page, far = 4096, self.other.iova + self.other.size - 4096
-        return {
-            "the page before the packets": lambda port: port.packets.iova - page,
-            "the page behind the packets": lambda port: port.packets.iova + port.packets.size,
-            "the page before the rings": lambda port: min(port.queue.rx.iova, port.queue.tx.iova) // page * page - page,
-            "the page behind the rings": lambda port: max(
-                -(-(ring.iova + 16 * ring.descriptors) // page) * page for ring in (port.queue.rx, port.queue.tx)
-            ),
-            "the rings of the other port": lambda port: port.job.pairs[1].queue.tx.iova,
+        return evil.NEAR | {
             "memory of another session": lambda _: far,
             "an address of the process itself": lambda port: port.packets.address,
             "an address of control": lambda _: ctypes.addressof(HOST),
