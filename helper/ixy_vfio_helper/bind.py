@@ -143,8 +143,6 @@ def check(device: PciDevice, down: bool = False, other: bool = False) -> None:
     interrupts = (device.root / "proc/interrupts").read_text()
     if platform.machine() == "x86_64" and "IR-" not in interrupts:
         raise Refusal(f"{where}: interrupts are not remapped; turn on VT-d (with x2APIC) or AMD-Vi in the firmware")
-    if not (device.root / "sys/bus/pci/drivers" / VFIO_PCI).is_dir():
-        raise Refusal(f"{where}: vfio-pci is not loaded; run: sudo modprobe vfio-pci")
     _refuse_in_use(device, down)
 
 
@@ -168,6 +166,8 @@ def _refuse_in_use(device: PciDevice, down: bool) -> None:
 def bind(device: PciDevice, journal: Journal, down: bool = False, other: bool = False) -> None:
     """Give the device to vfio-pci. Raises Refusal before anything is changed; after an error all is put back."""
     check(device, down, other)
+    if not (device.root / "sys/bus/pci/drivers" / VFIO_PCI).is_dir():
+        raise Refusal(f"{device.address}: vfio-pci is not loaded; run: sudo modprobe vfio-pci")
     if journal.read(device.address) is not None:
         raise Refusal(f"{device.address}: bound already, or half way; see ixy-vfio-helper status, or recover")
     override = device.read("driver_override").replace("(null)", "")

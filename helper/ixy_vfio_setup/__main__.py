@@ -88,13 +88,12 @@ def check_machine(system: System, device: PciDevice) -> None:
         raise Refusal(f"{found}; root's programs are installed there: run chmod g-w,o-w or chown root on it")
 
 
-def _refusal(system: System, device: PciDevice, other: bool) -> str:
+def _refusal(device: PciDevice, other: bool) -> str:
     """Why the helper will not bind the device, also if it may take an interface down; "" if it will."""
     try:
         bind.check(device, down=True, other=other)
     except Refusal as refusal:
-        if machine.has_vfio_pci(system) or "modprobe vfio-pci" not in str(refusal):  # loading it is a step of ours
-            return str(refusal)
+        return str(refusal)
     return ""
 
 
@@ -109,7 +108,7 @@ def _request(system: System, arguments: argparse.Namespace, tree: Path, looking:
     check_machine(system, device)
     say(f"{device.address}: {device.ids}, driver {device.driver or 'none'}, IOMMU group {device.link('iommu_group')}")
     found = look.Found() if _bound(system, device) else looking(tree, device.address)
-    last = _refusal(system, device, arguments.other)
+    last = _refusal(device, arguments.other)
     if found.reasons and not arguments.force and not last:
         last = f"{device.address}: --force takes it all the same, and cuts this"
     if last:

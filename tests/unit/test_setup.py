@@ -241,7 +241,6 @@ def test_by_force_it_tells_what_it_cuts_and_gives_it_back(machine: Machine, caps
 def test_what_force_does_not_take(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     machine.found = Found(["eth0 is part of bond0 (bond)"])
     machine.at(f"sys/bus/pci/devices/{NIC}/net/eth0/upper_bond0").mkdir()
-    machine.at("sys/bus/pci/drivers/vfio-pci").mkdir()
     assert machine.setup(*words(machine), "--force") == 2
     assert capsys.readouterr().err.splitlines()[-2:] == [
         f"setup: {NIC}: in use: eth0 is part of bond0 (bond)",
