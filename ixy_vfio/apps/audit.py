@@ -45,6 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--record", metavar="FILE", type=Path,
         help="also write what was read, for --replay elsewhere; it names all your processes",
     )  # fmt: skip
+    parser.add_argument(
+        "--record-eeprom", action="store_true",
+        help="first read the EEPROM of DEVICE through the kernel's driver (root), and write its digest to be compared",
+    )  # fmt: skip
     parser.add_argument("--replay", metavar="FILE", type=Path, help="audit a recorded machine")
     attack = parser.add_argument_group("attacking", "let the device try what must not succeed, instead of looking")
     attack.add_argument(
@@ -74,6 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
             _write(arguments.html, html.render(report))
         _show(report, arguments)
         return report.exit_status(arguments.fail_on) or _could_not(report)
+    if arguments.record_eeprom:
+        _record_eeprom(arguments.device)
     system: System = LiveSystem() if arguments.replay is None else _replay(arguments.replay)
     recorder = tree.Recorder(system)
     report = audit(Host(recorder if arguments.record else system), arguments.device)
@@ -105,6 +111,15 @@ def _attack(arguments: argparse.Namespace) -> Report:
     field = Field(address, arguments.helper, arguments.attack_msi)
     results = attacks.run(field, chosen, lambda line: print(line, file=sys.stderr, flush=True))
     return make_report(host, address, results, draw(host, [device] if device else [], []))
+
+
+def _record_eeprom(device: str | None) -> None:
+    from ixy_vfio.audit import eeprom
+
+    address = parse_address(device or "")
+    if address is None:
+        raise UsageError("--record-eeprom: name the device, a PCI address like 0000:03:00.0")
+    print(f"written: {eeprom.record(address)}", file=sys.stderr)
 
 
 def _could_not(report: Report) -> int:

@@ -8,8 +8,10 @@
     model.py      Finding, Check, and the decorators that make a function a check
     checks/       the checks: a function each, whose docstring is its page of the documentation
     runner.py     runs them -> Report; report.py: JSON; table.py, html.py, picture.py: for people; compare.py, pages.py
+    eeprom.py     reads an EEPROM and writes its digest down (`--record-eeprom`)
     attack/       what attacks need: leases, devices that are told where to do DMA (`--attack`)
 
-Adding a check is adding a function to a file in checks/; nothing else lists it. Standard library only: an audit is to
-be quick, and to run where nothing of the driver does. (attack/ alone uses the driver; it is imported when it is run.)
+Adding a check is adding a function to a file in checks/; nothing else lists it. Standard library only (and cffi for
+one check, if it is there): an audit is to be quick, and to run where nothing of the driver does. attack/ alone uses the
+driver; it is imported when it is run.
 """

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -47,6 +48,9 @@ class System(Protocol):
 
     def seals(self, path: str) -> int | None:
         """The seals of a memfd (F_GET_SEALS), by a path in /proc that leads to it; None: it has none to ask for."""
+
+    def lacks(self) -> Mapping[str, str] | None:
+        """Layers of a worker's sandbox that the kernel does not offer, and why (core/layers.py); None: not known."""
 
 
 class LiveSystem:
@@ -116,3 +120,13 @@ class LiveSystem:
             return None
         finally:
             os.close(fd)
+
+    def lacks(self) -> Mapping[str, str] | None:
+        """See `System`."""
+        if self._root:
+            return None
+        try:
+            from ixy_vfio.core import layers
+        except ImportError:  # it needs cffi, which the rest of an audit does without
+            return None
+        return layers.missing()

@@ -2,6 +2,7 @@
 
     # an empty machine with one device node
     uid 0                                                   who looked
+    lacks mseal: Function not implemented                   what the kernel does not offer workers; else: lacks nothing
     /proc/cmdline: quiet intel_iommu=on                     a file of one line
     /proc/interrupts:                                       a file of several lines, each indented by four spaces
         16:  0  IR-IO-APIC  16-fasteoi
@@ -17,7 +18,7 @@
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ixy_vfio.audit.system import Denied, Node, System
@@ -43,6 +44,7 @@ class Tree:
 
     entries: dict[str, Entry] = field(default_factory=dict)
     uid: int = 0
+    layers: dict[str, str] | None = None  # that are missing
 
     def update(self, path: str, **values: object) -> None:
         """Change what is known of a path."""
@@ -114,6 +116,10 @@ class Tree:
         """See `System`."""
         return self._entry(path).seals
 
+    def lacks(self) -> Mapping[str, str] | None:
+        """See `System`."""
+        return self.layers
+
 
 def load(text: str) -> Tree:
     """Read a tree. Raises ValueError, which names the line."""
@@ -127,6 +133,10 @@ def load(text: str) -> Tree:
             continue
         if line.startswith("uid "):
             tree.uid = int(line[4:])
+            continue
+        if line.startswith("lacks "):
+            layer, colon, why = line[6:].partition(": ")
+            tree.layers = (tree.layers or {}) | ({layer: why} if colon else {})
             continue
         found = _LINE.fullmatch(line)
         if found is None:
@@ -162,7 +172,10 @@ def _binary(size: int, chunks: str) -> bytes:
 def dump(tree: Tree) -> str:
     """The text that `load` reads."""
     lines = (line for path in sorted(tree.entries) for line in _lines(tree, path))
-    return "\n".join([f"uid {tree.uid}", *lines]) + "\n"
+    lacks = [f"lacks {layer}: {why}" for layer, why in (tree.layers or {}).items()]
+    if tree.layers == {}:
+        lacks = ["lacks nothing"]
+    return "\n".join([f"uid {tree.uid}", *lacks, *lines]) + "\n"
 
 
 def _lines(tree: Tree, path: str) -> Iterator[str]:
@@ -275,4 +288,10 @@ class Recorder:
         """See `System`."""
         found = self._system.seals(path)
         self._note(path, seals=found)
+        return found
+
+    def lacks(self) -> Mapping[str, str] | None:
+        """See `System`."""
+        found = self._system.lacks()
+        self.tree.layers = None if found is None else dict(found)
         return found

@@ -8,7 +8,7 @@ BLOCK = 64  # bytes of one DMA
 WORK = 16384  # bytes of memory beside the rings, of which an engine uses the first half
 LANDED, FORGED = 8192, 12288  # where in it controls write to and read from, and where they put descriptors
 DEADLINE = 5.0  # seconds for what must happen; a guest without hardware support is slow
-GRACE = 0.3  # seconds for what must not happen, after the device said that it is done
+GRACE = 0.3  # seconds for what must not happen, after the device said that it is done; controls have DEADLINE
 
 
 class Engine(Protocol):
@@ -18,16 +18,19 @@ class Engine(Protocol):
         """Reset the device, and set it up so that it does DMA only when told. Raises DeviceError."""
 
     def write(self, iova: int, nonce: bytes) -> bytes:
-        """Let the device write BLOCK bytes to `iova`; returns what they should be, with `nonce` (8 bytes) inside."""
+        """Let the device write BLOCK bytes to `iova`; returns what they should be, with `nonce` (8 bytes) inside.
 
-    def read(self, iova: int) -> bytes | None:
-        """Let the device read BLOCK bytes at `iova`: what it read, and gave out again. None: it gave out nothing."""
+        A nonce of BLOCK bytes is written as it is; to a NIC it is a frame.
+        """
 
-    def fetch(self, iova: int) -> bool | None:
-        """Let the device fetch `forged()` descriptors from `iova`: whether it acted on them. None: it has none."""
+    def read(self, iova: int, grace: float = GRACE) -> bytes | None:
+        """Let the device read BLOCK bytes at `iova`: what it gave out again, within `grace` seconds after."""
+
+    def fetch(self, iova: int, grace: float = 2 * GRACE) -> bool:
+        """Let the device fetch `forged()` descriptors from `iova`: whether it acted on them."""
 
     def forged(self) -> bytes:
-        """Descriptors for `fetch`."""
+        """Descriptors for `fetch`; none where the device has none."""
 
     def kick(self, iova: int) -> None:
         """As `write`, but does not wait."""

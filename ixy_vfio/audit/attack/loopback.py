@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ixy_vfio.audit.attack.engine import BLOCK, GRACE, wait
+from ixy_vfio.core import pci
 from ixy_vfio.core.memory import DmaMemory
 from ixy_vfio.transport.base import Device
 
@@ -24,6 +25,7 @@ TX_FIRST = 3 << 20 | 1 << 25 | 1 << 29  # data descriptor, IFCS, DEXT
 TX_LAST = TX_FIRST | 1 << 24 | 1 << 27  # EOP, RS
 TX_DD = 1 << 32
 ENABLE = 1 << 25  # RXDCTL, TXDCTL
+STATUS = 0x8
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class LoopbackNic:
     def __init__(
         self, device: Device, rings: DmaMemory, work: DmaMemory, registers: Registers, set_up: Callable[[], None]
     ) -> None:
+        self._device = device
         self._bar = device.bar0
         self._work = work
         self._registers = registers
@@ -79,14 +82,18 @@ class LoopbackNic:
         self._bar.write32(self._registers.tdt, self._tx)
         return slot
 
-    def _settle(self, sent: int, received: int) -> bool:
+    def _settle(self, sent: int, received: int, grace: float = GRACE) -> bool:
         """Wait for the NIC to say that it is done; whether a frame was received."""
-        wait(lambda: bool(self._transmit[2 * sent + 1] & TX_DD))
-        return wait(lambda: bool(self._receive[2 * received + 1] & RX_DD), GRACE)
+        wait(lambda: bool(self._transmit[2 * sent + 1] & TX_DD) or self._stopped())
+        wait(lambda: bool(self._receive[2 * received + 1] & RX_DD) or self._stopped(), grace)
+        return bool(self._receive[2 * received + 1] & RX_DD)
+
+    def _stopped(self) -> bool:
+        """The helper has ended the lease, for a fault: nothing more will come."""
+        return not pci.bus_master(self._device)
 
     def _frame(self, nonce: bytes) -> bytes:
-        frame = HEADER + nonce * (BLOCK // len(nonce))
-        frame = frame[:BLOCK]
+        frame = nonce if len(nonce) == BLOCK else (HEADER + nonce * (BLOCK // len(nonce)))[:BLOCK]
         self._work.view[FRAME : FRAME + BLOCK] = frame
         return frame
 
@@ -102,13 +109,14 @@ class LoopbackNic:
         self._post(iova)
         self._send((self._work.iova + FRAME, BLOCK))
 
-    def read(self, iova: int) -> bytes | None:
+    def read(self, iova: int, grace: float = GRACE) -> bytes | None:
         """Send a header of its own and what is at `iova` behind it; what was received is what was read."""
         self._frame(b"header..")
         result = self._work.view[RESULT : RESULT + 256]
         result[:] = EMPTY * 256
         received = self._post(self._work.iova + RESULT)
-        if not self._settle(self._send((self._work.iova + FRAME, len(HEADER)), (iova, BLOCK)), received):
+        sent = self._send((self._work.iova + FRAME, len(HEADER)), (iova, BLOCK))
+        if not self._settle(sent, received, grace):
             return None
         if bytes(result[: len(HEADER)]) != HEADER:
             return None
@@ -118,7 +126,7 @@ class LoopbackNic:
         """A descriptor that sends the frame of the work memory; the rest of the ring is never reached."""
         return struct.pack("<QQ", self._work.iova + FRAME, BLOCK << 46 | TX_LAST | BLOCK)
 
-    def fetch(self, iova: int) -> bool | None:
+    def fetch(self, iova: int, grace: float = 2 * GRACE) -> bool:
         """Move the transmit ring to `iova`, ring the doorbell, and see whether the frame comes."""
         frame = self._frame(b"fetched.")
         result = self._work.view[RESULT : RESULT + 256]
@@ -126,6 +134,8 @@ class LoopbackNic:
         bar, where = self._bar, self._registers
         bar.write32(where.txdctl, bar.read32(where.txdctl) & ~ENABLE)
         wait(lambda: not bar.read32(where.txdctl) & ENABLE)
+        for _ in range(2):  # a simulated queue is memory: after two answers the device has seen what was written there
+            bar.read32(STATUS)
         self._post(self._work.iova + RESULT)
         bar.write32(where.tdbal, iova & 0xFFFF_FFFF)
         bar.write32(where.tdbal + 4, iova >> 32)
@@ -134,4 +144,4 @@ class LoopbackNic:
         bar.write32(where.txdctl, bar.read32(where.txdctl) | ENABLE)
         wait(lambda: bool(bar.read32(where.txdctl) & ENABLE))
         bar.write32(where.tdt, 1)
-        return wait(lambda: bytes(result[:BLOCK]) == frame, 2 * GRACE)
+        return wait(lambda: bytes(result[:BLOCK]) == frame, grace)

@@ -145,14 +145,11 @@ def _judge(said: dict[str, object], killed: float) -> Finding:
 
 def helper_killed(field: Field) -> Findings:
     """Kill the helper's process of the lease; nothing more may be reached, and nothing stays behind."""
+    if field.uid and not field.address.startswith(SIMULATED):
+        yield skip("only root can kill the helper")
+        return
     with field.lab() as lab:
-        file = Path(lab.lease.path).parent / "leases" / f"{field.address}.lease"
-        pid = int(file.read_text().split()[1])
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except PermissionError:
-            yield skip("only root can kill the helper")
-            return
+        os.kill(_helper_pid(field.address, lab), signal.SIGKILL)
         yield _client_is_told(lab)
         iova = lab.unmapped
         try:
@@ -203,23 +200,27 @@ def refused(field: Field) -> Findings:
     if not field.uid:
         yield skip("root may do all of this; run it as the user who runs drivers")
         return
+    with field.lab() as lab:
+        yield _files(field.address, lab)
+        yield from _refused_by_the_helper(field, lab)
+
+
+def _files(address: str, lab: Lab) -> Finding:
     tried, open_ = [], []
-    for path, flags in _paths(field):
+    for path, flags in _paths(address, lab):
         try:
             os.close(os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK))
             open_.append(path)
         except OSError as error:
             tried.append(f"{path}: {error.strerror}")
     if open_:
-        yield fail(f"you can open {', '.join(open_)}", *(Reading(path, "opened") for path in open_))
-    else:
-        yield passed(f"{len(tried)} files could not be opened", *(Reading(*line.split(": ", 1)) for line in tried))
-    yield from _refused_by_the_helper(field)
+        return fail(f"you can open {', '.join(open_)}", *(Reading(path, "opened") for path in open_))
+    return passed(f"{len(tried)} files could not be opened", *(Reading(*line.split(": ", 1)) for line in tried))
 
 
-def _paths(field: Field) -> Iterator[tuple[str, int]]:
+def _paths(address: str, lab: Lab) -> Iterator[tuple[str, int]]:
     """Files that give power over devices, and how they would be opened."""
-    device = PCI / "devices" / field.address
+    device = PCI / "devices" / address
     for name in ("config", "reset", "remove", "driver_override", *(f"resource{bar}" for bar in range(6))):
         if (device / name).exists():
             yield str(device / name), os.O_RDWR if name.startswith("resource") else os.O_WRONLY
@@ -230,34 +231,29 @@ def _paths(field: Field) -> Iterator[tuple[str, int]]:
     for path in ("/dev/mem", "/dev/port", "/etc/ixy_vfio/policy.toml", "/sys/bus/pci/drivers/vfio-pci/unbind"):
         if Path(path).exists():
             yield path, os.O_WRONLY
-    if (pid := _helper_pid(field)) and not field.address.startswith(SIMULATED):
-        yield f"/proc/{pid}/mem", os.O_RDWR
+    if not lab.simulated:
+        yield f"/proc/{_helper_pid(address, lab)}/mem", os.O_RDWR
 
 
-def _helper_pid(field: Field) -> int | None:
-    with field.lease() as lease:
-        folder = Path(lease.path).parent / "leases"
-        field.attach(lease)
-        return int((folder / f"{field.address}.lease").read_text().split()[1])
+def _helper_pid(address: str, lab: Lab) -> int:
+    """Of the helper's process that serves the lease."""
+    return int((Path(lab.lease.path).parent / "leases" / f"{address}.lease").read_text().split()[1])
 
 
-def _refused_by_the_helper(field: Field) -> Findings:
-    with field.lab() as lab:
-        with field.lease() as second:
-            yield _must_refuse("a device that is leased", lambda: second.attach(field.address))
-        yield _must_refuse("a device that is nobody's", lambda: lab.lease.attach("0000:ff:1f.7"))
-        beyond = lab.lease.memory_limit + 4096
-        yield _must_refuse(
-            "more memory than was granted", lambda: lab.lease.memory(beyond, [lab.device], Purpose.PACKETS)
-        )
-        if not lab.simulated:
-            yield _other_address_spaces(lab)
-        lab.lease.seal()
-        try:
-            lab.lease.memory(4096, [lab.device], Purpose.PACKETS)
-            yield fail("the helper gives memory after it was told to give nothing more")
-        except LeaseError as error:
-            yield passed("asking after the seal ends the lease", Reading("lease", str(error)))
+def _refused_by_the_helper(field: Field, lab: Lab) -> Findings:
+    with field.lease() as second:
+        yield _must_refuse("a device that is leased", lambda: second.attach(field.address))
+    yield _must_refuse("a device that is nobody's", lambda: lab.lease.attach("0000:ff:1f.7"))
+    beyond = lab.lease.memory_limit + 4096
+    yield _must_refuse("more memory than was granted", lambda: lab.lease.memory(beyond, [lab.device], Purpose.PACKETS))
+    if not lab.simulated:
+        yield _other_address_spaces(lab)
+    lab.lease.seal()
+    try:
+        lab.lease.memory(4096, [lab.device], Purpose.PACKETS)
+        yield fail("the helper gives memory after it was told to give nothing more")
+    except LeaseError as error:
+        yield passed("asking after the seal ends the lease", Reading("lease", str(error)))
 
 
 def _must_refuse(what: str, ask: Callable[[], object]) -> Finding:

@@ -61,6 +61,7 @@ def guard_pages(field: "Field") -> Findings:
     Fix: look whether the helper's ledger and the IOMMU's tables agree (session.dma); a helper that was changed, or an
     IOMMU with larger pages than it says, can be the cause.
     """
+    where = []
     for index, name in enumerate(("rings", "work memory", "packets")):
 
         def before(lab: "Lab", index: int = index) -> int:
@@ -69,8 +70,8 @@ def guard_pages(field: "Field") -> Findings:
         def behind(lab: "Lab", index: int = index) -> int:
             return lab.memories[index][1].iova + lab.memories[index][1].size
 
-        yield field.read(f"the page before the {name}", before)
-        yield field.read(f"the page behind the {name}", behind)
+        where += [(f"the page before the {name}", before), (f"the page behind the {name}", behind)]
+    yield from field.reads(where)
     yield places().write_across(field)
 
 

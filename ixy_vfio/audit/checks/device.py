@@ -11,7 +11,7 @@ from ixy_vfio.audit.host import DEVICES, Host, PciDevice
 from ixy_vfio.audit.model import Findings, Reading, Severity, device_check, fail, passed, skip, warn
 from ixy_vfio.audit.sessions import strays_of
 
-EEPROM_RECORDS = "/run/ixy_vfio/eeprom"  # ADDRESS.bind, ADDRESS.last: digests
+EEPROM_RECORDS = "/var/lib/ixy_vfio/eeprom"  # ADDRESS.first, ADDRESS.last: digests; written by audit/eeprom.py
 HARMLESS_DRIVERS = ("pci-stub", "pcieport")  # linux/drivers/vfio/group.c: vfio_dev_driver_allowed
 
 
@@ -232,24 +232,25 @@ def sriov(host: Host, device: PciDevice) -> Findings:
 
 @device_check("device.eeprom", Severity.HIGH)
 def eeprom(host: Host, device: PciDevice) -> Findings:
-    """The device's EEPROM is as it was when it was bound.
+    """The device's EEPROM is as it was before it was given away.
 
-    Compares a digest of when the device was bound with one of after its last lease: /run/ixy_vfio/eeprom/ADDRESS.bind
-    and ADDRESS.last. The helper does not write them: it maps no registers, and whoever drives the device is the one
-    that is not to be believed. A tool of root's that reads the EEPROM before and after may put its digests there
-    (with `ethtool -e`, while the kernel's driver has the device).
+    Compares two digests in /var/lib/ixy_vfio/eeprom, ADDRESS.first and ADDRESS.last. `ixy-vfio audit DEVICE
+    --record-eeprom` (root) writes them: the first when there is none, else the last. It reads what the kernel's driver
+    shows of the EEPROM, as `ethtool -e` does; so run it before the device is bound to vfio-pci, and after it was given
+    back. Nothing is recorded while the device is bound: the helper maps no registers, and whoever drives the device is
+    the one that is not to be believed. Flash with an option ROM that the driver does not show is not seen.
 
     Why: who holds a physical function of an 82599 can write its EEPROM and option ROM. That outlives every reset, and
     a changed option ROM runs in the firmware at the next boot.
 
     Fix: do not use the device. Write the vendor's image back (on a machine you trust) and look who had the last
-    lease.
+    lease. After an update that you made yourself, remove both files and record anew.
     """
-    first = host.read(f"{EEPROM_RECORDS}/{device.address}.bind")
+    first = host.read(f"{EEPROM_RECORDS}/{device.address}.first")
     last = host.read(f"{EEPROM_RECORDS}/{device.address}.last")
     if first.value is None or last.value is None:
-        yield skip("nobody recorded digests", first, last)
+        yield skip("not recorded twice; --record-eeprom does", first, last)
     elif first.value != last.value:
-        yield fail("changed since it was bound", first, last)
+        yield fail("changed since it was recorded first", first, last)
     else:
         yield passed("unchanged", first, last)

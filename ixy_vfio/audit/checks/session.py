@@ -111,7 +111,7 @@ def limits(host: Host, session: Session) -> Findings:
 
     Looks at two layers of a worker's sandbox that other checks do not see: whether the kernel keeps it from being
     traced by other processes of its user (its files in /proc are root's then), and its limits in /proc/PID/limits.
-    Whether it uses Landlock is shown by no kernel; kernel.landlock says whether it could.
+    Whether it uses Landlock is shown by no kernel; kernel.layers says whether it could.
 
     Why: each layer holds when another one has a hole. A worker that can be traced can be taken over by any program of
     its user, and gives away the packets it sees.

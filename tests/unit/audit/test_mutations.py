@@ -24,6 +24,7 @@ from tests.unit.audit.audit_support import (
 )
 
 LOOKS = {name for name, check in CHECKS.items() if check.scope is not Scope.ATTACK}
+PASS, SKIP, WARN, FAIL = Status
 CMDLINE = "/proc/cmdline"
 GROUPS = "/sys/kernel/iommu_groups"
 PARAMETERS = "/sys/module/{}/parameters/{}"
@@ -43,135 +44,207 @@ class Mutation(NamedTuple):
 MUTATIONS: list[Mutation] = []
 
 
-def mutation(check: str, status: Status = Status.FAIL, *blind: str) -> Callable[[Callable[[Tree], None]], None]:
+def mutation(check: str, status: Status = FAIL, *blind: str) -> Callable[[Callable[[Tree], None]], None]:
     def add(function: Callable[[Tree], None]) -> None:
         MUTATIONS.append(Mutation(function.__name__, check, status, function, frozenset(blind)))
 
     return add
 
 
-# -- host
+def mutate(
+    name: str, check: str, status: Status, change: Callable[..., None], *arguments: object, **options: object
+) -> None:
+    """A mutation that is one change."""
+    MUTATIONS.append(Mutation(name, check, status, lambda tree: change(tree, *arguments, **options)))
 
 
-@mutation("iommu.passthrough", Status.WARN)
-def passthrough_default(tree: Tree) -> None:
-    edit(tree, CMDLINE, "intel_iommu=on", "intel_iommu=on iommu=pt")
+mutate("passthrough_default", "iommu.passthrough", WARN, edit, CMDLINE, "intel_iommu=on", "intel_iommu=on iommu=pt")
+mutate("one_group_in_passthrough", "iommu.passthrough", WARN, write, f"{GROUPS}/28/type", "identity")
+mutate("lazy_unmap", "iommu.lazy", WARN, write, f"{GROUPS}/28/type", "DMA-FQ")
+mutate("no_interrupt_remapping", "iommu.intremap", FAIL, edit, "/proc/interrupts", "IR-", "")
+mutate("interrupt_source_not_checked", "iommu.intremap", FAIL, edit, CMDLINE, "ro ", "ro intremap=nosid ")
+mutate(
+    "compatibility_format_passes",
+    "iommu.compatibility_format",
+    FAIL,
+    edit,
+    "/sys/kernel/debug/iommu/intel/iommu_regset",
+    "c7000000",
+    "c7800000",
+)
+mutate("firmware_did_not_opt_in", "iommu.early_dma", WARN, poke, "/sys/firmware/acpi/tables/DMAR", 37, b"\x01")
+mutate(
+    "acs_override", "iommu.acs_override", FAIL, edit, CMDLINE, "ro ", "ro pcie_acs_override=downstream,multifunction "
+)
+mutate(
+    "redirection_off_by_option",
+    "iommu.acs_override",
+    FAIL,
+    edit,
+    CMDLINE,
+    "ro ",
+    "ro pci=disable_acs_redir=0000:00:02.0 ",
+)
+mutate(
+    "unsafe_interrupts",
+    "vfio.unsafe_interrupts",
+    FAIL,
+    write,
+    PARAMETERS.format("vfio_iommu_type1", "allow_unsafe_interrupts"),
+    "Y",
+)
+mutate(
+    "unsafe_interrupts_when_iommufd_is_loaded",
+    "vfio.unsafe_interrupts",
+    FAIL,
+    write,
+    "/etc/modprobe.d/vfio.conf",
+    "# easy\noptions iommufd allow_unsafe_interrupts=1",
+)
+mutate("noiommu_mode", "vfio.noiommu", FAIL, write, PARAMETERS.format("vfio", "enable_unsafe_noiommu_mode"), "Y")
+mutate("noiommu_node", "vfio.noiommu", FAIL, node, "/dev/vfio/noiommu-0", 0o600)
+mutate("noiommu_taint", "vfio.noiommu", WARN, write, "/proc/sys/kernel/tainted", "64")
+mutate("denylist_off", "vfio.parameters", WARN, write, PARAMETERS.format("vfio_pci", "disable_denylist"), "Y")
+mutate(
+    "kernel_without_seccomp",
+    "kernel.config",
+    WARN,
+    edit,
+    "/boot/config-6.12.57+deb13-amd64",
+    "CONFIG_SECCOMP_FILTER=y",
+    "# CONFIG_SECCOMP_FILTER is not set",
+)
+mutate(
+    "lockdown_off", "kernel.lockdown", WARN, write, "/sys/kernel/security/lockdown", "[none] integrity confidentiality"
+)
+mutate("world_writable_group", "nodes.vfio", FAIL, node, "/dev/vfio/26", 0o666)
+mutate("group_given_to_a_user", "nodes.vfio", WARN, node, "/dev/vfio/26", 0o600, uid=1000)
+mutate("world_writable_iommufd", "nodes.vfio", FAIL, node, "/dev/iommu", 0o666)
+mutate("physical_memory_for_all", "nodes.memory", FAIL, node, "/dev/mem", 0o666)
+mutate("uio_node_for_all", "nodes.uio", FAIL, node, "/dev/uio0", 0o666)
+mutate("registers_for_all", "nodes.sysfs", FAIL, node, f"{NIC}/resource0", 0o666, kind="-")
+mutate("configuration_for_a_user", "nodes.sysfs", FAIL, node, f"{NIC}/config", 0o644, uid=1000, kind="-")
+mutate(
+    "foreign_driver_in_the_group", "device.group", FAIL, link, f"{OTHER}/iommu_group", "../../kernel/iommu_groups/26"
+)
+mutate(
+    "bridge_does_not_redirect",
+    "device.acs",
+    FAIL,
+    poke,
+    "/sys/devices/pci0000:00/0000:00:02.0/config",
+    0x116,
+    b"\x11\0",
+)
+mutate(
+    "reserved_by_the_firmware",
+    "device.reserved",
+    FAIL,
+    write,
+    f"{GROUPS}/26/reserved_regions",
+    "0x00000000791ee000 0x00000000791f1fff direct",
+)
+mutate("ats_on", "device.ats", FAIL, poke, f"{NIC}/config", 0x1A6, b"\0\x80")
+mutate("no_reset", "device.reset", FAIL, write, f"{NIC}/reset_method", "")
+mutate("virtual_functions_left", "device.sriov", FAIL, write, f"{NIC}/sriov_numvfs", "2")
+mutate("eeprom_changed", "device.eeprom", FAIL, write, "/var/lib/ixy_vfio/eeprom/0000:03:00.0.last", "00000000")
+mutate(
+    "root_worker",
+    "session.privileges",
+    FAIL,
+    edit,
+    f"/proc/{WORKER}/status",
+    "Uid:\t1000\t1000\t1000\t1000",
+    "Uid:\t0\t0\t0\t0",
+)
+mutate(
+    "control_with_a_capability",
+    "session.privileges",
+    FAIL,
+    edit,
+    f"/proc/{CONTROL}/status",
+    "CapEff:\t0000000000000000",
+    "CapEff:\t0000000000004000",
+)
+mutate("worker_without_filter", "session.sandbox", FAIL, edit, f"/proc/{WORKER}/status", "Seccomp:\t2", "Seccomp:\t0")
+mutate(
+    "control_may_gain_privileges",
+    "session.sandbox",
+    WARN,
+    edit,
+    f"/proc/{CONTROL}/status",
+    "NoNewPrivs:\t1",
+    "NoNewPrivs:\t0",
+)
+mutate("worker_with_the_device", "session.fds", FAIL, link, f"/proc/{WORKER}/fd/20", DEVICE_FD)
+mutate("worker_with_a_file", "session.fds", FAIL, link, f"/proc/{WORKER}/fd/20", "/home/user/notes")
+mutate(
+    "worker_maps_the_msix_bar", "session.bar", FAIL, edit, f"/proc/{WORKER}/maps", "rw-s 00006000", "rw-s 40000001000"
+)
+mutate(
+    "writable_and_executable",
+    "session.exec",
+    FAIL,
+    edit,
+    f"/proc/{WORKER}/maps",
+    "7f51d0004000 r-xp",
+    "7f51d0004000 rwxp",
+)
+mutate("mapping_not_sealed", "session.mseal", WARN, edit, f"/proc/{WORKER}/smaps", "me ms sl", "me ms")
+mutate("common_container", "session.container", WARN, Tree.remove, f"/proc/{HELPER}/fd/8")
+mutate(
+    "more_rights_than_the_ledger",
+    "session.dma",
+    FAIL,
+    edit,
+    "/run/ixy_vfio/leases/0000:03:00.0.ledger",
+    "0x2000 rw rings",
+    "0x2000 r rings",
+)
+mutate("mapping_gone", "session.dma", WARN, edit, TABLES, "0x0000001000000 |\t", "# ")
+mutate(
+    "helper_with_all_capabilities",
+    "helper.capabilities",
+    WARN,
+    edit,
+    f"/proc/{HELPER}/status",
+    "CapEff:\t0000000000204000",
+    "CapEff:\t000001ffffffffff",
+)
+mutate(
+    "unit_not_hardened",
+    "helper.unit",
+    WARN,
+    edit,
+    "/etc/systemd/system/ixy-vfio-helper.service",
+    "NoNewPrivileges=yes",
+    "NoNewPrivileges=no",
+)
+mutate("socket_of_a_user", "helper.socket", FAIL, node, "/run/ixy_vfio/helper.sock", 0o666, uid=1000, kind="s")
+mutate("directory_of_the_socket_for_a_user", "helper.socket", FAIL, node, "/run/ixy_vfio", 0o755, uid=1000, kind="d")
+mutate("policy_of_a_user", "helper.policy", FAIL, node, "/etc/ixy_vfio/policy.toml", 0o644, uid=1000, kind="-")
+mutate("helper_from_a_directory_of_a_user", "helper.code", FAIL, node, "/usr/lib/ixy_vfio", 0o755, uid=1000, kind="d")
+mutate(
+    "worker_without_limits",
+    "session.limits",
+    WARN,
+    edit,
+    f"/proc/{WORKER}/limits",
+    "Max open files            0   ",
+    "Max open files            1024",
+)
+mutate("worker_that_can_be_traced", "session.limits", WARN, node, f"/proc/{WORKER}/environ", 0o400, uid=1000, kind="-")
 
 
-@mutation("iommu.passthrough", Status.WARN)
-def one_group_in_passthrough(tree: Tree) -> None:
-    write(tree, f"{GROUPS}/28/type", "identity")
-
-
-@mutation("iommu.lazy", Status.WARN)
-def lazy_unmap(tree: Tree) -> None:
-    write(tree, f"{GROUPS}/28/type", "DMA-FQ")
-
-
-@mutation("iommu.intremap")
-def no_interrupt_remapping(tree: Tree) -> None:
-    edit(tree, "/proc/interrupts", "IR-", "")
-
-
-@mutation("iommu.intremap")
-def interrupt_source_not_checked(tree: Tree) -> None:
-    edit(tree, CMDLINE, "ro ", "ro intremap=nosid ")
-
-
-@mutation("iommu.compatibility_format")
-def compatibility_format_passes(tree: Tree) -> None:
-    edit(tree, "/sys/kernel/debug/iommu/intel/iommu_regset", "c7000000", "c7800000")
-
-
-@mutation("iommu.early_dma", Status.WARN)
-def firmware_did_not_opt_in(tree: Tree) -> None:
-    poke(tree, "/sys/firmware/acpi/tables/DMAR", 37, b"\x01")
-
-
-@mutation("iommu.acs_override")
-def acs_override(tree: Tree) -> None:
-    edit(tree, CMDLINE, "ro ", "ro pcie_acs_override=downstream,multifunction ")
-
-
-@mutation("iommu.acs_override")
-def redirection_off_by_option(tree: Tree) -> None:
-    edit(tree, CMDLINE, "ro ", "ro pci=disable_acs_redir=0000:00:02.0 ")
-
-
-@mutation("vfio.unsafe_interrupts")
-def unsafe_interrupts(tree: Tree) -> None:
-    write(tree, PARAMETERS.format("vfio_iommu_type1", "allow_unsafe_interrupts"), "Y")
-
-
-@mutation("vfio.unsafe_interrupts")
-def unsafe_interrupts_when_iommufd_is_loaded(tree: Tree) -> None:
-    write(tree, "/etc/modprobe.d/vfio.conf", "# easy\noptions iommufd allow_unsafe_interrupts=1")
-
-
-@mutation("vfio.noiommu")
-def noiommu_mode(tree: Tree) -> None:
-    write(tree, PARAMETERS.format("vfio", "enable_unsafe_noiommu_mode"), "Y")
-
-
-@mutation("vfio.noiommu")
-def noiommu_node(tree: Tree) -> None:
-    node(tree, "/dev/vfio/noiommu-0", 0o600)
-
-
-@mutation("vfio.noiommu", Status.WARN)
-def noiommu_taint(tree: Tree) -> None:
-    write(tree, "/proc/sys/kernel/tainted", "64")
-
-
-@mutation("vfio.parameters", Status.WARN)
-def denylist_off(tree: Tree) -> None:
-    write(tree, PARAMETERS.format("vfio_pci", "disable_denylist"), "Y")
-
-
-@mutation("kernel.config", Status.WARN)
-def kernel_without_seccomp(tree: Tree) -> None:
-    edit(tree, "/boot/config-6.12.57+deb13-amd64", "CONFIG_SECCOMP_FILTER=y", "# CONFIG_SECCOMP_FILTER is not set")
-
-
-@mutation("kernel.lockdown", Status.WARN)
-def lockdown_off(tree: Tree) -> None:
-    write(tree, "/sys/kernel/security/lockdown", "[none] integrity confidentiality")
-
-
-@mutation("kernel.landlock", Status.WARN)
+@mutation("kernel.layers", WARN)
 def landlock_off(tree: Tree) -> None:
-    write(tree, "/sys/kernel/security/lsm", "lockdown,capability,yama")
+    tree.layers = {"landlock": "Operation not supported"}
 
 
-@mutation("nodes.vfio")
-def world_writable_group(tree: Tree) -> None:
-    node(tree, "/dev/vfio/26", 0o666)
-
-
-@mutation("nodes.vfio", Status.WARN)
-def group_given_to_a_user(tree: Tree) -> None:
-    node(tree, "/dev/vfio/26", 0o600, uid=1000)
-
-
-@mutation("nodes.vfio")
-def world_writable_iommufd(tree: Tree) -> None:
-    node(tree, "/dev/iommu", 0o666)
-
-
-@mutation("nodes.memory")
-def physical_memory_for_all(tree: Tree) -> None:
-    node(tree, "/dev/mem", 0o666)
-
-
-@mutation("nodes.memory", Status.WARN)
+@mutation("nodes.memory", WARN)
 def physical_memory_open(tree: Tree) -> None:
     process(tree, 1500, uid=0, name="flashrom")
     link(tree, "/proc/1500/fd/3", "/dev/mem")
-
-
-@mutation("nodes.uio")
-def uio_node_for_all(tree: Tree) -> None:
-    node(tree, "/dev/uio0", 0o666)
 
 
 @mutation("nodes.uio")
@@ -180,26 +253,13 @@ def registers_mapped_through_sysfs(tree: Tree) -> None:
     write(tree, "/proc/1400/maps", f"7f0000000000-7f0000080000 rw-s 00000000 00:15 1821 {NIC}/resource0")
 
 
-# -- device
-
-
-@mutation("nodes.sysfs")
-def registers_for_all(tree: Tree) -> None:
-    node(tree, f"{NIC}/resource0", 0o666, kind="-")
-
-
-@mutation("nodes.sysfs")
-def configuration_for_a_user(tree: Tree) -> None:
-    node(tree, f"{NIC}/config", 0o644, uid=1000, kind="-")
-
-
 @mutation("device.holders")
 def second_holder(tree: Tree) -> None:
     process(tree, 1300)
     link(tree, "/proc/1300/fd/9", DEVICE_FD)
 
 
-@mutation("device.iommu", Status.FAIL, "device.group", "device.reserved", "device.eeprom")
+@mutation("device.iommu", FAIL, "device.group", "device.reserved", "device.eeprom")
 def device_without_group(tree: Tree) -> None:
     """A device that waits for a user; one that is used cannot lose its group."""
     link(tree, f"{OTHER}/driver", "../../../../bus/pci/drivers/vfio-pci")
@@ -207,78 +267,10 @@ def device_without_group(tree: Tree) -> None:
     tree.remove(f"{OTHER}/iommu_group")
 
 
-@mutation("device.group")
-def foreign_driver_in_the_group(tree: Tree) -> None:
-    link(tree, f"{OTHER}/iommu_group", "../../kernel/iommu_groups/26")
-
-
-@mutation("device.acs")
-def bridge_does_not_redirect(tree: Tree) -> None:
-    poke(tree, "/sys/devices/pci0000:00/0000:00:02.0/config", 0x116, b"\x11\0")
-
-
-@mutation("device.reserved")
-def reserved_by_the_firmware(tree: Tree) -> None:
-    write(tree, f"{GROUPS}/26/reserved_regions", "0x00000000791ee000 0x00000000791f1fff direct")
-
-
-@mutation("device.ats")
-def ats_on(tree: Tree) -> None:
-    poke(tree, f"{NIC}/config", 0x1A6, b"\0\x80")
-
-
-@mutation("device.reset")
-def no_reset(tree: Tree) -> None:
-    write(tree, f"{NIC}/reset_method", "")
-
-
-@mutation("device.bus_master", Status.FAIL, "device.eeprom")
+@mutation("device.bus_master", FAIL, "device.eeprom")
 def stale_bus_master(tree: Tree) -> None:
     """A device that waits for a user: its driver was killed."""
     link(tree, f"{OTHER}/driver", "../../../../bus/pci/drivers/vfio-pci")
-
-
-@mutation("device.sriov")
-def virtual_functions_left(tree: Tree) -> None:
-    write(tree, f"{NIC}/sriov_numvfs", "2")
-
-
-@mutation("device.eeprom")
-def eeprom_changed(tree: Tree) -> None:
-    write(tree, "/run/ixy_vfio/eeprom/0000:03:00.0.last", "00000000")
-
-
-# -- session
-
-
-@mutation("session.privileges")
-def root_worker(tree: Tree) -> None:
-    edit(tree, f"/proc/{WORKER}/status", "Uid:\t1000\t1000\t1000\t1000", "Uid:\t0\t0\t0\t0")
-
-
-@mutation("session.privileges")
-def control_with_a_capability(tree: Tree) -> None:
-    edit(tree, f"/proc/{CONTROL}/status", "CapEff:\t0000000000000000", "CapEff:\t0000000000004000")
-
-
-@mutation("session.sandbox")
-def worker_without_filter(tree: Tree) -> None:
-    edit(tree, f"/proc/{WORKER}/status", "Seccomp:\t2", "Seccomp:\t0")
-
-
-@mutation("session.sandbox", Status.WARN)
-def control_may_gain_privileges(tree: Tree) -> None:
-    edit(tree, f"/proc/{CONTROL}/status", "NoNewPrivs:\t1", "NoNewPrivs:\t0")
-
-
-@mutation("session.fds")
-def worker_with_the_device(tree: Tree) -> None:
-    link(tree, f"/proc/{WORKER}/fd/20", DEVICE_FD)
-
-
-@mutation("session.fds")
-def worker_with_a_file(tree: Tree) -> None:
-    link(tree, f"/proc/{WORKER}/fd/20", "/home/user/notes")
 
 
 @mutation("session.bar")
@@ -287,29 +279,9 @@ def worker_maps_all_of_the_bar(tree: Tree) -> None:
     edit(tree, f"/proc/{WORKER}/maps", old, "7f51c0000000-7f51c0080000 rw-s 00000000")
 
 
-@mutation("session.bar")
-def worker_maps_the_msix_bar(tree: Tree) -> None:
-    edit(tree, f"/proc/{WORKER}/maps", "rw-s 00006000", "rw-s 40000001000")
-
-
-@mutation("session.exec")
-def writable_and_executable(tree: Tree) -> None:
-    edit(tree, f"/proc/{WORKER}/maps", "7f51d0004000 r-xp", "7f51d0004000 rwxp")
-
-
-@mutation("session.mseal", Status.WARN)
-def mapping_not_sealed(tree: Tree) -> None:
-    edit(tree, f"/proc/{WORKER}/smaps", "me ms sl", "me ms")
-
-
 @mutation("session.seals")
 def memory_can_shrink(tree: Tree) -> None:
     tree.update(f"/proc/{WORKER}/map_files/7f5200000000-7f5200200000", seals=5)
-
-
-@mutation("session.container", Status.WARN)
-def common_container(tree: Tree) -> None:
-    tree.remove(f"/proc/{HELPER}/fd/8")
 
 
 @mutation("session.dma")
@@ -318,68 +290,15 @@ def mapping_outside_the_ledger(tree: Tree) -> None:
     edit(tree, TABLES, "0x0000001000000 |", f"{row}\n0x0000001000000 |")
 
 
-@mutation("session.dma")
-def more_rights_than_the_ledger(tree: Tree) -> None:
-    edit(tree, "/run/ixy_vfio/leases/0000:03:00.0.ledger", "0x2000 rw rings", "0x2000 r rings")
-
-
-@mutation("session.dma", Status.WARN)
-def mapping_gone(tree: Tree) -> None:
-    edit(tree, TABLES, "0x0000001000000 |\t", "# ")
-
-
-@mutation("session.level", Status.WARN, "session.fds", "session.bar", "session.mseal", "session.limits")
+@mutation("session.level", WARN, "session.fds", "session.bar", "session.mseal", "session.limits")
 def no_workers(tree: Tree) -> None:
     tree.remove("/proc/1201")
     tree.remove("/proc/1202")
 
 
-# -- helper
-
-
-@mutation("helper.capabilities", Status.WARN)
-def helper_with_all_capabilities(tree: Tree) -> None:
-    edit(tree, f"/proc/{HELPER}/status", "CapEff:\t0000000000204000", "CapEff:\t000001ffffffffff")
-
-
-@mutation("helper.unit", Status.WARN)
-def unit_not_hardened(tree: Tree) -> None:
-    edit(tree, "/etc/systemd/system/ixy-vfio-helper.service", "NoNewPrivileges=yes", "NoNewPrivileges=no")
-
-
-@mutation("helper.socket")
-def socket_of_a_user(tree: Tree) -> None:
-    node(tree, "/run/ixy_vfio/helper.sock", 0o666, uid=1000, kind="s")
-
-
-@mutation("helper.socket")
-def directory_of_the_socket_for_a_user(tree: Tree) -> None:
-    node(tree, "/run/ixy_vfio", 0o755, uid=1000, kind="d")
-
-
-@mutation("helper.policy")
-def policy_of_a_user(tree: Tree) -> None:
-    node(tree, "/etc/ixy_vfio/policy.toml", 0o644, uid=1000, kind="-")
-
-
-@mutation("helper.code")
-def helper_from_a_directory_of_a_user(tree: Tree) -> None:
-    node(tree, "/usr/lib/ixy_vfio", 0o755, uid=1000, kind="d")
-
-
-@mutation("session.limits", Status.WARN)
-def worker_without_limits(tree: Tree) -> None:
-    edit(tree, f"/proc/{WORKER}/limits", "Max open files            0   ", "Max open files            1024")
-
-
-@mutation("session.limits", Status.WARN)
-def worker_that_can_be_traced(tree: Tree) -> None:
-    node(tree, f"/proc/{WORKER}/environ", 0o400, uid=1000, kind="-")
-
-
 def test_the_sound_machine_passes_every_check() -> None:
     report = look(machine("sound"))
-    assert statuses(report, Status.PASS) == LOOKS
+    assert statuses(report, PASS) == LOOKS
     assert report.counts == {"FAIL": 0, "WARN": 0, "SKIP": 0, "PASS": 56}
 
 
@@ -388,12 +307,12 @@ def test_a_mutation_flips_its_own_check_and_no_other(case: Mutation) -> None:
     broken = machine("sound")
     case.mutate(broken)
     report = look(broken)
-    assert statuses(report, Status.WARN) | statuses(report, Status.FAIL) == {case.check}
+    assert statuses(report, WARN) | statuses(report, FAIL) == {case.check}
     assert max(one.status for one in report.results) is case.status
-    assert statuses(report, Status.SKIP) <= case.blind
+    assert statuses(report, SKIP) == case.blind
 
 
 def test_every_check_is_flipped_by_some_mutation() -> None:
     # Without an IOMMU, or on an old kernel, other checks fail too; session.iommu only ever skips. Tested elsewhere.
     assert {case.check for case in MUTATIONS} == LOOKS - {"iommu.present", "kernel.version", "session.iommu"}
-    assert len(MUTATIONS) >= 20
+    assert len(MUTATIONS) == 61

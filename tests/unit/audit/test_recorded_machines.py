@@ -1,6 +1,6 @@
 """Recorded machines of several kinds, each against a golden report.
 
-After a change that is wanted: `python tests/unit/audit/test_recorded_machines.py` writes the golden reports anew; read
+After a change that is wanted: `python -m tests.unit.audit.test_recorded_machines` writes the golden reports anew; read
 the difference before you keep it.
 """
 

@@ -9,6 +9,8 @@ from ixy_vfio.audit import tree
 from ixy_vfio.audit.system import Denied, LiveSystem, Node
 
 TEXT = """uid 1000
+lacks landlock-scope: needs Landlock 6, this kernel has 4
+lacks mseal: Function not implemented
 /dev/vfio/12 @ c 0600 0 0
 /proc/7/fd/3 -> anon_inode:[eventfd]
 /proc/7/map_files/10-20 ~ 7
@@ -26,6 +28,9 @@ TEXT = """uid 1000
 def test_every_kind_of_line() -> None:
     machine = tree.load(TEXT)
     assert machine.uid == 1000
+    assert machine.lacks() == {
+        "landlock-scope": "needs Landlock 6, this kernel has 4", "mseal": "Function not implemented",
+    }  # fmt: skip
     assert machine.data("/proc/cmdline") == b"quiet intel_iommu=on\n"
     assert machine.data("/proc/interrupts") == b" 0:  1  IR-IO-APIC\n 1:  2  IR-PCI-MSI\n"
     assert machine.node("/dev/vfio/12") == Node("c", 0o600, 0, 0)
@@ -54,6 +59,10 @@ def test_what_is_not_there() -> None:
 def test_dump_is_the_inverse_of_load() -> None:
     machine = tree.load(TEXT)
     assert tree.load(tree.dump(machine)) == machine
+    layers: dict[str, str] | None
+    for layers in ({}, None):  # nothing is missing; not known
+        machine.layers = layers
+        assert tree.load(tree.dump(machine)).lacks() == layers
 
 
 def test_a_line_that_is_not_understood_is_named() -> None:

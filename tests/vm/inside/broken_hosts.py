@@ -192,8 +192,8 @@ def both(
 def changes(address: str, other: str) -> dict[str, contextlib.AbstractContextManager[None]]:
     """All of them. `other` is a device that nobody drives."""
     group = group_of(other)
-    eeprom = RUN / "eeprom"
-    digests = [(eeprom / f"{address}.bind", "sha256:1\n"), (eeprom / f"{address}.last", "sha256:2\n")]
+    eeprom = Path("/var/lib/ixy_vfio/eeprom")
+    digests = [(eeprom / f"{address}.first", "sha256:1\n"), (eeprom / f"{address}.last", "sha256:2\n")]
     unit = UNITS / "ixy-vfio-helper.service"
     return {
         "memory for everybody": node("/dev/kmem", os.makedev(1, 2), 0o666),
