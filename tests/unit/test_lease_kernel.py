@@ -3,6 +3,8 @@
 import mmap
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,7 @@ def test_which_lines_of_the_kernel_log_are_faults_of_the_device(
     with monkeypatch.context() as patched:
         patched.setattr(os, "read", read)
         assert log.fault() == (line if line in FAULTS else None)
+        assert len(records) == (2 if line in FAULTS else 1)  # it was the fourth record, or none
     os.close(log.fd)
 
 
@@ -114,3 +117,31 @@ def test_socket_activation_is_for_this_process_and_one_socket(monkeypatch: pytes
     monkeypatch.setenv("LISTEN_FDS", "2")
     with pytest.raises(Refusal, match="exactly one ListenSequentialPacket= socket is wanted"):
         activated()
+
+
+ACTIVATED = """
+import os, socket, sys
+from ixy_vfio_helper.server import activated
+given = socket.socket(getattr(socket, sys.argv[1]), getattr(socket, sys.argv[2]))
+os.dup2(given.fileno(), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+listener = activated()
+print(listener.fileno(), os.get_inheritable(3), os.fstat(3).st_ino == os.fstat(given.fileno()).st_ino)
+"""
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "said"),
+    [
+        ("AF_UNIX", "SOCK_SEQPACKET", "3 False True"),
+        ("AF_UNIX", "SOCK_STREAM", "Refusal: socket activation: exactly one ListenSequentialPacket= socket is wanted"),
+        ("AF_INET", "SOCK_DGRAM", "Refusal: socket activation: exactly one ListenSequentialPacket= socket is wanted"),
+    ],
+)
+def test_the_socket_that_systemd_passes(family: str, kind: str, said: str) -> None:
+    top = Path(memory.__file__).parents[1]
+    result = subprocess.run(
+        [sys.executable, "-c", ACTIVATED, family, kind],
+        capture_output=True, text=True, timeout=60, check=False, env={"PYTHONPATH": str(top)},
+    )  # fmt: skip
+    assert (result.stdout + result.stderr).splitlines()[-1].removeprefix("ixy_vfio_helper.monitor.") == said

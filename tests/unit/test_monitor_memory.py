@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from ixy_vfio_helper import memory
-from ixy_vfio_helper.protocol import Allocated, Attach, Ended, Hello, List, Memory, Purpose
+from ixy_vfio_helper.protocol import Allocated, Attach, Ended, Hello, List, Memory, Purpose, Refused
 
 from tests.unit.lease_support import A, B, FakeBackend, open_fds, served
 
@@ -72,6 +72,29 @@ def test_packets_without_hugepages_get_small_pages_and_the_answer_says_so(
         assert made == Allocated(WINDOW, 3 << 20, 4096, note)
 
 
+def test_without_memory_a_request_is_refused_before_a_page_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that is not there kills who touches it."""
+
+    def full(fd: int, offset: int, size: int) -> None:
+        assert os.fstat(fd).st_blocks == 0
+        raise OSError(28, "No space left on device")
+
+    backend = FakeBackend()
+    with served(backend, tmp_path) as client:
+        client.ask(Hello())
+        client.ask(Attach(A))
+        client.ask(List(9))  # it has closed what it passed
+        before = open_fds()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "posix_fallocate", full)
+            assert client.ask(Memory(4096, 1, RINGS)) == Refused("memory: No space left on device; ask for less")
+        assert open_fds() == before
+        assert client.ask(Memory(1 << 20, 1, RINGS)) == Allocated(WINDOW, 1 << 20, 4096, "")  # nothing was used up
+    assert backend.log[1] == f"map {A} {WINDOW:#x} 0x100000"
+
+
 def test_hugepages_count_whole_against_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     create = os.memfd_create
     huge = os.MFD_HUGETLB | memory.MFD_HUGE_2MB
@@ -87,12 +110,12 @@ def test_hugepages_count_whole_against_the_limit(tmp_path: Path, monkeypatch: py
 def test_one_iova_in_all_devices_of_a_request_from_ranges_that_both_have(tmp_path: Path) -> None:
     backend = FakeBackend()
     backend.ranges[A] = [(0, WINDOW + 0x1000), (0x20_0000_1000, 0x30_0000_0000)]
-    backend.ranges[B] = [(0x18_0000_0000, 0x20_0040_1000), (0x28_0000_0000, 0x80_0000_0000)]
+    backend.ranges[B] = [(0x18_0000_0000, 0x20_0060_1000), (0x28_0000_0000, 0x80_0000_0000)]
     with served(backend, tmp_path) as client:
         client.ask(Hello())
         client.ask(Attach(A))
         client.ask(Attach(B))
-        # The first place that both have, 2 MiB aligned, holds 0x201000 bytes; the second mapping does not fit there.
+        # The first place that both have, 2 MiB aligned, holds 0x401000 bytes: not the second mapping behind the first.
         assert client.ask(Memory(0x1000, 0b11, PACKETS)) == Allocated(0x20_0020_0000, 0x1000, 0x1000, "")
         assert client.ask(Memory(0x2000, 0b11, PACKETS)) == Allocated(0x28_0000_0000, 0x2000, 0x1000, "")
         assert client.ask(Memory(0x1000, 0b10, RINGS)) == Allocated(0x28_0040_0000, 0x1000, 0x1000, "")
