@@ -1,15 +1,17 @@
 """Binding on a sysfs tree that answers as the kernel does: the way there, and back after a crash anywhere."""
 
+import fcntl
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from ixy_vfio_helper import bind
-from ixy_vfio_helper.bind import Journal, recover, unbind
+from ixy_vfio_helper.bind import Interface, Journal, recover, unbind
 from ixy_vfio_helper.monitor import Refusal
 
-from tests.unit.bind_machine import NIC, Kernel, Killed, nic, state
+from tests.unit.bind_machine import NIC, Kernel, Killed, attribute, nic, state
 
 
 @pytest.fixture
@@ -44,6 +46,33 @@ def test_bind_and_unbind(kernel: Kernel, journal: Journal) -> None:
     assert list(journal.directory.iterdir()) == []
 
 
+def test_the_journal_is_one_process_s_at_a_time(journal: Journal) -> None:
+    other = os.open(journal.directory, os.O_RDONLY)
+    with journal, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(other)
+
+
+def test_an_entry_is_there_whole_or_not_at_all(
+    kernel: Kernel, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed_half_way(path: Path, text: str) -> int:
+        with open(path, "w") as file:
+            file.write(text[: len(text) // 2])
+        raise Killed
+
+    with journal:
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "write_text", killed_half_way)
+            with pytest.raises(Killed):
+                bind.bind(nic(kernel), journal)
+        assert (kernel.writes, journal.addresses(), journal.read(NIC)) == ([], [], None)
+        bind.bind(nic(kernel), journal)
+        unbind(nic(kernel), journal)
+    assert list(journal.directory.iterdir()) == []
+
+
 def test_an_interface_that_was_up_is_up_again(kernel: Kernel, journal: Journal) -> None:
     kernel.set_interface("uplink0", 1500, True)
     with journal:
@@ -68,6 +97,18 @@ def test_the_interface_of_a_virtio_device(kernel: Kernel, journal: Journal) -> N
         assert state(kernel)[0] == "vfio-pci"
         unbind(nic(kernel), journal)
     assert state(kernel) == before
+
+
+def test_interfaces_are_told_apart_by_their_ports(kernel: Kernel) -> None:
+    """The kernel names them anew; the order of the ports stays."""
+    for name, port in (("alpha", "0x1"), ("beta", "0x2")):
+        for what, text in {"mtu": "1400", "flags": "0x1003", "dev_port": port}.items():
+            attribute(kernel, f"net/{name}/{what}", text + "\n")
+    assert bind._interfaces(nic(kernel)) == [
+        Interface("uplink0", 9000, False, "net/uplink0"),
+        Interface("alpha", 1400, True, "net/alpha"),
+        Interface("beta", 1400, True, "net/beta"),
+    ]
 
 
 def test_a_device_without_a_driver_gets_none_back(kernel: Kernel, journal: Journal) -> None:

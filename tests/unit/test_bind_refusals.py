@@ -1,6 +1,7 @@
 """What bind refuses before it changes anything, what the backend leases, and the command line over both."""
 
 import os
+import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,14 @@ def test_what_is_refused_before_anything_is_changed(kernel: Kernel, journal: Jou
 )
 def test_what_is_no_reason_to_refuse(kernel: Kernel, change: Callable[[Kernel], None]) -> None:
     change(kernel)
+    check(nic(kernel))
+
+
+def test_only_x86_names_its_interrupts_so(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    (kernel.root / "proc/interrupts").write_text(" 24:  0  ITS-MSI 1572864 Edge  eth0\n")
+    with pytest.raises(Refusal, match="interrupts are not remapped"):
+        check(nic(kernel))
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     check(nic(kernel))
 
 
