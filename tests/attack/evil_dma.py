@@ -23,7 +23,8 @@ FRAME = bytes.fromhex("0200000000020200000000018889") + b"mapped".ljust(46, b"."
 TDH, TDT, TXDCTL, TDBAL, TDLEN, TDWBAL = 0x6010, 0x6018, 0x6028, 0x6000, 0x6008, 0x6038
 ENABLE = 1 << 25
 RX_DD, TX_DD = 1 << 0, 1 << 32
-_TX_COMMAND = 3 << 20 | 1 << 24 | 1 << 25 | 1 << 27 | 1 << 29  # data descriptor: EOP, IFCS, RS, DEXT
+# Data descriptor: EOP, IFCS, RS, DEXT; 60 bytes.
+FRAME_COMMAND = 60 << 46 | 3 << 20 | 1 << 24 | 1 << 25 | 1 << 27 | 1 << 29 | 60
 
 
 class Evil:
@@ -45,6 +46,7 @@ class Port:
         self.job = job
         self.queue = job.pairs[0].queue
         self.packets = job.pool.memory
+        self.sent = 0  # by the attacker: the driver has sent nothing
 
     def register(self, offset: int) -> Any:
         """A register of the mapped pages, to be read and written."""
@@ -60,6 +62,18 @@ class Port:
         ctypes.memmove(self.packets.address + offset, data, len(data))
         return self.packets.iova + offset
 
+    def send(self, iova: int) -> Any:
+        """Let the NIC send the 60 bytes there; the descriptor."""
+        slot = self.descriptor(self.queue.tx.address, self.sent)
+        slot[0], slot[1] = iova, FRAME_COMMAND
+        self.sent += 1
+        self.register(TDT).value = self.sent
+        return slot
+
+
+Target = Callable[[Port], int]
+Attack = Callable[[Port], str]
+
 
 def _page_before(*iovas: int) -> int:
     return min(iovas) // 4096 * 4096 - 4096
@@ -70,7 +84,7 @@ def _page_behind(*ends: int) -> int:
 
 
 # Beside what the lease maps for the first port, and what it maps for the second one.
-NEAR: dict[str, Callable[[Port], int]] = {
+NEAR: dict[str, Target] = {
     "the page before the packets": lambda port: _page_before(port.packets.iova),
     "the page behind the packets": lambda port: _page_behind(port.packets.iova + port.packets.size),
     "the page before the rings": lambda port: _page_before(port.queue.rx.iova, port.queue.tx.iova),
@@ -81,11 +95,15 @@ NEAR: dict[str, Callable[[Port], int]] = {
 }
 
 
-def run(sim: Simulator, attack: Callable[[Port], str], duration: float = 30.0) -> str:
+def run(sim: Simulator, attack: Attack, duration: float = 30.0) -> str:
     """Run `attack` in the worker of a lease of ports 0 and 1; what it told."""
-    evil = Evil(attack)
-    plan = Plan((address(0), address(1)), evil, "evil", helper=sim.helper, link_deadline=30.0)
-    return drive(plan, evil, duration)
+    return run_evil(sim, Evil(attack), duration)
+
+
+def run_evil(sim: Simulator, one: Evil, duration: float = 30.0) -> str:
+    """The same; `one` knows its job afterwards."""
+    plan = Plan((address(0), address(1)), one, "evil", helper=sim.helper, link_deadline=30.0)
+    return drive(plan, one, duration)
 
 
 def drive(plan: Plan, evil: Evil, duration: float) -> str:
@@ -116,9 +134,9 @@ def pause(seconds: float) -> None:
         os.sched_yield()
 
 
-def wait(ready: Callable[[], bool]) -> bool:
+def wait(ready: Callable[[], bool], seconds: float = 0.0) -> bool:
     """Whether it came true within the deadline."""
-    end = time.monotonic() + DMA_DEADLINE
+    end = time.monotonic() + (seconds or DMA_DEADLINE)
     while not ready():
         if time.monotonic() > end:
             return False
@@ -126,84 +144,87 @@ def wait(ready: Callable[[], bool]) -> bool:
     return True
 
 
-def transmit_from(target: Callable[[Port], int]) -> Callable[[Port], str]:
-    """Send 60 bytes that lie at an IOVA of the attacker's choice."""
+def _done(descriptor: Any) -> bool:
+    return wait(lambda: bool(descriptor[1] & TX_DD))
+
+
+# Attacks take IOVAs of the attacker's choice, one after the other, and tell what came of each.
+
+
+def transmit_from(*targets: Target) -> Attack:
+    """Send 60 bytes that lie there."""
 
     def attack(port: Port) -> str:
         port.put(64, FRAME)
-        slot = port.descriptor(port.queue.tx.address, 0)
-        slot[0] = target(port)
-        slot[1] = 60 << 46 | _TX_COMMAND | 60
-        port.register(TDT).value = 1
-        return "reported done" if wait(lambda: bool(slot[1] & TX_DD)) else "not reported"
+        slots = [port.send(target(port)) for target in targets]
+        return ", ".join("reported done" if _done(slot) else "not reported" for slot in slots)
 
     return attack
 
 
-def ring_at(target: Callable[[Port], int]) -> Callable[[Port], str]:
-    """Let the NIC fetch transmit descriptors from an IOVA of the attacker's choice."""
+def ring_at(*targets: Target) -> Attack:
+    """Let the NIC fetch transmit descriptors from there."""
 
-    def attack(port: Port) -> str:
-        frame = port.put(64, FRAME)
-        forged = frame.to_bytes(8, "little") + (60 << 46 | _TX_COMMAND | 60).to_bytes(8, "little")
+    def one(port: Port, iova: int) -> str:
+        forged = port.put(64, FRAME).to_bytes(8, "little") + FRAME_COMMAND.to_bytes(8, "little")
         port.put(4096, forged)
-        chosen = target(port)
         port.register(TXDCTL).value &= ~ENABLE
         pause(0.1)
-        port.register(TDBAL).value, port.register(TDBAL + 4).value = chosen & 0xFFFFFFFF, chosen >> 32
+        port.register(TDBAL).value, port.register(TDBAL + 4).value = iova & 0xFFFFFFFF, iova >> 32
         port.register(TDLEN).value = 1024
+        port.register(TDH).value = port.register(TDT).value = 0
         port.register(TXDCTL).value |= ENABLE
         pause(0.1)
         port.register(TDT).value = 1
         slot = port.descriptor(port.packets.address + 4096, 0)
-        return "sent" if wait(lambda: bool(slot[1] & TX_DD)) else "not sent"
+        return "sent" if _done(slot) else "not sent"
 
-    return attack
+    return lambda port: ", ".join(one(port, target(port)) for target in targets)
 
 
-def _write_head_to(port: Port, iova: int, frames: int) -> None:
-    """Send frames, with head write-back on: their number is written to an IOVA, in four bytes."""
-    port.put(64, FRAME)
+def _write_head_to(port: Port, iova: int) -> None:
+    """Head write-back there, four bytes; it is done when the NIC has sent a frame."""
     port.register(TDWBAL + 4).value, port.register(TDWBAL).value = iova >> 32, iova & 0xFFFFFFFC | 1
-    for index in range(frames):
-        slot = port.descriptor(port.queue.tx.address, index)
-        slot[0], slot[1] = port.packets.iova + 64, 60 << 46 | _TX_COMMAND | 60
-    port.register(TDT).value = frames
 
 
-def interrupt_at(address: int, vector: int) -> Callable[[Port], str]:
-    """Let the NIC write an interrupt message of the attacker's choice, as many frames as its vector."""
+def interrupt_at(iova: int, vector: int) -> Attack:
+    """Let the NIC write an interrupt message of the attacker's choice: after so many frames its head is the vector."""
 
     def attack(port: Port) -> str:
-        _write_head_to(port, address, vector)
+        _write_head_to(port, iova)
+        frame = port.put(64, FRAME)
+        for _ in range(vector):
+            port.send(frame)
         return "sent" if wait(lambda: port.register(TDH).value == vector) else "not sent"
 
     return attack
 
 
-def head_written_to(target: Callable[[Port], int]) -> Callable[[Port], str]:
-    """Let the NIC write four bytes to an IOVA of the attacker's choice, by head write-back."""
+def head_written_to(*targets: Target) -> Attack:
+    """Let the NIC write four bytes there, by head write-back."""
 
-    def attack(port: Port) -> str:
+    def one(port: Port, iova: int) -> str:
         port.put(8192, b"\xff" * 4)
-        _write_head_to(port, target(port), 1)
+        _write_head_to(port, iova)
+        port.send(port.put(64, FRAME))
+        if not wait(lambda: port.register(TDH).value == port.sent):
+            return "not sent"
         head = ctypes.c_uint32.from_address(port.packets.address + 8192)
-        return "written" if wait(lambda: head.value == 1) else "not written"
+        return "written" if wait(lambda: head.value == port.sent, 0.2) else "not written"
 
-    return attack
+    return lambda port: ", ".join(one(port, target(port)) for target in targets)
 
 
-def receive_to(target: Callable[[Port], int]) -> Callable[[Port], str]:
-    """Let the NIC write what it receives to an IOVA of the attacker's choice: in all descriptors that it holds."""
+def receive_to(*targets: Target) -> Attack:
+    """Let the NIC write what it receives there, a frame at each."""
 
     def attack(port: Port) -> str:
         port.put(8192, b"\xff" * 64)
-        chosen = target(port)
         slots = [port.descriptor(port.queue.rx.address, i) for i in range(port.queue.rx.descriptors)]
-        left = [slot for slot in slots if not slot[1] & RX_DD]
-        for slot in left:
-            slot[0] = chosen
-        if not wait(lambda: bool(left[20][1] & RX_DD)):  # some may have been fetched before
+        left = [slot for slot in slots if not slot[1] & RX_DD][20:]  # some may have been fetched before
+        for slot, target in zip(left, targets, strict=False):
+            slot[0] = target(port)
+        if not wait(lambda: bool(left[len(targets)][1] & RX_DD)):
             return "nothing received"
         return "written" if ctypes.string_at(port.packets.address + 8192, 64) != b"\xff" * 64 else "not written"
 
