@@ -19,16 +19,18 @@ HEADINGS = {
 
 ATTACKING = """
 DEVICE must be yours to lease, and idle. It comes from the helper, as memory does, so an attack has no right that a
-driver has not. You are asked first; `--yes` answers beforehand. Each attack runs in a process and a lease of its own,
-with a deadline, and begins with a control: what the device may do works. The verdict is of memory: a canary that
-changed, or what came out of the device. A fault of the IOMMU, which ends the lease, is the second witness; Linux logs
-only some. A device that gives out zeros, with no fault logged, is a warning: it cannot be told.
+driver has not. You are asked first; `--yes` answers beforehand. Each attack runs in a process and leases of its own,
+with a deadline; each lease begins with a control: what the device may do works. The verdict is of memory: a canary that
+changed, or what came out of the device. A fault of the IOMMU is the second witness: the line that Linux logs, which
+ends the lease, or, as it logs only some, the count of VT-d's fault interrupts in /proc/interrupts. A device that gives
+out zeros, with no fault seen, is a warning: it cannot be told.
 
 Devices that can attack: 82599, X540 and X550 in loopback (of these only the simulated 82599 was ever run), 82576, and
 QEMU's edu. Root binds a device that is no NIC of ours to vfio-pci and names it in the policy; the helper leases it like
-any other. Only root learns physical addresses and can kill the helper: run those two attacks with sudo, and the others
-as the user who runs drivers. On a simulated device the simulator stands in the place of the IOMMU: what holds there
-says nothing of a machine. No device here can send requests marked as translated: see device.ats.
+any other. Only root learns physical addresses and can kill the helper: run those two attacks with sudo (and name root
+in the policy), the others as the user who runs drivers. On a simulated device the simulator stands in the place of the
+IOMMU: what holds there says nothing of a machine. No device here can send requests marked as translated: see
+device.ats.
 """
 
 

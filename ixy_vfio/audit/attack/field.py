@@ -71,7 +71,7 @@ class Lab:
     work: DmaMemory
     target: DmaMemory | None
     engine: Engine
-    unit: str  # the IOMMU of the device: dmar0
+    unit: str  # the IOMMU of the device, if it counts faults: dmar0
     counted: int  # faults of it when the lease began
 
     @property
@@ -166,15 +166,20 @@ def counted(what: str, iova: int) -> Finding:
 
 
 def unit_of(address: str) -> str:
-    """The name of the IOMMU that a device is behind."""
+    """The IOMMU that a device is behind, if its faults are counted: VT-d's are, by the name of the unit (dmar0)."""
     link = f"/sys/bus/pci/devices/{address}/iommu"
-    return os.path.basename(os.readlink(link)) if os.path.islink(link) else ""
+    unit = os.path.basename(os.readlink(link)) if os.path.islink(link) else ""
+    return unit if _lines(unit) else ""
 
 
 def faults(unit: str) -> int:
-    """How often this IOMMU has interrupted for faults; 0 where that has no line of its own (AMD)."""
-    lines = [line.split() for line in Path(INTERRUPTS).read_text().splitlines()] if unit else []
-    return sum(int(word) for line in lines if line[-1:] == [unit] for word in line[1:] if word.isdigit())
+    """How often this IOMMU has interrupted for faults."""
+    return sum(int(word) for line in _lines(unit) for word in line[1:] if word.isdigit())
+
+
+def _lines(unit: str) -> list[list[str]]:
+    lines = Path(INTERRUPTS).read_text().splitlines() if unit else []
+    return [words for line in lines if (words := line.split())[-1:] == [unit]]
 
 
 def filler(got: bytes) -> bool:
@@ -256,6 +261,9 @@ class Field:
         """The same at several places, in as few leases as it takes: each goes on until a logged fault ends it."""
         left = list(places)
         while left:
+            if not unit_of(self.address):
+                yield self.read(*left.pop(0))
+                continue
             count = len(left)
             with self.lab() as lab:
                 while left and (found := lab.quick_read(left[0][0], left[0][1](lab))):
@@ -266,10 +274,12 @@ class Field:
 
     def write(self, what: str, place: Place) -> Finding:
         """Let the device write where it must not; only where it cannot read: else it is memory, perhaps somebody's."""
-        with self.lab() as lab:
-            found = lab.quick_read(what, place(lab))
-            if found and found.status is Status.PASS and (wrote := lab.quick_write(what, place(lab))):
-                return wrote
+        found = None
+        if unit_of(self.address):
+            with self.lab() as lab:
+                found = lab.quick_read(what, place(lab))
+                if found and found.status is Status.PASS and (wrote := lab.quick_write(what, place(lab))):
+                    return wrote
         read = found or self.read(what, place)
         if read.status is not Status.PASS:
             return Finding(read.status, f"{read.text}; not written to, as it may be anybody's memory", read.evidence)

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ixy_vfio.audit.attack.engine import BLOCK, GRACE, wait
+from ixy_vfio.audit.attack.engine import BLOCK, DEADLINE, GRACE, wait
 from ixy_vfio.core import pci
 from ixy_vfio.core.memory import DmaMemory
 from ixy_vfio.transport.base import Device
@@ -98,10 +98,10 @@ class LoopbackNic:
         return frame
 
     def write(self, iova: int, nonce: bytes) -> bytes:
-        """Send a frame with the nonce in it, and have it received at `iova`."""
+        """Send a frame with the nonce in it, and have it received at `iova`; that is told of a blocked one, too."""
         frame = self._frame(nonce)
         received = self._post(iova)
-        self._settle(self._send((self._work.iova + FRAME, BLOCK)), received)
+        self._settle(self._send((self._work.iova + FRAME, BLOCK)), received, DEADLINE)
         return frame
 
     def kick(self, iova: int) -> None:

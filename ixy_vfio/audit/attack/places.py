@@ -153,7 +153,7 @@ def _siblings(address: str) -> Iterator[tuple[str, int]]:
 
 
 def msi_window(field: Field) -> Finding:
-    """Write where writes are interrupts."""
+    """Write where writes are interrupts; bit 4 of an address says the format: remappable, or compatibility."""
     what = "the window of interrupts"
     before = _interrupts()
     with field.lab() as lab:

@@ -154,9 +154,11 @@ def msi(field: "Field") -> Findings:
     """A device cannot forge an interrupt.
 
     Only with --attack-msi. The device writes 64 bytes to 0xFEE00000, where writes are interrupts and are not
-    translated. Where interrupts are remapped, the write is blocked, or means nothing; where they are not, a processor
-    gets an interrupt that nobody sent. **On a machine that is not sound, and in some virtual machines, this can crash
-    the kernel.**
+    translated: some of the bytes are interrupts in remappable format, of nobody's entry, others in compatibility
+    format. Where interrupts are remapped, they are blocked, or mean nothing; where they are not, a processor gets an
+    interrupt that nobody sent: vector 0xFE, which Linux counts as an error of the interrupt controller (ERR in
+    /proc/interrupts) and forgets. QEMU's VT-d lets compatibility format pass whatever Linux says, and fails; its
+    amd-iommu does not. **Other kernels than Linux as it is today may take vector 0xFE for something else.**
 
     Why: without interrupt remapping, whoever drives a device can send any vector to any processor (Wojtczuk and
     Rutkowska, 2011).
