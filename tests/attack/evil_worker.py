@@ -42,9 +42,9 @@ def attack(function: Callable[[Job], str], *, sealed: bool = True) -> str:
     return attacks([function], sealed=sealed)[0]
 
 
-def attacks(functions: Sequence[Callable[[Job], str]], *, sealed: bool = True) -> list[str]:
+def attacks(functions: Sequence[Callable[[Job], str]], *, sealed: bool = True, world: World | None = None) -> list[str]:
     """The same for several at a time, each in a worker of its own."""
-    world = World(buffers=64)
+    world = world or World(buffers=64)
     processes = [start(evil_job(function, world), sealed) for function in functions]
     SECRET.value = b"after"
     try:
@@ -137,6 +137,11 @@ def open_file(_: Job) -> str:
 
 def open_device(_: Job) -> str:
     os.close(os.open("/dev/null", os.O_RDWR))
+    return "opened"
+
+
+def open_vfio(_: Job) -> str:
+    os.close(os.open("/dev/vfio/vfio", os.O_RDWR))
     return "opened"
 
 

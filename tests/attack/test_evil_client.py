@@ -211,6 +211,7 @@ def test_connections_that_say_nothing(field: Field) -> None:
     silent = [Client(field.sim.helper) for _ in range(20)]
     told = [client.hear() for client in silent[15:]]
     assert all(isinstance(one, Ended) and "16 leases already" in one.reason for one in told), told
+    assert all(isinstance(client.ask(Hello(), 1), Welcome) for client in silent[:15])  # those that came before
     for client in silent:
         client.connection.close()
 
@@ -224,12 +225,24 @@ def vfio_user(field: Field, lease: Lease) -> socket.socket:
 
 def refusal(connection: socket.socket, command: int, payload: bytes, fds: tuple[int, ...] = ()) -> int:
     """The error number that a command is answered with; 0 for none."""
+    reply = reply_to(connection, command, payload, fds)
+    return reply.error if reply.flags & wire.ERROR else 0
+
+
+def reply_to(connection: socket.socket, command: int, payload: bytes, fds: tuple[int, ...] = ()) -> wire.Message:
+    """The answer; descriptors with it are closed."""
     wire.send(connection, wire.pack(7, command, payload), fds)
     reply = wire.receive(connection)
     assert reply is not None
     for fd in reply.fds:
         os.close(fd)
-    return reply.error if reply.flags & wire.ERROR else 0
+    return reply
+
+
+def irqs(index: int, start: int, count: int) -> bytes:
+    """A request to raise these interrupts."""
+    flags = wire.IRQ_SET_DATA_NONE | wire.IRQ_SET_TRIGGER
+    return wire.IRQ_SET.pack(wire.IRQ_SET.size, flags, index, start, count)
 
 
 MAP = wire.DMA_MAP.pack(wire.DMA_MAP.size, 3, 0, 0x10_0000_0000, 4096)
@@ -263,23 +276,50 @@ def test_what_a_device_connection_can_do(field: Field) -> None:
         connection = vfio_user(field, lease)
         for offset in range(0, 4096, 4):
             access = wire.REGION_ACCESS.pack(offset, wire.CONFIG_REGION, 4)
-            refusal(connection, Command.REGION_WRITE, access + b"\xff" * 4)
-            refusal(connection, Command.REGION_WRITE, access + bytes(4))
+            assert refusal(connection, Command.REGION_WRITE, access + b"\xff" * 4) == 0
+            assert refusal(connection, Command.REGION_WRITE, access + bytes(4)) == 0
+        good = wire.REGION_ACCESS.pack(0, wire.CONFIG_REGION, 4)
+        assert reply_to(connection, Command.REGION_READ, good).payload[-4:] == bytes.fromhex("8680fb10")  # who it is
         for region, offset, size in (
             (0, 0x80000, 4), (0, 2**64 - 4, 4), (7, 4096, 4), (9, 0, 4), (2**32 - 1, 0, 4),
             (0, 0, 0), (1, 0, 2**32 - 1),
         ):  # fmt: skip
             access = wire.REGION_ACCESS.pack(offset, region, size)
             assert refusal(connection, Command.REGION_READ, access) == errno.EINVAL, (region, offset, size)
+        assert refusal(connection, Command.DEVICE_SET_IRQS, irqs(2, 0, 64)) == 0
         for index, start, count in ((2, 0, 65), (2, 64, 1), (2, 2**32 - 1, 2), (9, 0, 1), (2, 1, 2**32 - 1)):
-            request = wire.IRQ_SET.pack(
-                wire.IRQ_SET.size, wire.IRQ_SET_DATA_NONE | wire.IRQ_SET_TRIGGER, index, start, count
+            assert refusal(connection, Command.DEVICE_SET_IRQS, irqs(index, start, count)) == errno.EINVAL, (
+                index,
+                start,
+                count,
             )
-            assert refusal(connection, Command.DEVICE_SET_IRQS, request) == errno.EINVAL, (index, start, count)
         for _ in range(500):
             assert refusal(connection, Command.DEVICE_RESET, b"") == 0
         for command in (0, 6, 11, 12, 99, 2**16 - 1):
             assert refusal(connection, command, b"\xff" * 64) != 0
+
+
+def test_product_data_is_the_holders_to_write(field: Field) -> None:
+    """Not protected: on a real NIC it lies in the EEPROM, and outlives the session. The next lease finds it."""
+
+    def word(connection: socket.socket, offset: int, size: int) -> int:
+        access = wire.REGION_ACCESS.pack(offset, wire.CONFIG_REGION, size)
+        return int.from_bytes(reply_to(connection, Command.REGION_READ, access).payload[-size:], "little")
+
+    def set_word(connection: socket.socket, offset: int, size: int, value: int) -> None:
+        access = wire.REGION_ACCESS.pack(offset, wire.CONFIG_REGION, size)
+        assert refusal(connection, Command.REGION_WRITE, access + value.to_bytes(size, "little")) == 0
+
+    address, data, flag, place = 0xE2, 0xE4, 0x8000, 60
+    with Lease(field.sim.helper) as lease:
+        connection = vfio_user(field, lease)
+        set_word(connection, data, 4, 0x6C697665)
+        set_word(connection, address, 2, place | flag)
+        assert word(connection, address, 2) == place
+    with Lease(field.sim.helper) as lease:
+        connection = vfio_user(field, lease)
+        set_word(connection, address, 2, place)
+        assert (word(connection, address, 2), word(connection, data, 4)) == (place | flag, 0x6C697665)
 
 
 def test_junk_on_the_device_connection(field: Field) -> None:
@@ -294,6 +334,7 @@ def test_junk_on_the_device_connection(field: Field) -> None:
         wait_until("the lease before is over", lambda: field.leases() == 1)
         with Lease(field.sim.helper) as lease:
             connection = vfio_user(field, lease)
+            assert refusal(connection, Command.DEVICE_RESET, b"") == 0
             wire.send(connection, junk)
             connection.shutdown(socket.SHUT_WR)
             with contextlib.suppress(ConnectionResetError):

@@ -1,11 +1,15 @@
 """What attack code can do inside a sealed worker: nothing of it. Each attack works where nothing is sealed."""
 
+import ctypes
+import dataclasses
 import errno
+import faulthandler
 import os
 import re
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -17,7 +21,7 @@ from ixy_vfio.runtime.sandbox import Seal
 from ixy_vfio.runtime.worker import SLEEP_AFTER, Idle, Job
 from tests.attack import evil_calls as calls
 from tests.attack import evil_worker as evil
-from tests.model_nic import World
+from tests.model_nic import ArrayMemory, Memory, World
 
 KILLED = "killed by SIGSYS"
 Attack = Callable[[Job], str]
@@ -51,6 +55,7 @@ def sealed() -> Seal:
 ATTACKS: list[tuple[Attack, str, str]] = [
     (evil.open_file, "opened", KILLED),
     (evil.open_device, "opened", KILLED),
+    (evil.open_vfio, "opened" if os.access("/dev/vfio/vfio", os.R_OK | os.W_OK) else "ENOENT|EACCES|EPERM", KILLED),
     (evil.open_map_files, "True", KILLED),
     (evil.change_directory, "changed", KILLED),
     (calls.unix_socket, "made", KILLED),
@@ -83,6 +88,33 @@ ATTACKS: list[tuple[Attack, str, str]] = [
 def test_attack(attack: Attack, free: str, sealed: str) -> None:
     assert re.fullmatch(free, evil.attack(attack, sealed=False))
     assert evil.attack(attack) == sealed
+
+
+# Of BAR0: control registers, what is around the queue pages, EERD and EEWR, the last page.
+GONE = (0, 0x0FFC, 0x2000, 0x5FFC, 0x8000, 0x10014, 0x10018, 0x7FFFC)
+LEFT = (0x1000, 0x1FFC, 0x6000, 0x7FFC)
+
+
+def test_of_a_bar_only_the_queue_pages_are_left() -> None:
+    bar, world = Memory(0x80000), World(buffers=64)
+    pages: list[Any] = [ArrayMemory(bar.array[0x1000:0x2000]), ArrayMemory(bar.array[0x6000:0x8000])]
+    for pair in world.pairs:
+        pair.queue = dataclasses.replace(pair.queue, rx_page=pages[0], tx_page=pages[1])
+
+    def touch(offset: int) -> Attack:
+        return lambda _: f"{len(ctypes.string_at(bar.address + offset, 4))} bytes"
+
+    handled = faulthandler.is_enabled()
+    faulthandler.disable()  # its handler makes system calls: that would be what kills
+    try:
+        free, gone, left = (
+            evil.attacks([touch(offset) for offset in offsets], sealed=sealed, world=world)
+            for offsets, sealed in ((GONE, False), (GONE, True), (LEFT, True))
+        )
+    finally:
+        if handled:
+            faulthandler.enable()
+    assert (set(free), set(gone), set(left)) == ({"4 bytes"}, {"killed by SIGSEGV"}, {"4 bytes"})
 
 
 def test_sealed_mappings_stay(sealed: Seal) -> None:
