@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import resource
 import socket
 import struct
 from collections.abc import Iterator
@@ -213,6 +214,23 @@ def test_another_number_of_descriptors_is_refused_and_all_are_closed(
     protocol.send(theirs, message, 1, [theirs.fileno()] * count)
     with pytest.raises(ProtocolError, match="unexpected file descriptors"):
         receive(ours, REPLIES)
+    assert open_fds() == before
+
+
+def test_descriptors_that_did_not_fit_are_noticed(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Of two, this process has room for one, as many as belong to the message."""
+    ours, theirs = pair
+    before = open_fds()
+    protocol.send(theirs, Attached(0, 1), 1, [theirs.fileno()] * 2)
+    free = os.dup(0)
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))
+    try:
+        with pytest.raises(ProtocolError, match="unexpected file descriptors"):
+            receive(ours, REPLIES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert open_fds() == before
 
 
