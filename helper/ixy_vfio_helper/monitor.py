@@ -61,7 +61,7 @@ class Session(Protocol):
         """Give the device back as it was found. Idempotent."""
 
     def watch(self) -> Sequence[int]:
-        """File descriptors that turn readable when the device has something to say."""
+        """File descriptors of an open device that turn readable when it has something to say."""
 
     def trouble(self) -> str | None:
         """Called when one did: why the lease must end, or None."""

@@ -64,12 +64,12 @@ class KernelSession:
     """A device of vfio-pci. Subclasses open it, alone in an IOMMU domain, and map."""
 
     kind = Kind.VFIO
+    _log: FaultLog  # from `open` on
 
     def __init__(self, address: str) -> None:
         self.address = address
         self._fds = contextlib.ExitStack()  # closed together; mappings are gone by then
         self._device = self._request = -1
-        self._log: FaultLog | None = None
         self._config = 0
 
     def own(self, fd: int) -> int:
@@ -110,14 +110,14 @@ class KernelSession:
 
     def watch(self) -> Sequence[int]:
         """The device's own requests, and the kernel log."""
-        return (self._request, self._log.fd) if self._log else ()
+        return self._request, self._log.fd
 
     def trouble(self) -> str | None:
         """Why the lease must end."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._request)
             return f"{self.address}: the kernel wants the device back, or it reported a fatal error"
-        fault = self._log.fault() if self._log else None
+        fault = self._log.fault()
         return f"{self.address}: its DMA was blocked: {fault}" if fault else None
 
 
