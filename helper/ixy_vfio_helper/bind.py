@@ -36,7 +36,7 @@ class Interface:
     name: str
     mtu: int
     up: bool
-    folder: str  # below the device
+    folder: str = ""  # below the device, now
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,8 @@ class Journal:
         if not self._path(address).exists():
             return None
         fields = json.loads(self._path(address).read_text())
-        return Entry(**fields | {"interfaces": [Interface(**interface) for interface in fields["interfaces"]]})
+        interfaces = [Interface(one["name"], one["mtu"], one["up"]) for one in fields["interfaces"]]
+        return Entry(fields["address"], fields["driver"], fields["override"], interfaces)
 
     def remove(self, address: str) -> None:
         """Forget a device."""

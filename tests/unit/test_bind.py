@@ -54,6 +54,19 @@ def test_the_journal_is_one_process_s_at_a_time(journal: Journal) -> None:
     os.close(other)
 
 
+def test_an_entry_that_another_version_wrote_is_understood(kernel: Kernel, journal: Journal) -> None:
+    """The helper may be replaced while a device is bound."""
+    before = state(kernel)
+    with journal:
+        bind.bind(nic(kernel), journal)
+        path = journal.directory / f"{NIC}.json"
+        entry = json.loads(path.read_text()) | {"bound": True}
+        del entry["interfaces"][0]["folder"]
+        path.write_text(json.dumps(entry))
+        unbind(nic(kernel), journal)
+    assert state(kernel) == before
+
+
 def test_an_entry_is_there_whole_or_not_at_all(
     kernel: Kernel, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
