@@ -122,10 +122,12 @@ def test_socket_activation_is_for_this_process_and_one_socket(monkeypatch: pytes
 ACTIVATED = """
 import os, socket, sys
 from ixy_vfio_helper.server import activated
+os.dup(0)  # so that it is another one that is given
 given = socket.socket(getattr(socket, sys.argv[1]), getattr(socket, sys.argv[2]))
 os.dup2(given.fileno(), 3)
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
 listener = activated()
+assert given.fileno() != 3
 print(listener.fileno(), os.get_inheritable(3), os.fstat(3).st_ino == os.fstat(given.fileno()).st_ino)
 """
 
