@@ -4,14 +4,13 @@ Whole processes on both sides of a socket: the simulator's generator stamps each
 the packet is back. The two modes take turns; ratios are of medians.
 """
 
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ixy_vfio.bench.system import PORTS, NotMeasured, command, end, expect, simulator
+from ixy_vfio.bench.system import PORTS, NotMeasured, running, simulator
 from ixy_vfio.sim.ask import ask
 
 ROUNDS = 3
@@ -38,19 +37,9 @@ def _histogram(idle: str) -> dict[int, int]:
         simulator(Path(name) / "sim", CABLES) as helper,
     ):
         words = ["--helper", str(helper), "--quiet", "--announce", "--idle", idle]
-        process = subprocess.Popen(
-            command("forward", *PORTS, *words),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            expect(process, "forwarding", "forward")
+        with running("forward", "forwarding", "forward", *PORTS, *words):
             time.sleep(SECONDS)
             cables = ask(helper.parent / "control.sock", cmd="cables")["cables"]
-        finally:
-            end(process)
     together: dict[int, int] = {}
     for cable in cables:
         for least, count in cable.get("latency_ns", {"histogram": {}})["histogram"].items():

@@ -28,21 +28,32 @@ def command(*words: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def simulator(directory: Path, cables: Sequence[str] = CABLES) -> Iterator[Path]:
-    """A running simulator; yields its helper's socket."""
-    words = [word for cable in cables for word in ("--cable", cable)]
+def running(
+    what: str, ready: str, *words: str, environment: dict[str, str] | None = None
+) -> "Iterator[subprocess.Popen[str]]":
+    """`ixy-vfio` with these words, from its line that begins with `ready` to the end of the block."""
     process = subprocess.Popen(
-        command("sim", "--dir", str(directory), "--ports", "2", "--die-with-parent", *words),
+        command(*words),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=environment,
     )
     try:
-        expect(process, "ready", "the simulator")
-        yield directory / "helper.sock"
+        expect(process, ready, what)
+        yield process
     finally:
-        end(process)
+        if process.poll() is None:
+            end(process)
+
+
+@contextlib.contextmanager
+def simulator(directory: Path, cables: Sequence[str] = CABLES) -> Iterator[Path]:
+    """A running simulator; yields its helper's socket."""
+    words = [word for cable in cables for word in ("--cable", cable)]
+    with running("the simulator", "ready", "sim", "--dir", str(directory), "--ports", "2", "--die-with-parent", *words):
+        yield directory / "helper.sock"
 
 
 def expect(process: "subprocess.Popen[str]", word: str, what: str) -> None:
@@ -99,22 +110,10 @@ def _forward(cache: str | None, watch: bool) -> dict[str, Any]:
         simulator(Path(directory) / "sim") as helper,
     ):
         words = ["--helper", str(helper), "--json", "--announce", "--duration", "4" if watch else "1"]
-        process = subprocess.Popen(
-            command("forward", *PORTS, *words),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        try:
-            expect(process, "forwarding", "forward")
+        with running("forward", "forwarding", "forward", *PORTS, *words, environment=environment) as process:
             if watch:
                 result |= _watch(process.pid)
             output, errors = process.communicate(timeout=DEADLINE)
-        finally:
-            if process.poll() is None:
-                end(process)
         if process.returncode != 0 or not output.strip():
             raise NotMeasured(f"forward: {(errors.strip().splitlines() or ['no output'])[-1]}")
         result["first_packet"] = json.loads(output.strip().splitlines()[-1])["first_packet_seconds"]

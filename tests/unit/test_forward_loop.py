@@ -290,6 +290,9 @@ def test_any_mixture_goes_through_in_order(tmp_path: Path, batch: int) -> None:
         ("def other(packet, length):\n    return True\n", "no function k"),
         ("import nothing_of_the_kind\n", "ModuleNotFoundError"),
         ("def k(:\n", "SyntaxError"),
+        ("def k(packet, length, meta, more):\n    return True\n", "or (packet, length, meta)"),
+        ("def k(packet, length, meta):\n    return meta.colour == 0\n", "does not compile"),
+        ("def k(packet, length, meta):\n    return meta\n", "True or False"),
     ],
 )
 def test_a_kernel_that_cannot_be_is_refused_in_one_line(tmp_path: Path, source: str, says: str) -> None:
