@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Look whether the IOMMU isolation of this machine, a device or a session holds."
     parser.epilog = (
         "Exit status: 0 clean, 1 findings at or above --fail-on, 2 could not run. "
-        "Without --attack it reads only, and needs no root; as root it sees more (who holds what, bridges, tables of "
-        "the IOMMU)."
+        "Without --attack it leaves the machine as it is, and needs no root; as root it sees more (who holds what, "
+        "bridges, tables of the IOMMU)."
     )
     parser.add_argument(
         "device", metavar="DEVICE", nargs="?", help="a PCI address like 03:00.0, a group like /dev/vfio/12, or a pid"
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     attack.add_argument("--only", metavar="CHECK", action="append", help="this attack only; repeatable")
     attack.add_argument(
         "--attack-msi", action="store_true",
-        help="also write to the window of interrupts: on a machine that is not sound this can crash the kernel",
+        help="also forge an interrupt, which a sound machine blocks; else Linux counts it (docs/audit/attack.msi.md)",
     )  # fmt: skip
     attack.add_argument("--helper", metavar="PATH", help="the helper's socket")
 
@@ -133,7 +133,7 @@ def _ask(address: str, msi: bool) -> None:
     """UsageError unless somebody says yes."""
     if not sys.stdin.isatty():
         raise UsageError("--attack: nobody is there to be asked; --yes says that you mean it")
-    more = " and send interrupts that can crash the machine" if msi else ""
+    more = ", and to forge an interrupt" if msi else ""
     print(f"{address} will be leased, reset, and told to read and write where it must not{more}.")
     print("Where the machine is sound nothing comes of it but lines in the kernel's log. Where it is not, memory that")
     print("is not yours may be read; it is written only where reading showed nothing.")
