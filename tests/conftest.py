@@ -1,6 +1,7 @@
 """Fixtures that tests share: a running simulator, and the commands of the project as users call them."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import pytest
 
 from ixy_vfio.sim.ask import ask
+from tests.guarantees import not_shown
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 START_DEADLINE = 120.0  # a cold compilation of everything, on a busy machine
@@ -46,6 +48,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs root where there is none, and say how to run it."""
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.skip("needs root: sudo .venv/bin/python -m pytest -m root")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """After a run of everything: which guarantees of SECURITY.md it has not shown, as a test of theirs did not pass."""
+    if config.option.keyword or config.option.markexpr or config.args != config.getini("testpaths"):
+        return
+    nodes = {
+        outcome: [report.nodeid for report in terminalreporter.stats.get(outcome, [])]
+        for outcome in ("passed", "failed", "error", "skipped")
+    }
+    lacking = not_shown(nodes.pop("passed"), itertools.chain(*nodes.values()))
+    terminalreporter.section(f"SECURITY.md: {len(lacking) or 'no'} tests of its table have not passed in this run")
+    for one in lacking:
+        terminalreporter.line(one)
 
 
 class Simulator:
