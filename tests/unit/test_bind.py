@@ -1,5 +1,6 @@
 """Binding on a sysfs tree that answers as the kernel does: the way there, and back after a crash anywhere."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -67,21 +68,29 @@ def test_an_entry_that_another_version_wrote_is_understood(kernel: Kernel, journ
     assert state(kernel) == before
 
 
+@pytest.mark.parametrize("at", [0, 1])
 def test_an_entry_is_there_whole_or_not_at_all(
-    kernel: Kernel, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    kernel: Kernel, journal: Journal, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    def killed_half_way(path: Path, text: str) -> int:
+    """Killed in the middle of whatever is written to the journal."""
+    written: list[Path] = []
+
+    def write(path: Path, text: str) -> int:
+        written.append(path)
         with open(path, "w") as file:
-            file.write(text[: len(text) // 2])
-        raise Killed
+            file.write(text if len(written) <= at else text[: len(text) // 2])
+        if len(written) > at:
+            raise Killed
+        return len(text)
 
     with journal:
-        with monkeypatch.context() as patched:
-            patched.setattr(Path, "write_text", killed_half_way)
-            with pytest.raises(Killed):
-                bind.bind(nic(kernel), journal)
-        assert (kernel.writes, journal.addresses(), journal.read(NIC)) == ([], [], None)
-        bind.bind(nic(kernel), journal)
+        with monkeypatch.context() as patched, contextlib.suppress(Killed):
+            patched.setattr(Path, "write_text", write)
+            bind.bind(nic(kernel), journal)
+        assert [path.name for path in written] == [f"{NIC}.new"]
+        if at == 0:
+            assert (kernel.writes, journal.addresses(), journal.read(NIC)) == ([], [], None)
+            bind.bind(nic(kernel), journal)
         unbind(nic(kernel), journal)
     assert list(journal.directory.iterdir()) == []
 
