@@ -25,13 +25,8 @@ def seal(workers: Sequence[int]) -> Seal:
     """Seal this process, for good; `workers` are the process ids that it may end."""
     result = Seal(["no-new-privs", "capabilities"])
     give_up_privileges()
-    try:
-        # Workers are in a domain of their own: signals to outside must stay allowed here.
-        applied, lacks = landlock.restrict(_readable(), landlock.ABSTRACT)
-        result.applied += applied
-        result.missing += lacks
-    except OSError as error:
-        result.missing.append(f"landlock: {error.strerror or error}")
+    # Workers are in a domain of their own: signals to outside must stay allowed here.
+    result.landlock(_readable(), landlock.ABSTRACT)
     rules = seccomp.control_rules(workers)
     result.attempt("seccomp", lambda: seccomp.install(seccomp.program(rules, _REFUSE)))
     return result

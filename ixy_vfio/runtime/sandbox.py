@@ -63,6 +63,15 @@ class Seal:
         except OSError as error:
             self.missing.append(f"{name}: {error.strerror or error}")
 
+    def landlock(self, readable: Iterable[Path] = (), scope: int = landlock.ABSTRACT | landlock.SIGNAL) -> None:
+        """`landlock.restrict`, as far as this kernel has it."""
+        try:
+            applied, lacks = landlock.restrict(readable, scope)
+            self.applied += applied
+            self.missing += lacks
+        except OSError as error:
+            self.missing.append(f"landlock: {error.strerror or error}")
+
     def pack(self) -> bytes:
         """As a message's payload."""
         return "\n".join((" ".join(self.applied), *self.missing)).encode()
@@ -88,12 +97,7 @@ def seal(keep_fds: Sequence[int], keep: Sequence[tuple[int, int]], parent: int, 
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
     give_up_privileges()
     libc.prctl(libc.PR_SET_DUMPABLE, 0)
-    try:
-        applied, lacks = landlock.restrict()
-        result.applied += applied
-        result.missing += lacks
-    except OSError as error:
-        result.missing.append(f"landlock: {error.strerror or error}")
+    result.landlock()
     for below, above in itertools.pairwise([-1, *sorted(keep_fds), _MAX_FD]):
         os.closerange(below + 1, above)
     _limit(in_use + GROWTH)
