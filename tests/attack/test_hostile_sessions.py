@@ -97,7 +97,7 @@ def test_a_session_ends_in_order_and_the_next_one_works(sim: Simulator, spec: st
         assert errors == ""
         assert summary["balanced"]
     told = [sim.ask("hostile", port=port) for port in range(2)]
-    if statuses == {0} and told[0]["descriptors"]:
+    if any(kind in spec for kind in ("twice", "heads")) and statuses == {0}:  # descriptors
         assert all(one["descriptors"] - one["honest"] > 1000 for one in told)
     if statuses != {0, 1}:  # else the seed may have told nothing in this short time
         assert all(one["lies"] or one["moves"] for one in told)
@@ -116,8 +116,10 @@ def test_a_port_that_turns_hostile_in_the_middle(sim: Simulator, kind: str) -> N
         while time.monotonic() < end:
             other.tx(one.rx())
             one.tx(other.rx())
-            assert one.link.up in (True, False)
+            assert isinstance(one.link.up, bool)
             one.counters()
+    told = [sim.ask("hostile", port=port) for port in range(2)]
+    assert all(one["lies"] or one["moves"] for one in told), told  # so there was something to withstand
     ended(sim)
     works(sim)
 
