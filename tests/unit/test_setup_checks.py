@@ -95,8 +95,10 @@ def lacking(tmp_path: Path, change: Callable[[Machine], object]) -> list[str]:
     return machine.missing(system)
 
 
-def no_groups(system: Machine, line: str = "ro", cpu: str = "GenuineIntel") -> None:
+def no_groups(system: Machine, line: str = "ro", cpu: str = "GenuineIntel", folder: bool = False) -> None:
     shutil.rmtree(system.at("sys/kernel/iommu_groups"))
+    if folder:  # a kernel with the code for it makes this
+        system.at("sys/kernel/iommu_groups").mkdir()
     system.at("proc/cmdline").write_text(line)
     system.at("proc/cpuinfo").write_text(f"vendor_id : {cpu}\n")
 
@@ -106,10 +108,10 @@ def not_remapped(system: Machine, line: str = "ro") -> None:
     system.at("proc/cmdline").write_text(line)
 
 
-def unsafe(system: Machine) -> None:
+def unsafe(system: Machine, says: str = "Y") -> None:
     path = system.at("sys/module/vfio/parameters")
     path.mkdir(parents=True)
-    (path / "enable_unsafe_noiommu_mode").write_text("Y\n")
+    (path / "enable_unsafe_noiommu_mode").write_text(f"{says}\n")
 
 
 HOW = "edit GRUB_CMDLINE_LINUX in /etc/default/grub, run update-grub, and restart"
@@ -121,7 +123,7 @@ HOW = "edit GRUB_CMDLINE_LINUX in /etc/default/grub, run update-grub, and restar
         (lambda s: None, []),
         (no_groups, ["no IOMMU: turn on VT-d in the firmware's setup, and add intel_iommu=on to the kernel command "
                      f"line: {HOW}"]),
-        (lambda s: no_groups(s, cpu="AuthenticAMD"),
+        (lambda s: no_groups(s, cpu="AuthenticAMD", folder=True),
          ["no IOMMU: turn on IOMMU (AMD-Vi) in the firmware's setup, and restart"]),
         (lambda s: no_groups(s, "ro intel_iommu=off quiet"),
          [f"no IOMMU: remove intel_iommu=off from the kernel command line: {HOW}"]),
@@ -130,6 +132,7 @@ HOW = "edit GRUB_CMDLINE_LINUX in /etc/default/grub, run update-grub, and restar
         (lambda s: not_remapped(s, "intremap=off"),
          ["interrupts are not remapped, so a device could forge them; remove intremap=off from the kernel command "
           f"line: {HOW}"]),
+        (lambda s: unsafe(s, "N"), []),
         (unsafe, ["VFIO's unsafe no-IOMMU mode is on; remove vfio.enable_unsafe_noiommu_mode, and restart"]),
     ],
 )  # fmt: skip
@@ -202,17 +205,24 @@ ONE_INTERFACE = """echo '{"reasons": [], "interfaces":
     ("program", "text"),
     [
         ("exit 1", "exit status 1; can that user read"),
+        ('echo \'{"reasons": [], "interfaces": []}\'; exit 1', "exit status 1; can that user read"),
         ("echo no module >&2; exit 1", "no module; can that user read"),
         ("echo '[]'", "exit status 0"),
         ('echo \'{"reasons": []}\'', "said nothing that makes sense"),
         (ONE_INTERFACE % ("a b", ""), "sense"),
         (ONE_INTERFACE % ("a", '"; rm"'), "sense"),
+        (ONE_INTERFACE.replace("[]}]", '[{"to": "default", "via": "", "metric": "; rm"}]}]') % ("a", ""), "sense"),
+        (ONE_INTERFACE.replace("[]}]", '[{"to": "-h", "via": "", "metric": 1}]}]') % ("a", ""), "sense"),
     ],
 )  # fmt: skip
 def test_a_check_that_fails_refuses(tmp_path: Path, program: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(Refusal, match=f"^cannot find out who uses the NIC.*{text}"):
         look.look(fake_check(tmp_path, program), NIC)
+
+
+def test_text_of_a_stranger_is_one_short_line() -> None:
+    assert look.clean("a\nb\t\x1b[1m\u202e\u00e9" + "x" * 400) == "a?b??[1m?\u00e9" + "x" * 290
 
 
 def test_without_the_virtual_environment_it_refuses(tmp_path: Path) -> None:
@@ -255,6 +265,39 @@ def test_one_setup_at_a_time(tmp_path: Path) -> None:
     with Journal(system), pytest.raises(Refusal, match="another setup is at work"), Journal(system):
         pass
     assert not system.at("var/lib/ixy_vfio").exists()
+
+
+def test_of_equal_records_the_newest_is_dropped(tmp_path: Path) -> None:
+    system = Machine(tmp_path)
+    one, other = {"kind": "file", "device": "", "path": "/a"}, {"kind": "file", "device": "", "path": "/b"}
+    with Journal(system) as journal:
+        for record in (one, other, one):
+            journal.add(record)
+        journal.drop(dict(one))
+        assert journal.records == Journal(system).records == [one, other]
+
+
+def test_how_files_are_written_and_directories_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system, file = System(tmp_path, os.geteuid()), tmp_path / "etc/x"
+    system.make_directory("/etc")
+    for mode in (0o644, 0o755):
+        system.write_file("/etc/x", f"{mode}", mode)
+        assert (file.read_text(), file.stat().st_mode) == (f"{mode}", 0o100000 | mode)
+    owners: list[int] = []
+    monkeypatch.setattr(os, "fchown", lambda fd, uid, gid: owners.append(uid))
+    monkeypatch.setattr(os, "rename", lambda old, new: os.stat("/nonexistent"))
+    with pytest.raises(FileNotFoundError):
+        system.write_file("/etc/x", "new", 0o644)
+    monkeypatch.undo()
+    assert owners == [os.geteuid()]
+    assert [path.name for path in file.parent.iterdir()] == ["x"]
+    assert (file.read_text(), file.stat().st_mode) == (f"{0o755}", 0o100755)  # as it was
+    assert not system.remove_directory("/etc")
+    system.remove_file("/etc/x")
+    (tmp_path / "etc/__pycache__").mkdir()
+    assert system.remove_directory("/etc")
+    assert not file.parent.exists()
+    assert system.remove_directory("/etc")
 
 
 def test_commands_that_fail(tmp_path: Path) -> None:
