@@ -47,6 +47,19 @@ def per_batch(side: Product, batch: int) -> Forward:
     return forward
 
 
+def per_new_batch(side: Product, batch: int) -> Forward:
+    """The same with `Port.rx`, which makes a new `Batch` each time."""
+    (a, b), touch_batch = _ports(side), _touch()
+
+    def one(source: Port, target: Port) -> int:
+        packets = source.rx(batch)
+        count = touch_batch(packets)
+        target.tx(packets)
+        return count
+
+    return lambda: one(a, b) + one(b, a)
+
+
 def one_call(side: Product, batch: int) -> Forward:
     """`Port.forwarder`: one batch a call."""
     a, b = _ports(side)
@@ -69,10 +82,12 @@ def packet_loop(side: Product, batch: int) -> Forward:
     return lambda: one(a, b) + one(b, a)
 
 
-ONE_CALL, THREE_CALLS, PER_PACKET = "Python, one call a batch", "Python, three calls a batch", "Python, loop per packet"
+ONE_CALL, THREE_CALLS = "Python, one call a batch", "Python, three calls a batch"
+NEW_BATCH, PER_PACKET = "Python, three calls, new batches", "Python, loop per packet"
 WAYS: dict[str, Callable[[Product, int], Forward]] = {
     ONE_CALL: one_call,  # forwarder
-    THREE_CALLS: per_batch,  # rx, kernel, tx
+    THREE_CALLS: per_batch,  # rx_into, kernel, tx
+    NEW_BATCH: per_new_batch,  # rx, kernel, tx
     PER_PACKET: packet_loop,
 }
 

@@ -10,8 +10,8 @@ from typing import Any
 from ixy_vfio.bench.goals import Goal
 from ixy_vfio.bench.latency import PERCENTILES
 from ixy_vfio.bench.results import Quartiles, Results, Row
-from ixy_vfio.bench.suite import FORWARD
-from ixy_vfio.bench.text import CAVEATS, HEAD, LAYOUT, METHOD
+from ixy_vfio.bench.suite import FORWARD, SEALED
+from ixy_vfio.bench.text import CAVEATS, FROM_PYTHON, HEAD, LAYOUT, METHOD, TWO_CORES
 
 NAME = "performance"
 
@@ -134,12 +134,12 @@ def _cost(results: Results, plots: Sequence[str]) -> list[str]:
     if safety:
         parts += ["Safety: the same loop with one thing changed; in brackets the ratio to the loop as shipped.\n"]
         parts += [_pivot(safety, "batch", "batch")]
-        sealed = results.row("sealing", "sealed", 32)
-        if sealed and sealed.ratio:
-            parts.append(
-                f"A worker that is sealed (its own process, no descriptors, no rights) takes {sealed.ratio} times "
-                "what it takes unsealed: what privilege separation costs is paid at the start, not per packet.\n"
-            )
+    sealed = results.row("sealing", SEALED, 32)
+    if sealed and sealed.ratio:
+        parts.append(
+            f"A worker that is sealed (its own process, no descriptors, no rights) takes {sealed.ratio} times what "
+            "it takes unsealed: privilege separation is paid for at the start, not per packet.\n"
+        )
     if results.of("kernel"):
         parts += ["Kernels; in brackets the ratio to `touch`.\n", _pivot(results.of("kernel"), "batch", "batch")]
     if results.of("metadata"):
@@ -148,7 +148,7 @@ def _cost(results: Results, plots: Sequence[str]) -> list[str]:
         ]
         parts += ["hash, checksums). Who does not ask for it pays nothing: the loop above is compiled without.\n"]
         parts += [_pivot(results.of("metadata"), "batch", "batch")]
-    parts += ["From Python:\n", _pivot(results.of("python"), "batch", "batch")] if results.of("python") else []
+    parts += [FROM_PYTHON, _pivot(results.of("python"), "batch", "batch")] if results.of("python") else []
     return parts
 
 
@@ -166,9 +166,12 @@ def _settings(results: Results) -> list[str]:
         parts += ["## Page size\n"]
         parts += [f"Batch {b}:\n\n" + _pivot([r for r in pages if r.batch == b], "setting", "pages") for b in (32, 256)]
     if results.queues:
-        q = results.queues
-        text = f"{q['factor']:.2f} times one worker's packets ({q['low']:.2f}-{q['high']:.2f}), {q['trials']} trials.\n"
-        parts += ["## Two queues on two cores\n", text]
+        head = ["two workers of", "times one worker", "quartiles", "trials"]
+        rows = [
+            [name, f"{q['factor']:.2f}", f"{q['low']:.2f}-{q['high']:.2f}", q["trials"]]
+            for name, q in results.queues.items()
+        ]
+        parts += ["## Two queues on two cores\n", TWO_CORES, _table(head, rows)]
     return parts
 
 

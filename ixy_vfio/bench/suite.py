@@ -1,6 +1,7 @@
 """What a run measures, experiment by experiment. `quick` measures what has a goal; else everything."""
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ QUICK_BATCHES = (1, 4, 8, 16, 32, 64, 256)
 WIRE_SIZES = (60, 61, 64, 65, 127, 590, 1514)
 FORWARD = "forward"
 METADATA = "forward, all metadata"
+SEALED = "sealed"
 Say = Callable[[str], None]
 
 
@@ -63,7 +65,17 @@ class Suite:
         """Everything, in order."""
         self.results.settings = {"quick": self.quick, "rounds": self.rounds, "packets": measure.PACKETS}
         self.results.machine = machine.describe()
-        for experiment in (self.wire, self.batches, self.metadata, self.cold, self.python, self.latency, self.queues):
+        always = (
+            self.wire,
+            self.batches,
+            self.metadata,
+            self.cold,
+            self.python,
+            self.latency,
+            self.queues,
+            self.sealing,
+        )
+        for experiment in always:
             experiment()
         self.instructions()
         if not self.quick:
@@ -142,7 +154,7 @@ class Suite:
 
     def safety(self) -> None:
         """What the checks cost: the same loop without them."""
-        from ixy_vfio.bench import sealing, variants
+        from ixy_vfio.bench import variants
 
         sides: list[Side] = [self.product("as shipped")]
         for name in variants.VARIANTS:
@@ -156,11 +168,16 @@ class Suite:
             self.compare("safety", "60 bytes, rings of 512", batch, sides, base="as shipped")
         for side in sides:
             side.close()
-        self.say("safety: sealed worker")
+
+    def sealing(self) -> None:
+        """What it costs to be sealed."""
+        from ixy_vfio.bench import sealing
+
+        self.say("sealed worker")
         with contextlib.closing(self.product()) as side:
             side.configure(32, measure.BURST)
-            samples = sealing.compare(side, min(self.rounds, 25))
-            self.results.add("sealing", "60 bytes, rings of 512", 32, ["not sealed", "sealed"], samples, "not sealed")
+            samples = sealing.compare(side, 9 if self.quick else 25)
+            self.results.add("sealing", "60 bytes, rings of 512", 32, ["not sealed", SEALED], samples, "not sealed")
 
     def metadata(self) -> None:
         """A kernel that is given all that the device says of a packet."""
@@ -227,15 +244,16 @@ class Suite:
         self.results.latency = {"runs": runs, "idle": latency.idle_pauses(seconds), "batch": latency.BATCH}
 
     def queues(self) -> None:
-        """Two queues on two cores."""
+        """Two queues on two cores, and what two cores are worth here."""
         from ixy_vfio.bench.queues import scaling
 
         self.say("two queues on two cores")
-        pair = [self.product(), self.product()]
-        self.results.queues = scaling(pair, 9 if self.quick else 25)
+        pairs: list[list[Side]] = [[self.product(), self.product()]]
+        pairs += [[Reference(build), Reference(build)] for build in self.builds[:1]]
+        self.results.queues = scaling(pairs, 9 if self.quick else 25)
         if not self.results.queues:
             self.results.notes.append("two queues: two cores are needed; left out")
-        for side in pair:
+        for side in itertools.chain(*pairs):
             side.close()
 
     def instructions(self) -> None:
