@@ -56,8 +56,7 @@ def _digest(start: Path) -> str:
         numba.__version__,
         np.__version__,
         platform.python_version(),
-        llvmlite.binding.get_host_cpu_name(),
-        os.environ.get("NUMBA_CPU_NAME", ""),
+        os.environ.get("NUMBA_CPU_NAME") or llvmlite.binding.get_host_cpu_name(),
         os.environ.get("NUMBA_BOUNDSCHECK", ""),
     ):
         digest.update(f"\0{part}".encode())

@@ -29,7 +29,7 @@ MAX_CLIENTS = 64
 MISSES_REPEATED = 16
 
 # A doorbell is a store to shared memory and wakes nobody, so an idle loop looks again after a nap. Seconds.
-SPIN = 0.002  # no naps this long after something has moved
+SPIN = 0.002  # no naps this long after a packet has moved; a message ends a nap itself
 SHORT_NAPS, SHORT_NAP = 0.2, 0.00005
 LONG_NAP = 0.001
 NOBODY_NAP = 0.05  # no client: nothing but sockets can bring work
@@ -50,7 +50,7 @@ class Server:
         self._handlers: dict[int, Callable[[], int]] = {}
         self._listeners: list[tuple[socket.socket, Path]] = []
         self._misses = [0] * ports
-        self._busy_at = time.monotonic()
+        self._moved_at = self._busy_at = time.monotonic()
         self.ports: list[Port] = []
         self.hostile: dict[int, Hostile] = {}
         self.control = Control(self)
@@ -119,12 +119,14 @@ class Server:
         self._repeat_misses()
         if handled or moved:
             self._busy_at = now
+        if moved:
+            self._moved_at = now
         else:
             self._nap(now, soonest)
 
     def _nap(self, now: float, soonest: float | None) -> None:
         idle = now - self._busy_at
-        if idle < SPIN and self.sessions:
+        if now - self._moved_at < SPIN and self.sessions:
             return
         for nic in self.nics:
             nic.drain()

@@ -4,8 +4,10 @@ Imports alone take ten seconds where the processor is emulated.
 """
 
 import contextlib
+import importlib
 import os
 import resource
+import signal
 import socket
 import sys
 import time
@@ -29,7 +31,7 @@ class Forks:
         theirs.close()
 
     def start(self, *words: str) -> int:
-        """`forward SOCKET A B`, or `probe SOCKET A B`; its process id."""
+        """`forward SOCKET A B`, or `probe SOCKET A B`, which waits for SIGUSR2; its process id."""
         self._ours.sendall("\0".join(words).encode())
         return int(self._ours.recv(64))
 
@@ -50,10 +52,11 @@ def _become(uid: int) -> None:
 def _serve(commands: socket.socket) -> None:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # threads would not survive a fork
     from ixy_vfio import cli
-    from ixy_vfio.apps import compile as compiler
-    from ixy_vfio.apps import kernels
+    from tests.vm.inside import warm
 
-    compiler.forwarding_loop(kernels.load("none"))
+    for module in ("ixy_vfio.runtime.control", "ixy_vfio.transport.vfio"):
+        importlib.import_module(module)  # now, not in each child
+    warm.main()
     while words := commands.recv(4096).decode().split("\0"):
         if words == [""]:
             return
@@ -78,20 +81,29 @@ def _serve(commands: socket.socket) -> None:
 
 
 def _probe(path: str, addresses: list[str]) -> int:
-    """Try until both devices are leased and have memory; prints when that was."""
+    """At SIGUSR2 try until both devices are leased and have memory; prints when each step was done, and the tries."""
     from ixy_vfio.core.errors import IxyError
     from ixy_vfio.transport.lease import Lease, Purpose
 
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+    print("waiting", flush=True)
+    signal.sigwait([signal.SIGUSR2])
     end = time.monotonic() + 90
+    tries = 1
     while True:
         try:
+            times = [time.monotonic()]
             with Lease(path) as lease:
-                devices = [lease.attach(address) for address in addresses]
+                devices = []
+                for address in addresses:
+                    devices.append(lease.attach(address))
+                    times.append(time.monotonic())
                 lease.memory(1 << 20, devices, Purpose.PACKETS)
-                print("leased", time.monotonic(), flush=True)
+                print("leased", tries, *times, time.monotonic(), flush=True)
             return 0
         except (IxyError, OSError) as error:
+            tries += 1
             if time.monotonic() > end:
                 print(error, flush=True)
                 return 1
-            time.sleep(0.01)
+            time.sleep(0.05)

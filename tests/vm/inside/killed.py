@@ -1,9 +1,10 @@
 """Runs in a guest, as root: forwarders whose parts are killed in mid-traffic, and what memory and devices do then.
 
-    killed.py WAY UID A B FAR_A FAR_B VICTIM...
+    killed.py UID A B FAR_A FAR_B WAY:VICTIM...
 
 A and B are the forwarder's ports, Linux drives those at the far ends and sends into A all the time. For each victim
-prints a JSON object and waits for SIGUSR1. Canaries are the lease's own pages: this process keeps them mapped.
+(reached by that way into VFIO) prints a JSON object and waits for SIGUSR1. Canaries are the lease's own pages: this
+process keeps them mapped.
 """
 
 import contextlib
@@ -24,8 +25,10 @@ from tests.vm.inside.forked import Forks
 HELPER = [sys.executable, "-I", "-S", "helper/ixy_vfio_helper", "serve", "--policy", "/run/policy/policy.toml"]
 RUN = Path("/run/ixy_vfio")
 CANARY = b"canary.." * 8
+PAGE = 4096
+CANARIES = CANARY * (PAGE // len(CANARY))
 WATCHED = 2.0  # seconds of traffic over the canaries
-DEADLINE = 90.0
+DEADLINE = 180.0
 OF_LEASES = ("/dev/vfio", "anon_inode:[vfio", "/dev/iommu", "memfd:ixy_vfio")  # descriptors and mappings
 
 
@@ -73,11 +76,13 @@ class Canaries:
 
     def changed(self, count: int) -> int:
         """How many lines of 64 bytes are no canary any more."""
-        return sum(
-            memory[at : at + len(CANARY)] != CANARY
-            for memory in self.maps[:count]
-            for at in range(0, len(memory), len(CANARY))
-        )
+        found = 0
+        for memory in self.maps[:count]:
+            for page in range(0, len(memory), PAGE):
+                held = memory[page : page + PAGE]
+                if held != CANARIES:
+                    found += sum(held[at : at + len(CANARY)] != CANARY for at in range(0, PAGE, len(CANARY)))
+        return found
 
     def close(self) -> None:
         for memory in self.maps:
@@ -110,12 +115,21 @@ class Far:
         return Path(f"/sys/class/net/{self.name}/carrier").read_text() == "1\n"
 
 
-def serve(way: str, path: str) -> subprocess.Popen[bytes]:
-    """A helper that listens there."""
-    with open(f"{path}.log", "ab") as log:
-        process = subprocess.Popen([*HELPER, "--way", way, "--socket", path], stderr=log)
-    wait_until(f"{path} listens", Path(path).is_socket)
-    return process
+class Helper:
+    """A helper that listens on a socket of its own."""
+
+    def __init__(self, way: str) -> None:
+        self.way, self.path = way, str(RUN / f"{way}{time.monotonic_ns()}.sock")
+        with open(f"{self.path}.log", "ab") as log:
+            self.process = subprocess.Popen([*HELPER, "--way", way, "--socket", self.path], stderr=log)
+
+    def ready(self) -> "Helper":
+        wait_until(f"{self.path} listens", Path(self.path).is_socket)
+        return self
+
+    def end(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
 
 
 def held() -> list[str]:
@@ -133,16 +147,14 @@ def held() -> list[str]:
 class Scene:
     """One forwarder with its helper, until one of them is killed."""
 
-    def __init__(self, forks: Forks, way: str, ports: list[str], far: Far) -> None:
-        self.forks, self.way, self.ports, self.far = forks, way, ports, far
-        self.sockets = [str(RUN / f"{name}{time.monotonic_ns()}.sock") for name in ("first", "spare")]
-        self.helper, self.spare = (serve(way, path) for path in self.sockets)
+    def __init__(self, forks: Forks, helper: Helper, ports: list[str], far: Far) -> None:
+        self.forks, self.helper, self.ports, self.far = forks, helper.ready(), ports, far
         self.before = held()
-        self.control = forks.start("forward", self.sockets[0], *ports)
+        self.control = forks.start("forward", helper.path, *ports)
         wait_until("forwarding", lambda: "forwarding" in forks.output(self.control) or not alive(self.control))
         if not alive(self.control):
             raise SystemExit(forks.output(self.control))
-        (self.worker,), (self.lease,) = children(self.control), children(self.helper.pid)
+        (self.worker,), (self.lease,) = children(self.control), children(helper.process.pid)
         self.canaries = Canaries(self.worker)
 
     def overwritten(self) -> None:
@@ -158,45 +170,67 @@ class Scene:
             self.overwritten()
             os.kill(self.lease, signal.SIGCONT)
         elif victim == "helper":
-            os.kill(self.helper.pid, signal.SIGKILL)
+            os.kill(self.helper.process.pid, signal.SIGKILL)
             os.kill(self.lease, signal.SIGKILL)
+            self.helper.process.wait(30)
         else:
             os.kill({"worker": self.worker, "control": self.control, "lease": self.lease}[victim], signal.SIGKILL)
 
-    def run(self, victim: str) -> dict[str, object]:
-        """Kill it; what came of that."""
-        self.overwritten()
+    def next_lease(self, victim: str, path: str) -> dict[str, float]:
+        """Kill; how long after it what happened. The next client runs already, and asks every 50 ms."""
+        probe = self.forks.start("probe", path, *self.ports)
+        wait_until("a client", lambda: "waiting" in self.forks.output(probe))
         self.kill(victim)
         begun = time.monotonic()
-        probe = self.forks.start("probe", self.sockets[victim == "helper"], *self.ports)
-        wait_until("a lease", lambda: "leased" in self.forks.output(probe))
-        seconds = float(self.forks.output(probe).split()[-1]) - begun
-        everything = len(self.canaries.maps)
-        self.canaries.fill(everything)
+        os.kill(probe, signal.SIGUSR2)
+        gone: dict[str, float] = {}
+        while "leased" not in self.forks.output(probe):
+            for name, pid in (("control", self.control), ("worker", self.worker), ("lease", self.lease)):
+                if name not in gone and not alive(pid):
+                    gone[name] = time.monotonic() - begun
+            if time.monotonic() > begun + DEADLINE:
+                raise SystemExit(f"no lease within {DEADLINE:.0f} s: {self.forks.output(probe)}")
+            time.sleep(0.02)
+        tries, *times = (float(word) for word in self.forks.output(probe).split()[2:])
+        names = ("asked", "first", "second", "memory")
+        told = {name: at - begun for name, at in zip(names, times, strict=True)}
         wait_until("all are gone", lambda: not any(map(alive, (self.control, self.worker, self.lease, probe))))
+        return {**{f"{name} gone": at for name, at in gone.items()}, **told, "tries": tries}
+
+    def run(self, victim: str, path: str) -> dict[str, object]:
+        """Kill it; what came of that. The next lease is taken at `path`."""
+        self.overwritten()
+        everything = len(self.canaries.maps)
+        times = self.next_lease(victim, path)
+        self.canaries.fill(everything)
         wait_until("carrier", self.far.carrier)
         sent = self.far.sent()
         time.sleep(WATCHED)
+        wait_until("enough was sent", lambda: self.far.sent() - sent > 50)
         result = {
             "victim": victim, "said": self.forks.output(self.control), "changed": self.canaries.changed(everything),
-            "maps": everything, "sent": self.far.sent() - sent, "seconds": seconds,
+            "maps": everything, "sent": self.far.sent() - sent, "times": times,
         }  # fmt: skip
         self.canaries.close()
         result["left"] = [text for text in held() if text not in self.before]
-        for helper in (self.helper, self.spare):
-            helper.terminate()
-            helper.wait(30)
         return result
 
 
-def main(way: str, uid: str, a: str, b: str, far_a: str, far_b: str, *victims: str) -> None:
-    """All victims, one after the other."""
+def main(uid: str, a: str, b: str, far_a: str, far_b: str, *victims: str) -> None:
+    """All victims, one after the other; a helper serves until it is one, or the way is another."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     forks = Forks(int(uid))  # first: they import slowly, and fork from a process that has done so
+    helper = Helper(victims[0].split(":")[0])
     sender = Far(far_a, far_b)
-    for victim in victims:
-        print(json.dumps(Scene(forks, way, [a, b], sender).run(victim)), flush=True)
+    for way, victim in (words.split(":") for words in victims):
+        if helper.way != way:
+            helper.end()
+            helper = Helper(way)
+        following = Helper(way).ready() if victim == "helper" else helper
+        print(json.dumps(Scene(forks, helper, [a, b], sender).run(victim, following.path)), flush=True)
+        helper = following
         signal.sigwait([signal.SIGUSR1])
+    helper.end()
 
 
 if __name__ == "__main__":
