@@ -22,7 +22,7 @@ def in_guest(*configs: Config) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("guest", configs, indirect=True, ids=names, scope="session")
 
 
-def inside(guest: Guest, script: str, *arguments: str, timeout: float = 60.0) -> str:
+def inside(guest: Guest, script: str, *arguments: str, timeout: float = 240.0) -> str:
     """Run a module of the folder `inside` in the guest; returns its standard output."""
     return guest.run([sys.executable, "-m", f"tests.vm.inside.{script}", *arguments], timeout=timeout).stdout
 

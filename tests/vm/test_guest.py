@@ -52,14 +52,14 @@ def test_commands_run_at_once(guest: Guest) -> None:
     waiting = guest.start(["sh", "-c", "until [ -e /run/go ]; do sleep 0.05; done; echo gone"])
     assert waiting.poll() is None
     guest.run(["touch", "/run/go"])
-    assert waiting.wait(20).stdout == "gone\n"
+    assert waiting.wait().stdout == "gone\n"
 
 
 @in_guest(IOMMUFD)
 def test_a_command_past_its_deadline_is_killed_with_its_children(guest: Guest) -> None:
     with pytest.raises(VmError, match=r"still running after 1 s, killed; it said: begun"):
         guest.run(["sh", "-c", "echo begun; sleep 4217 & wait"], timeout=1.0)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while "4217" in guest.run(["sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '"]).stdout.replace(
         "$$", ""
     ):
@@ -86,7 +86,7 @@ def test_hot_unplug_and_plug(guest: Guest) -> None:
     guest.unplug("nic2")
     assert guest.run(["test", "-e", f"/sys/bus/pci/devices/{address}"], check=False).status == 1
     guest.plug("nic2")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while guest.run(["test", "-e", f"/sys/bus/pci/devices/{address}"], check=False).status:
         assert time.monotonic() < deadline, "the guest does not see the new device"
     assert guest.address("nic2") == address
@@ -96,5 +96,5 @@ def test_a_guest_that_panics_is_told_from_one_that_is_slow() -> None:
     with Guest(Config(kernel="iommufd", iommu="none")) as guest:
         folder = guest.folder
         with pytest.raises(GuestDied, match="Kernel panic"):
-            guest.run(["sh", "-c", "echo c > /proc/sysrq-trigger"], timeout=30)
+            guest.run(["sh", "-c", "echo c > /proc/sysrq-trigger"], timeout=120)
     assert not folder.exists()

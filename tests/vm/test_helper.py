@@ -1,4 +1,4 @@
-"""The real helper in a guest: leases by both ways into VFIO, faults, clients that die, binding and its way back."""
+"""The real helper in a guest: a refusal comes first, binding and its way back."""
 
 import contextlib
 import json
@@ -28,11 +28,18 @@ WAYS = pytest.mark.parametrize(
 RAW_BIND = "import sys; from tests.vm.inside.raw_vfio import bind; bind(sys.argv[1], sys.argv[2])"
 
 
-def wait_until(ready: Callable[[], bool], deadline: float = 30.0) -> None:
+def wait_until(ready: Callable[[], bool], deadline: float = 120.0) -> None:
     end = time.monotonic() + deadline
     while not ready():
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def policy(guest: Guest, user: int, *addresses: str) -> None:
+    """Leave a policy that gives these devices to `user`."""
+    guest.run(["mkdir", "-p", "/run/policy"])
+    guest.put(f"[user.{user}]\ndevices = {json.dumps(list(addresses))}\n".encode(), "/run/policy/policy.toml")
+    guest.run(["chmod", "644", "/run/policy/policy.toml"])
 
 
 @contextlib.contextmanager
@@ -40,9 +47,7 @@ def serving(
     guest: Guest, way: str, *addresses: str, user: int = USER, helper: Sequence[str] = HELPER
 ) -> Iterator[Process]:
     """A helper that leases these devices to `user`."""
-    guest.run(["mkdir", "-p", "/run/policy"])
-    guest.put(f"[user.{user}]\ndevices = {json.dumps(list(addresses))}\n".encode(), "/run/policy/policy.toml")
-    guest.run(["chmod", "644", "/run/policy/policy.toml"])
+    policy(guest, user, *addresses)
     process = guest.start([*helper, "serve", "--policy", "/run/policy/policy.toml", "--way", way])
     try:
         wait_until(lambda: guest.run(["test", "-S", "/run/ixy_vfio/helper.sock"], check=False).status == 0)
@@ -50,7 +55,7 @@ def serving(
     finally:
         if process.poll() is None:
             guest.run(["kill", str(process.pid)])
-            process.wait(30)
+            process.wait()
         guest.run(["rm", "-f", "/run/ixy_vfio/helper.sock"])
 
 
@@ -70,67 +75,6 @@ def command_register(guest: Guest, address: str) -> int:
     return int.from_bytes(guest.get(f"/sys/bus/pci/devices/{address}/config")[4:6], "little")
 
 
-@WAYS
-def test_an_unprivileged_client_does_dma_in_what_the_helper_mapped(guest: Guest, way: str) -> None:
-    address = edu(guest)
-    with serving(guest, way, address) as helper:
-        for _ in range(2):  # the second time shows that the first gave everything back
-            said = json.loads(client(guest, "dma", address).wait(60).stdout)
-            assert said == {
-                "listed": [address, "vfio-pci", 1], "iova": [0x10_0000_0000, 0x10_0040_0000],
-                "target": "source..", "locked": ["0"], "ended": "the client ended it",
-            }  # fmt: skip
-            assert command_register(guest, address) & 4 == 0
-        guest.run(["kill", str(helper.pid)])
-        assert "failed" not in helper.wait(30).stderr
-
-
-@WAYS
-def test_a_fault_ends_the_lease(guest: Guest, way: str) -> None:
-    address = edu(guest)
-    with serving(guest, way, address):
-        said = json.loads(client(guest, "fault", address).wait(60).stdout)
-    assert said["memory"] == "canary.."
-    assert re.match(rf"{address}: its DMA was blocked: DMAR: .*DMA Write.*fault addr 0x1000001000", said["ended"])
-
-
-@WAYS
-def test_dma_stops_when_the_client_is_killed_although_a_child_has_the_device(guest: Guest, way: str) -> None:
-    address = edu(guest)
-    with serving(guest, way, address) as helper:
-        process = client(guest, "survivor", address)
-        wait_until(lambda: "before" in process.output().stdout)
-        guest.run(["kill", "-9", str(process.pid)])
-        wait_until(lambda: "after" in process.output().stdout)
-        before, after = map(json.loads, process.output().stdout.splitlines())
-        assert before["before"] & 4 == 4
-        assert (after["after"] & 4, after["memory"]) == (0, "canary..")
-        guest.run(["kill", str(helper.pid)])
-        assert "failed" not in helper.wait(30).stderr
-
-
-@WAYS
-def test_the_kernel_gets_a_leased_device_back(guest: Guest, way: str) -> None:
-    address = edu(guest)
-    with serving(guest, way, address):
-        process = client(guest, "wanted_back", address)
-        wait_until(lambda: "up" in process.output().stdout)
-        assert guest.run([*HELPER, "unbind", address], check=False).status == 2
-        guest.run(["sh", "-c", f"echo {address} > /sys/bus/pci/drivers/vfio-pci/unbind"], timeout=60)
-        reason = "the kernel wants the device back, or it reported a fatal error"
-        assert process.wait(30).stdout == f"up\n{address}: {reason}\n"
-
-
-@WAYS
-def test_who_may_not_have_a_device(guest: Guest, way: str) -> None:
-    address, other = edu(guest), guest.address("nic0")
-    with serving(guest, way, address, other):
-        stranger = client(guest, "refused", address, STRANGER).wait(60, check=False)
-        assert f"the helper's policy gives nothing to uid {STRANGER}" in stranger.stdout + stranger.stderr
-        said = client(guest, "refused", other).wait(60).stdout
-        assert re.search(rf"{other}: driver is (igb|none); run: sudo ixy-vfio-helper bind {other}", said)
-
-
 def traced(guest: Guest, policy: dict[int, str], way: str) -> Process:
     """A helper under strace: every path and every ioctl of it and its children go to /run/trace."""
     text = "".join(f'[user.{user}]\ndevices = ["{address}"]\n' for user, address in policy.items())
@@ -140,7 +84,7 @@ def traced(guest: Guest, policy: dict[int, str], way: str) -> Process:
     words = " ".join([*HELPER, "serve", "--policy", "/run/policy/policy.toml", "--way", way])
     script = f"echo $$ > /run/helper.pid; exec {words}"
     helper = guest.start(["strace", "-f", "-qq", "-e", "trace=%file,ioctl", "-o", "/run/trace", "sh", "-c", script])
-    wait_until(lambda: guest.run(["test", "-S", "/run/ixy_vfio/helper.sock"], check=False).status == 0, 60)
+    wait_until(lambda: guest.run(["test", "-S", "/run/ixy_vfio/helper.sock"], check=False).status == 0)
     return helper
 
 
@@ -177,9 +121,9 @@ def test_a_refusal_comes_before_the_device_is_touched(guest: Guest, way: str) ->
     try:
         trace = Trace(guest)
         assert trace.touched() == []  # a helper that starts looks at no device
-        said = client(guest, "refused", address, STRANGER).wait(60, check=False)
+        said = client(guest, "refused", address, STRANGER).wait(check=False)
         assert f"the helper's policy gives nothing to uid {STRANGER}; ask the admin" in said.stdout + said.stderr
-        said = client(guest, "refused", other).wait(60)
+        said = client(guest, "refused", other).wait()
         assert f"{other}: the helper's policy does not give this device to uid {USER}" in said.stdout
         assert trace.touched() == []
         holder = client(guest, "wanted_back", address)
@@ -187,14 +131,14 @@ def test_a_refusal_comes_before_the_device_is_touched(guest: Guest, way: str) ->
         taken = "\n".join(trace.touched())  # the trace shows what there is to show
         assert f'"/sys/bus/pci/devices/{address}' in taken
         assert '"/dev/vfio/' in taken
-        said = client(guest, "refused", address, second).wait(60)
+        said = client(guest, "refused", address, second).wait()
         assert re.search(rf"{address}: leased by uid {USER} \(helper process \d+\); that lease must end", said.stdout)
         assert trace.touched() == []
         holder.kill()
-        holder.wait(30, check=False)
+        holder.wait(check=False)
     finally:
         guest.run(["sh", "-c", "kill $(cat /run/helper.pid)"])
-        helper.wait(60, check=False)
+        helper.wait(check=False)
         guest.run(["rm", "-f", "/run/ixy_vfio/helper.sock"])
 
 

@@ -79,7 +79,7 @@ def listener(name: str, value: int) -> socket.socket:
     packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     packets.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HxxxxxxQ", 4, ctypes.addressof(memory)))
     packets.bind((name, 3))  # ETH_P_ALL
-    packets.settimeout(5)
+    packets.settimeout(60)
     return packets
 
 
@@ -94,7 +94,7 @@ def up(name: str) -> None:
 
 
 def carrier(name: str) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while Path(f"/sys/class/net/{name}/carrier").read_text() != "1\n":
         if time.monotonic() > end:
             raise SystemExit(f"{name}: no carrier")

@@ -22,7 +22,7 @@ from tests.vm.inside.two_hosts import (
     wait_for_carrier,
 )
 
-FIRST_DEADLINE = 120.0
+FIRST_DEADLINE = 240.0
 ADDRESSES = ("10.82.59.1", "10.82.59.2")
 
 
@@ -31,7 +31,7 @@ def talk(here: int) -> dict[str, object]:
     netns.setns(NAMES[here])
     other = ADDRESSES[1 - here]
     end = time.monotonic() + FIRST_DEADLINE
-    while not echoes(other, range(1, 2)) and time.monotonic() < end:  # what lies between may be starting still
+    while not echoes(other, range(1, 2), 1.0) and time.monotonic() < end:  # what lies between may be starting still
         time.sleep(0.2)
     return {"echoes": echoes(other, range(1, 1473, 97)), "stream": stream(other)}
 

@@ -16,7 +16,7 @@ from tests.vm.inside.flows import carrier, run, up
 from tests.vm.inside.killed import children
 from tests.vm.inside.two_hosts import interface
 
-SECONDS = 10.0
+SECONDS = 5.0
 
 
 def used(pid: int) -> float:

@@ -1,0 +1,85 @@
+"""Leases of the real helper in a guest, by both ways into VFIO: DMA, faults, clients that die, the kernel's wishes."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.vm.harness import Guest
+from tests.vm.harness.guest import Process
+from tests.vm.test_helper import HELPER, STRANGER, WAYS, client, command_register, edu, serving, wait_until
+
+pytestmark = pytest.mark.vm
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A helper that leases QEMU's edu device and nic0."""
+
+    helper: Process
+    address: str
+
+
+@pytest.fixture(scope="module")
+def served(guest: Guest, way: str) -> Iterator[Served]:
+    """One for all tests of a way: each leaves it as it was."""
+    address = edu(guest)
+    with serving(guest, way, address, guest.address("nic0")) as helper:
+        yield Served(helper, address)
+
+
+@WAYS
+def test_an_unprivileged_client_does_dma_in_what_the_helper_mapped(guest: Guest, served: Served) -> None:
+    address = served.address
+    for _ in range(2):  # the second time shows that the first gave everything back
+        said = json.loads(client(guest, "dma", address).wait().stdout)
+        assert said == {
+            "listed": [address, "vfio-pci", 1], "iova": [0x10_0000_0000, 0x10_0040_0000],
+            "target": "source..", "locked": ["0"], "ended": "the client ended it",
+        }  # fmt: skip
+        assert command_register(guest, address) & 4 == 0
+    assert "failed" not in served.helper.output().stderr
+
+
+@WAYS
+def test_a_fault_ends_the_lease(guest: Guest, served: Served) -> None:
+    address = served.address
+    said = json.loads(client(guest, "fault", address).wait().stdout)
+    assert said["memory"] == "canary.."
+    assert re.match(rf"{address}: its DMA was blocked: DMAR: .*DMA Write.*fault addr 0x1000001000", said["ended"])
+
+
+@WAYS
+def test_dma_stops_when_the_client_is_killed_although_a_child_has_the_device(guest: Guest, served: Served) -> None:
+    address = served.address
+    process = client(guest, "survivor", address)
+    wait_until(lambda: "before" in process.output().stdout)
+    guest.run(["kill", "-9", str(process.pid)])
+    wait_until(lambda: "after" in process.output().stdout)
+    before, after = map(json.loads, process.output().stdout.splitlines())
+    assert before["before"] & 4 == 4
+    assert (after["after"] & 4, after["memory"]) == (0, "canary..")
+    assert "failed" not in served.helper.output().stderr
+
+
+@WAYS
+def test_the_kernel_gets_a_leased_device_back(guest: Guest, served: Served) -> None:
+    address = served.address
+    process = client(guest, "wanted_back", address)
+    wait_until(lambda: "up" in process.output().stdout)
+    assert guest.run([*HELPER, "unbind", address], check=False).status == 2
+    guest.run(["sh", "-c", f"echo {address} > /sys/bus/pci/drivers/vfio-pci/unbind"])
+    reason = "the kernel wants the device back, or it reported a fatal error"
+    assert process.wait().stdout == f"up\n{address}: {reason}\n"
+    guest.run(["sh", "-c", f"echo {address} > /sys/bus/pci/drivers_probe"])  # driver_override says vfio-pci still
+
+
+@WAYS
+def test_who_may_not_have_a_device(guest: Guest, served: Served) -> None:
+    address, other = served.address, guest.address("nic0")
+    stranger = client(guest, "refused", address, STRANGER).wait(check=False)
+    assert f"the helper's policy gives nothing to uid {STRANGER}" in stranger.stdout + stranger.stderr
+    said = client(guest, "refused", other).wait().stdout
+    assert re.search(rf"{other}: driver is (igb|none); run: sudo ixy-vfio-helper bind {other}", said)
