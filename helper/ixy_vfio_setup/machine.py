@@ -27,7 +27,7 @@ def missing(system: System) -> list[str]:
             else "turn on x2APIC and interrupt remapping (VT-d, AMD-Vi) in the firmware's setup"
         )
         found.append(f"interrupts are not remapped, so a device could forge them; {remedy}")
-    if (system.text(UNSAFE) or "N").strip() in ("Y", "1"):
+    if (system.text(UNSAFE) or "").strip() == "Y":
         found.append("VFIO's unsafe no-IOMMU mode is on; remove vfio.enable_unsafe_noiommu_mode, and restart")
     if not has_vfio_pci(system):
         try:

@@ -197,6 +197,13 @@ def test_the_check_is_read_as_data_of_a_stranger(tmp_path: Path, monkeypatch: py
     ]
 
 
+def test_the_check_is_told_of_the_ssh_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(look, "ssh_connection", lambda: "10.0.0.9 1 10.0.0.1 22")
+    program = 'echo "{\\"reasons\\": [{\\"text\\": \\"$SSH_CONNECTION\\"}], \\"interfaces\\": []}"'
+    assert look.look(fake_check(tmp_path, program), NIC).reasons == ["10.0.0.9 1 10.0.0.1 22"]
+
+
 ONE_INTERFACE = """echo '{"reasons": [], "interfaces":
     [{"name": "%s", "index": 1, "addresses": [%s], "routes": []}]}'"""
 
