@@ -1,7 +1,8 @@
 """Batches of packets, for scripts: what `Port.rx` gives and `Port.tx` takes."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from sys import getrefcount
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +11,19 @@ from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.pool import DATA, Pool
 from ixy_vfio.ixgbe.batch import calls, work_for
 
+MOST_SPARE = 8
+
 
 class Batch:
     """Packets that this process owns: from `Port.rx` or `Port.new`, until `Port.tx` or `free`.
 
     batch[i] is a writable uint8 array of the bytes in the packet's first buffer (all of them up to 2048); no copy.
     """
+
+    # Arrays of batches that are gone, by their room, and where they lie: to make one and ask for its address takes most
+    # of the time that a new batch takes. Only arrays that nobody else has a view of.
+    _spare: ClassVar[dict[int, list[tuple[NDArray[np.uint32], int]]]] = {}
+    _references = staticmethod(getrefcount)
 
     __slots__ = ("_address", "_count", "_free", "_pool", "_pool_address", "_room", "_words")
 
@@ -25,8 +33,13 @@ class Batch:
         if room < 1:
             raise UsageError(f"a batch of {room} packets")
         self._pool, self._pool_address = pool, pool.address
-        self._words: NDArray[np.uint32] = np.empty((2, room), np.uint32)
-        self._address, self._room = int(self._words.ctypes.data), room
+        self._words: NDArray[np.uint32]
+        try:
+            self._words, self._address = self._spare[room].pop()
+        except LookupError:
+            self._words = np.empty((2, room), np.uint32)
+            self._address = int(self._words.ctypes.data)
+        self._room = room
         self._free = calls().free
 
     @property
@@ -69,6 +82,10 @@ class Batch:
     def __del__(self) -> None:
         if self._count:
             self.free()
+        if hasattr(self, "_room") and self._references(self._words) == 2:  # this slot, and the argument
+            spare = self._spare.setdefault(self._room, [])
+            if len(spare) < MOST_SPARE:
+                spare.append((self._words, self._address))
 
 
 def kernel(function: Callable[[Any, Any], Any]) -> Callable[[Batch], int]:

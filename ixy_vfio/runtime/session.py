@@ -55,8 +55,8 @@ class Port:
 
     def rx(self, count: int = 32) -> Batch:
         """Up to `count` packets that have been received; does not wait."""
-        batch = self.batch(count)
-        self.rx_into(batch)
+        batch = Batch(self._pool, count)
+        batch._count = self._receive(self._address, batch._address, count)
         return batch
 
     def batch(self, count: int = 32) -> Batch:

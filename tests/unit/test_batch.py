@@ -132,6 +132,22 @@ def test_a_batch_that_is_dropped_frees_its_packets() -> None:
     world.check()
 
 
+def test_a_view_outlives_its_batch_and_is_not_written_to() -> None:
+    world, (a, b) = opened()
+    bring(world, 60, 61, 62, 63)
+    first = a.rx(2)
+    address, lengths = first._address, first.lengths
+    b.tx(first)
+    del first
+    second = a.rx(2)
+    assert (lengths.tolist(), second.lengths.tolist()) == ([60, 61], [62, 63])
+    b.tx(second)
+    used = second._address
+    del second
+    assert a.rx(2)._address == used != address  # nobody had a view of these arrays
+    world.check()
+
+
 def test_a_kernel_keeps_in_order_and_frees_what_it_refuses() -> None:
     world, (a, b) = opened()
     bring(world, 60, 61, 62, 2101, 64, 65, 2050)
