@@ -205,6 +205,7 @@ def _step(source: Any, target: Any, pool: Any, batch: Any, widest: Any) -> Any:
             break
         if word & desc.RX_DD != U(0):
             if tx.size - U(1) - tx.used < widest:
+                rx.run = U(0)  # so that the next step frees what was sent
                 break
             count += _odd(rx, tx, pool, word)
             rx.run = U(0)
