@@ -151,7 +151,7 @@ def checksum(data: bytes) -> int:
     return total ^ 0xFFFF
 
 
-def ping(deadline: float = 60.0) -> bool:
+def ping(deadline: float = 180.0) -> bool:
     """Whether 10.99.0.2 answers an echo."""
     ip(f"address replace 10.99.0.1/24 dev {NAME}")  # a NIC that was away has no address
     body = struct.pack(">HH", os.getpid() & 0xFFFF, 1) + b"payload."
