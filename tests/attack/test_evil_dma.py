@@ -54,7 +54,8 @@ class Range:
             "an address of the process itself": lambda port: port.packets.address,
             "an address of control": lambda _: ctypes.addressof(HOST),
             "the first page": lambda _: page,
-            "the interrupt controller": lambda _: 0xFEE0_0000,
+            "the interrupt controller": lambda _: evil.COMPATIBLE,
+            "an entry of the interrupt remapping table": lambda _: evil.REMAPPABLE,
             "the end of the address space": lambda _: 2**64 - page,
         }
 

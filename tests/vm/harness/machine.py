@@ -17,6 +17,8 @@ MAX_DEVICES = 12
 # NICs of QEMU that may be asked for, with the properties that put them behind the IOMMU.
 NICS: dict[str, dict[str, object]] = {
     "igb": {},
+    # Function 1 is beside it, see _devices.
+    "igb-pair": {"driver": "igb", "addr": "0.0", "multifunction": True, "x-pcie-ari-nextfn-1": True},
     "e1000e": {},
     "edu": {"dma_mask": (1 << 39) - 1},  # else it reaches 256 MiB only
     "virtio-net-pci": {"iommu_platform": True, "disable-legacy": "on"},
@@ -103,7 +105,7 @@ def device(config: Config, name: str, simulator: Path | None) -> dict[str, objec
     driver = config.nics[index]
     if driver != "edu":
         properties |= {"netdev": f"wire-{name}", "mac": f"52:54:00:82:59:{index:02x}", "romfile": ""}
-    return {**properties, "driver": driver, **NICS[driver]}
+    return {"driver": driver, **properties, **NICS[driver]}
 
 
 def _devices(config: Config, simulator: Path | None) -> list[str]:
@@ -115,6 +117,10 @@ def _devices(config: Config, simulator: Path | None) -> list[str]:
         if "netdev" in properties:
             words += ["-netdev", f"hubport,id={properties['netdev']},hubid=0"]
         words += ["-device", json.dumps(properties)]
+        if properties.get("multifunction"):  # a second one on the same bus, without a wire
+            beside = {**properties, "id": f"{name}.1", "addr": "0.1"}
+            del beside["netdev"], beside["mac"], beside["x-pcie-ari-nextfn-1"]
+            words += ["-device", json.dumps(beside)]
     return words
 
 

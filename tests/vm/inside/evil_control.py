@@ -1,6 +1,6 @@
 """Runs in a guest: what a taken-over control tries with a device's file descriptor and a lease, without any sandbox.
 
-    evil_control.py WAY PORT0 PORT1 PORT2
+    evil_control.py WAY HELPER PORT0 PORT1 PORT2
 
 Port 0 is the attacker's (uid 1000); port 2 is leased to somebody else (uid 1001), whose memory is full of canaries.
 Prints one JSON object: attack -> what the kernel said, and whether the other session was as before.
@@ -19,11 +19,9 @@ from pathlib import Path
 
 from ixy_vfio.transport.lease import Lease, Purpose
 from ixy_vfio.transport.vfio import VfioDevice
-from tests.vm.inside.evil_dma import ATTACKER, Other, become
-from tests.vm.inside.leased import SOCKET
+from tests.vm.inside.beside import ATTACKER, PAGE, Other, become, canaries
 
 PCI = Path("/sys/bus/pci/devices")
-PAGE = 4096
 CONFIG, MSIX = 7, 2
 EVENTFD_TRIGGER, NONE_TRIGGER = 0x24, 0x21
 
@@ -157,16 +155,57 @@ def configuration(device: Device, address: str, other: str) -> dict[str, str]:
         for word in (0xFFFF_FFFF, 0):
             said(lambda at=offset, value=word: device.set_config(at, 4, value))  # type: ignore[misc]
     device.ioctl(0x6F, "")
-    vpd = device.capability(3)
-    if vpd:
-        device.set_config(vpd + 4, 4, 0xFFFF_FFFF)
-        device.set_config(vpd + 2, 2, 0x8000)
     return {
         "BAR0 over the other device's": moved,
         "all of it to ones and zeros": "not moved" if seen() == before else "moved",
         "who it is": f"{device.config(0, 4):08x}",
-        "a write to vital product data": "written" if vpd else "there is none",
     }
+
+
+class ProductData:
+    """Vital product data, by the capability in configuration space: vfio-pci does what is asked of it there."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._at = device.capability(3)
+        assert self._at
+
+    def read(self, address: int) -> bytes:
+        self._device.set_config(self._at + 2, 2, address)
+        done = self._device.config(self._at + 2, 2) & 0x8000
+        return self._device.config(self._at + 4, 4).to_bytes(4, "little") if done else b""
+
+    def write(self, address: int, data: bytes) -> None:
+        self._device.set_config(self._at + 4, 4, int.from_bytes(data, "little"))
+        self._device.set_config(self._at + 2, 2, address | 0x8000)
+
+    def room(self) -> int:
+        """Where the owner's notes (YA) have zeros."""
+        everything = b"".join(self.read(address) for address in range(0, 128, 4))
+        return -(-(everything.index(b"YA") + 3) // 4) * 4
+
+
+def product_data(device: Device) -> dict[str, str]:
+    """Where the owner may write, and where not: the name."""
+    data = ProductData(device)
+    at, name = data.room(), data.read(0)
+    before = data.read(at)
+    data.write(at, b"evil")
+    data.write(0, b"evil")
+    return {
+        "before": before.hex(),
+        "the owner's notes": "written" if data.read(at) == b"evil" else "as before",
+        "the name": "as before" if data.read(0) == name else "written",
+    }
+
+
+def clean(device: Device) -> str:
+    """The next lease of the device finds what the one before has written; and takes it out."""
+    data = ProductData(device)
+    at = data.room()
+    found = data.read(at)
+    data.write(at, bytes(4))
+    return "written" if found == b"evil" else found.hex()
 
 
 def resets(device: Device) -> dict[str, str]:
@@ -188,11 +227,11 @@ def address_spaces(device: Device) -> dict[str, str]:
     return result | {"address spaces but its own": " ".join(map(str, own)) or "none"}
 
 
-def main(way: str, first: str, _: str, third: str) -> None:
-    other = Other(third)
+def main(way: str, helper: str, first: str, _: str, third: str) -> None:
+    other = Other(lambda: canaries(helper, third))
     become(ATTACKER)
     result: dict[str, dict[str, str]] = {}
-    with Lease(SOCKET) as lease:
+    with Lease(helper) as lease:
         found = lease.attach(first)
         lease.memory(PAGE, [found], Purpose.RINGS)
         assert isinstance(found, VfioDevice)
@@ -203,15 +242,21 @@ def main(way: str, first: str, _: str, third: str) -> None:
             "memory": lambda: memory(device),
             "nodes": lambda: nodes(third),
             "configuration": lambda: configuration(device, first, third),
+            "product data": lambda: product_data(device),
             "resets": lambda: resets(device),
         }
         if way == "cdev":
             attacks["address spaces"] = lambda: address_spaces(device)
         for name, attack in attacks.items():
             result[name] = attack() | {"the other session": "as before" if other.untouched() else "disturbed"}
-    with Lease(SOCKET) as lease:
-        fresh = lease.memory(PAGE, [lease.attach(first)], Purpose.RINGS)
-        result["afterwards"] = {"a new lease": "zeroed memory" if not any(fresh.view) else "stale memory"}
+    with Lease(helper) as lease:
+        again = lease.attach(first)
+        fresh = lease.memory(PAGE, [again], Purpose.RINGS)
+        assert isinstance(again, VfioDevice)
+        result["afterwards"] = {
+            "a new lease": "zeroed memory" if not any(fresh.view) else "stale memory",
+            "the owner's notes": clean(Device(again._fd)),
+        }
     print(json.dumps(result), flush=True)
 
 

@@ -1,17 +1,16 @@
 """Runs in a guest: attack code in a sealed worker aims a leased NIC at memory that is not its own.
 
-    evil_dma.py KIND PORT0 PORT1 PORT2
+    evil_dma.py HELPER_BY_CDEV HELPER_BY_GROUP PORT0 PORT1 PORT2
 
 Ports 0 and 1 are the attacker's (uid 1000); port 2 is leased to somebody else (uid 1001), whose memory is full of
-canaries, as is a page of root's. The attack is made at each address that it must not reach, then at one that the lease
-maps, each time with a new lease. Prints one JSON object.
+canaries, as is a page of root's. Each attack is made at an address that the lease maps, then at one that it must not
+reach; each time with a new lease. Prints one JSON object.
 """
 
 import ctypes
 import json
 import mmap
 import os
-import socket
 import struct
 import sys
 import time
@@ -21,61 +20,27 @@ from typing import Any
 import ixy_vfio.transport.vfio  # noqa: F401  (now, while it may be read)
 from ixy_vfio.core.errors import LeaseError
 from ixy_vfio.ixgbe.datapath import arm
+from ixy_vfio.runtime import control
 from ixy_vfio.runtime.control import Plan
 from ixy_vfio.runtime.worker import Job
-from ixy_vfio.transport.lease import Lease, Purpose
 from tests.attack import evil_dma as evil
-from tests.attack.evil_dma import Evil, Port
+from tests.attack.evil_dma import Attack, Evil, Port, Target
 from tests.model_nic import World
-from tests.vm.inside.leased import SOCKET
+from tests.vm.inside.beside import ATTACKER, CANARY, PAGE, Other, become, canaries
 
-PAGE = 4096
-QUIET = 6.0  # seconds; the kernel logs ten faults in five: each attack shall find the log open
-CANARY = b"\xc5"
-ATTACKER, OTHER = 1000, 1001
+# Seconds between attacks, each of which is one fault: in five seconds the kernel tells of three.
+QUIET = 2.2
 TOLD = 16384  # where in packet memory the attack says what came of it
-KINDS: dict[str, tuple[Callable[[Callable[[Port], int]], Callable[[Port], str]], int]] = {
-    # the attack, and a mapped offset for the positive control
+FEW = ("the page behind the packets", "memory of another session", "physical memory")
+# The attack, and an offset in packet memory that shows it to work. To the IOMMU a read is a read: one kind of read and
+# one of write at every address, the others at a few.
+KINDS: dict[str, tuple[Callable[..., Attack], int]] = {
     "transmit": (evil.transmit_from, 64),
     "ring": (evil.ring_at, 4096),
     "head": (evil.head_written_to, 8192),
     "receive": (evil.receive_to, 8192),
 }
-
-
-def become(uid: int) -> None:
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
-
-
-class Other:
-    """The other user's session, in a process of its own, that answers questions on a socket."""
-
-    def __init__(self, address: str) -> None:
-        self._connection, theirs = socket.socketpair()
-        if os.fork() == 0:
-            self._connection.close()
-            become(OTHER)
-            self._serve(address, theirs)
-        theirs.close()
-        self._connection.settimeout(60)
-        self.far = int(self._connection.recv(64))
-
-    def _serve(self, address: str, connection: socket.socket) -> None:
-        with Lease(SOCKET) as lease:
-            memory = lease.memory(16 << 20, [lease.attach(address)], Purpose.PACKETS)
-            zeroed = not any(memory.view)
-            memory.view[:] = CANARY * memory.size
-            connection.send(b"%d" % (memory.iova + memory.size - PAGE))
-            while connection.recv(1):
-                lease.check()
-                connection.send(b"y" if zeroed and bytes(memory.view) == CANARY * memory.size else b"n")
-        os._exit(0)
-
-    def untouched(self) -> bool:
-        self._connection.send(b"?")
-        return self._connection.recv(1) == b"y"
+EVERYWHERE = ("transmit", "head")
 
 
 class RootsPage:
@@ -95,57 +60,78 @@ class RootsPage:
         return self.memory[:] == CANARY * PAGE
 
 
-def targets(other: Other, page: RootsPage) -> dict[str, Callable[[Port], int]]:
+def targets(other: Other, page: RootsPage) -> dict[str, Target]:
     """Addresses that the attacker's first NIC must not reach."""
-    return {
-        "the page before the packets": lambda port: port.packets.iova - PAGE,
-        "the page behind the packets": lambda port: port.packets.iova + port.packets.size,
-        "the page before the rings": lambda port: min(port.queue.rx.iova, port.queue.tx.iova) // PAGE * PAGE - PAGE,
-        "the page behind the rings": lambda port: max(
-            -(-(ring.iova + 16 * ring.descriptors) // PAGE) * PAGE for ring in (port.queue.rx, port.queue.tx)
-        ),
-        "the rings of the other port": lambda port: port.job.pairs[1].queue.tx.iova,
-        "memory of another session": lambda _: other.far,
+    return evil.NEAR | {
+        "memory of another session": lambda _: other.number,
         "physical memory": lambda _: page.physical,
         "an address of control": lambda _: page.virtual,
     }
 
 
-def run(attack: Callable[[Port], str], ports: tuple[str, str], stay: bool) -> tuple[Job, str, str]:
-    """A lease and a sealed worker that attacks; its job, what the attack told, and how the helper ended the lease."""
+class Attacker:
+    """Leases of ports 0 and 1, one after the other, each with a sealed worker that attacks."""
 
-    def hold(port: Port) -> str:
-        """Tell it in packet memory, and stay: how the lease ends is to be seen."""
-        port.put(TOLD, attack(port).encode())
-        while True:
-            os.sched_yield()
+    def __init__(self, helper: str, ports: tuple[str, str], untouched: Callable[[], bool]) -> None:
+        self._helper, self._ports, self._untouched = helper, ports, untouched
+        self._quiet = 0.0  # until then
 
-    one, told, ended = Evil(hold if stay else attack), "", ""
-    try:
-        told = evil.drive(Plan(ports, one, "evil", helper=SOCKET, link_deadline=120.0), one, 30.0)
-    except LeaseError as error:
-        ended = str(error)
-    assert one.job is not None
-    return one.job, told or bytes(one.job.pool.memory.view[TOLD : TOLD + 16]).rstrip(b"\0").decode(), ended
+    def at(self, kind: str, target: Target) -> dict[str, Any]:
+        """Attack at a mapped address, then there; what each told, and how the helper ended the lease."""
+        make, offset = KINDS[kind]
+        mapped, there = make(lambda port: port.packets.iova + offset), make(target)
+
+        def hold(port: Port) -> str:
+            """Tell it in packet memory, and stay: how the lease ends is to be seen."""
+            evil.pause(self._quiet - time.monotonic())
+            port.put(TOLD, mapped(port).encode())
+            port.put(TOLD + 32, there(port).encode())
+            while True:
+                os.sched_yield()
+
+        job, _, ended = self._run(hold)
+        self._quiet = time.monotonic() + QUIET
+        told = bytes(job.pool.memory.view[TOLD : TOLD + 64])
+        first, second = (part.rstrip(b"\0").decode() for part in (told[:32], told[32:]))
+        iova = target(Port(job))
+        return {"iova": iova, "mapped": first, "told": second, "ended": ended, "untouched": self._untouched()}
+
+    def _run(self, attack: Attack) -> tuple[Job, str, str]:
+        one, told, ended = Evil(attack), "", ""
+        try:
+            told = evil.drive(Plan(self._ports, one, "evil", helper=self._helper, link_deadline=120.0), one, 60.0)
+        except LeaseError as error:
+            ended = str(error)
+        assert one.job is not None
+        return one.job, told, ended
+
+    def interrupts(self) -> str:
+        """DMA writes to the interrupt controller; what the attack told."""
+        return self._run(evil.head_written_to(lambda _: evil.REMAPPABLE, lambda _: evil.COMPATIBLE))[1]
 
 
-def main(kind: str, *ports: str) -> None:
+def main(by_cdev: str, by_group: str, *ports: str) -> None:
     evil.DMA_DEADLINE = 10.0
+    control.WORKER_DEADLINE = 30.0  # a worker that waits for QUIET answers nobody
     world = World(buffers=64)
     arm(world.pairs[0].state)  # compiled now, while it may be written
-    page, other = RootsPage(), Other(ports[2])
+    page, other = RootsPage(), Other(lambda: canaries(by_cdev, ports[2]))
     become(ATTACKER)
-    make, offset = KINDS[kind]
 
-    def at(target: Callable[[Port], int], stay: bool) -> dict[str, Any]:
-        time.sleep(QUIET)
-        job, told, ended = run(make(target), (ports[0], ports[1]), stay)
-        untouched = page.untouched() and other.untouched()
-        return {"iova": target(Port(job)), "told": told, "ended": ended, "untouched": untouched}
+    def untouched() -> bool:
+        return page.untouched() and other.untouched()
 
-    result = {name: at(target, True) for name, target in targets(other, page).items()}
-    mapped = at(lambda port: port.packets.iova + offset, False)  # last: so a lease that was ended is no hindrance
-    print(json.dumps({"mapped": mapped, "attacks": result}), flush=True)
+    where = targets(other, page)
+    attacker = Attacker(by_cdev, (ports[0], ports[1]), untouched)
+    result: dict[str, Any] = {
+        kind: {name: attacker.at(kind, where[name]) for name in (where if kind in EVERYWHERE else FEW)}
+        for kind in KINDS
+    }
+    time.sleep(QUIET)
+    by_other_way = Attacker(by_group, (ports[0], ports[1]), untouched)
+    result["by group"] = by_other_way.at("receive", where["memory of another session"])
+    result["interrupts"] = {"told": attacker.interrupts(), "untouched": untouched()}
+    print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -36,10 +36,10 @@ def edu_dma(device: Device, iova: int, to_memory: bool) -> None:
 class Client:
     """The lease connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, helper: str = SOCKET) -> None:
         self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.connection.settimeout(30)
-        self.connection.connect(SOCKET)
+        self.connection.connect(helper)
         self.sequence = 0
         welcome, _ = self.ask(Hello())
         if isinstance(welcome, Ended):

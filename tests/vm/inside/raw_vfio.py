@@ -82,13 +82,14 @@ class Device:
 
 
 class LegacyDevice(Device):
-    """By container and group (VFIO type1)."""
+    """By container and group (VFIO type1); in the container of another one if that is given."""
 
-    def __init__(self, address: str) -> None:
-        self.container = os.open("/dev/vfio/vfio", os.O_RDWR)
+    def __init__(self, address: str, container: int | None = None) -> None:
+        self.container = os.open("/dev/vfio/vfio", os.O_RDWR) if container is None else container
         self.group = os.open(f"/dev/vfio/{group_of(address)}", os.O_RDWR)
         fcntl.ioctl(self.group, 0x3B68, struct.pack("i", self.container))  # GROUP_SET_CONTAINER
-        fcntl.ioctl(self.container, 0x3B66, 3)  # SET_IOMMU, type1 v2
+        if container is None:
+            fcntl.ioctl(self.container, 0x3B66, 3)  # SET_IOMMU, type1 v2
         self.fd = fcntl.ioctl(self.group, 0x3B6A, bytearray(address.encode() + b"\0"))  # GROUP_GET_DEVICE_FD
 
     def map(self, page: Page, iova: int) -> None:
@@ -96,11 +97,11 @@ class LegacyDevice(Device):
 
 
 class CdevDevice(Device):
-    """By /dev/vfio/devices and iommufd."""
+    """By /dev/vfio/devices and iommufd; by the iommufd of another one if that is given."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, iommufd: int | None = None) -> None:
         (name,) = os.listdir(PCI / "devices" / address / "vfio-dev")
-        self.iommufd = os.open("/dev/iommu", os.O_RDWR)
+        self.iommufd = os.open("/dev/iommu", os.O_RDWR) if iommufd is None else iommufd
         self.fd = os.open(f"/dev/vfio/devices/{name}", os.O_RDWR)
         _ioctl(self.fd, 0x76, "IiI", 0, self.iommufd, 0)  # DEVICE_BIND_IOMMUFD
         _, self.ioas = _ioctl(self.iommufd, 0x81, "II", 0, 0)  # IOAS_ALLOC

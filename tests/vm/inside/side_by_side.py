@@ -1,6 +1,6 @@
 """Runs in a guest: two users, each with a lease; what one has written is looked for in all that the other gets.
 
-    side_by_side.py PORT0 PORT1 PORT2
+    side_by_side.py HELPER PORT0 PORT1 PORT2
 
 Prints a JSON object: where a byte was found that should not be there (empty lists: nowhere).
 """
@@ -13,8 +13,7 @@ from collections.abc import Callable
 
 from ixy_vfio.core.memory import DmaMemory
 from ixy_vfio.transport.lease import Lease, Purpose
-from tests.vm.inside.evil_dma import become
-from tests.vm.inside.leased import SOCKET
+from tests.vm.inside.beside import ATTACKER, OTHER, become
 
 SIZES = (4096, 65536, 2 << 20, 4 << 20)
 ROUNDS = 2
@@ -23,9 +22,9 @@ ROUNDS = 2
 class User:
     """A user's process, which does what it is told on a socket: `lease`, `look`, `end`."""
 
-    def __init__(self, uid: int, address: str, mark: bytes) -> None:
+    def __init__(self, helper: str, uid: int, address: str, mark: bytes) -> None:
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._mark, self._address = mark, address
+        self._helper, self._mark, self._address = helper, mark, address
         self._leases: list[Lease] = []
         self._memory: list[DmaMemory] = []
         if os.fork() == 0:
@@ -45,7 +44,7 @@ class User:
 
     def _lease(self) -> str:
         """Take the device and memory of several sizes; all of it must be zero. Then fill it."""
-        lease = Lease(SOCKET)
+        lease = Lease(self._helper)
         device = lease.attach(self._address)
         self._leases, found = [lease], []
         self._memory = [lease.memory(size, [device], Purpose.PACKETS) for size in SIZES]
@@ -66,8 +65,8 @@ class User:
         return ""
 
 
-def main(first: str, _: str, third: str) -> None:
-    a, b = User(1000, first, b"\xa5"), User(1001, third, b"\xc5")
+def main(helper: str, first: str, _: str, third: str) -> None:
+    a, b = User(helper, ATTACKER, first, b"\xa5"), User(helper, OTHER, third, b"\xc5")
     found: list[str] = []
     for _round in range(ROUNDS):  # each gets what the other has just given back
         for word, user in (("lease", a), ("lease", b), ("look", a), ("look", b), ("end", a), ("look", b), ("lease", a),
