@@ -50,6 +50,9 @@ CAVEATS = """## What this does not show
   model does (the cold rows, with the model on another core, are the other extreme).
 * A doorbell is a plain store to memory. On hardware it is an uncached write of some hundred cycles now and then, so
   that what saves doorbells is undervalued here, for both sides.
+* Two things move the cold rows more than the driver does: where the host has placed the two virtual cores, and how the
+  transmit ring is reported. The driver asks for one report in 32 descriptors, for a NIC writes each over PCI Express;
+  asking for every one, as the reference does, would take about a third off here, where a report is a cache line.
 * Published numbers stand in the picture for their shape alone: other machine, real NIC, a limit of 29.76 Mpps.
 * Instruction counts say nothing of stalls.
 * One page size, one kind of CPU and one hypervisor make one run; yours may differ: that is what the benchmark is for.
