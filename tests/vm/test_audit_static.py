@@ -13,10 +13,10 @@ from tests.vm.test_helper import USER, WAYS, edu, serving, wait_until
 pytestmark = pytest.mark.vm
 
 INTEL = Config(kernel="iommufd", nics=("igb", "edu"))
-AMD = Config(kernel="stock", nics=("igb",), iommu="amd")
+AMD = Config(kernel="stock", nics=("igb", "edu"), iommu="amd")
 PASSTHROUGH = Config(kernel="stock", nics=("igb",), append="iommu=pt")
 NO_INTREMAP = Config(kernel="iommufd", nics=("igb",), intremap=False)
-NO_IOMMU = Config(kernel="iommufd", nics=("igb",), iommu="none")
+NO_IOMMU = Config(kernel="iommufd", nics=("igb",), iommu="none", append="lsm=capability")
 
 # What these guests cannot have: QEMU's firmware does not opt in to early protection; both kernels run without lockdown.
 DOCUMENTED = {"iommu.early_dma", "kernel.lockdown"}
@@ -127,6 +127,21 @@ def test_without_an_iommu(guest: Guest) -> None:
     status, report = audit(guest)
     assert status == 1
     assert {one["check"] for one in report["results"] if one["status"] == "FAIL"} == {"iommu.present"}
+    (layers,) = [one for one in report["results"] if one["check"] == "kernel.layers"]  # it was booted without Landlock
+    assert [(one["status"], one["text"]) for one in layers["findings"]] == [
+        ("WARN", "missing: landlock (Operation not supported)")
+    ]
+
+
+@in_guest(IOMMUFD)
+def test_an_eeprom_that_is_changed(guest: Guest) -> None:
+    """Through the e1000e's driver, as root's tools change it; in between a user might have had the device."""
+    load(guest, "vfio-pci", "e1000e")
+    said = json.loads(inside(guest, "eeprom", guest.address("nic1"), timeout=120))
+    assert said == {
+        "nothing recorded": "SKIP", "recorded": ["first", "SKIP"], "again": ["last", "PASS"],
+        "bound": "has no network interface", "given back": ["last", "PASS"], "changed": ["last", "FAIL"],
+    }  # fmt: skip
 
 
 def audit_of_a_session(guest: Guest, way: str, how: str) -> Any:

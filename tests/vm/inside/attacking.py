@@ -1,6 +1,6 @@
 """In the guest: `ixy-vfio audit ADDRESS --attack` at one helper after the other, by one process that forks them all.
 
-attacking.py WAY SCENE...       SCENE: a JSON object, see Scene; prints a JSON list with a list of runs for each
+attacking.py WAY ADDRESS,... SCENE...   binds the devices to vfio-pci; prints a list with a list of runs for each SCENE
 
 A helper without a fault is the real one, started as the service does it; one with a fault is made by broken_helper.
 Auditors change to their user, who may not read where Python lies: all that they import is there before.
@@ -26,6 +26,7 @@ from ixy_vfio.cli import main
 from ixy_vfio.core import libc
 from ixy_vfio.transport import vfio  # noqa: F401
 from tests.vm.inside.broken_helper import KEPT, break_it_as
+from tests.vm.inside.raw_vfio import bind
 
 RUN, POLICY, SOCKET = Path("/run/policy"), Path("/run/policy/policy.toml"), Path("/run/ixy_vfio/helper.sock")
 HELPER = [sys.executable, "-I", "-S", "helper/ixy_vfio_helper"]
@@ -33,7 +34,7 @@ DEADLINE = 60.0
 
 
 class Run(TypedDict):
-    """One audit, and what came of it. `kinds`: the kinds of attacks; empty for all."""
+    """One audit: more words for it, and whose it is."""
 
     address: str
     user: int
@@ -41,7 +42,7 @@ class Run(TypedDict):
 
 
 class Scene(TypedDict):
-    """A helper, and audits at it. `fault` "": a sound one. `open`: a file that everybody may write meanwhile."""
+    """JSON: a helper, and audits at it. `fault` "": a sound one; `open`: a file that everybody may write meanwhile."""
 
     fault: str
     open: str
@@ -127,4 +128,6 @@ def play(way: str, scene: Scene) -> list[Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps([play(sys.argv[1], json.loads(word)) for word in sys.argv[2:]]))
+    for device in sys.argv[2].split(","):
+        bind(device, "vfio-pci")
+    print(json.dumps([play(sys.argv[1], json.loads(word)) for word in sys.argv[3:]]))
