@@ -182,6 +182,17 @@ def test_a_full_ring_leaves_packets_with_the_receiving_device() -> None:
     lab.world.check()
 
 
+def test_a_long_packet_that_waits_for_room_gets_it() -> None:
+    """Also amid a run of plain ones: what was sent meanwhile is freed."""
+    lab = Lab("none", both=False, widest=5, buffers=512)
+    assert deliver(lab.world.nics[0], 60, PLAIN, 60) == lab.run() == 60
+    transmit(lab.world.nics[1], 60)
+    for end in (0, 0, 0, 0, 2):
+        deliver(lab.world.nics[0], 1, 2048 << 32 | 1 | end, 0)
+    assert lab.run() == 1
+    lab.world.check()
+
+
 @pytest.mark.parametrize("batch", [1, 32, 64])
 def test_long_packets_into_a_small_ring_lose_nothing(batch: int) -> None:
     lab = Lab("none", batch=batch, both=False, widest=5, buffers=512)
