@@ -18,7 +18,7 @@ written down in between. What each trick is worth, in instructions a packet at b
   freed by vector instructions: 177 -> 168 / 48 -> 46
 * the bytes that are refused are counted, not those that are sent: 168 -> 160 / 46 -> 44
 * one countdown, `run`, in place of what has to be asked before each run (blocks, buffers, room, an open chain): who
-  finds it at 0 looks after the rings, and sets it anew: 160 -> 126 / 44 -> 44; a ninth of the time at batch 1
+  finds it at 0 looks after the rings, and sets it anew: 160 -> 128 / 44 -> 45; a ninth of the time at batch 1
 
 Tried with the model on another core and left out: prefetching packets, or descriptors, of the run at its beginning (5
 to 6 instructions a packet, no gain).
