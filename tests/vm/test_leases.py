@@ -9,14 +9,25 @@ import pytest
 
 from tests.vm.harness import Guest
 from tests.vm.harness.guest import Process
-from tests.vm.test_helper import HELPER, STRANGER, WAYS, client, command_register, edu, serving, wait_until
+from tests.vm.test_helper import (
+    HELPER,
+    STRANGER,
+    USER,
+    WAYS,
+    client,
+    command_register,
+    edu,
+    policy,
+    serving,
+    wait_until,
+)
 
 pytestmark = pytest.mark.vm
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A helper that leases QEMU's edu device and nic0."""
+    """A helper that leases QEMU's edu device."""
 
     helper: Process
     address: str
@@ -26,7 +37,7 @@ class Served:
 def served(guest: Guest, way: str) -> Iterator[Served]:
     """One for all tests of a way: each leaves it as it was."""
     address = edu(guest)
-    with serving(guest, way, address, guest.address("nic0")) as helper:
+    with serving(guest, way, address) as helper:
         yield Served(helper, address)
 
 
@@ -81,5 +92,7 @@ def test_who_may_not_have_a_device(guest: Guest, served: Served) -> None:
     address, other = served.address, guest.address("nic0")
     stranger = client(guest, "refused", address, STRANGER).wait(check=False)
     assert f"the helper's policy gives nothing to uid {STRANGER}" in stranger.stdout + stranger.stderr
+    policy(guest, USER, address, other)  # it is read anew for each client
     said = client(guest, "refused", other).wait().stdout
+    policy(guest, USER, address)
     assert re.search(rf"{other}: driver is (igb|none); run: sudo ixy-vfio-helper bind {other}", said)
