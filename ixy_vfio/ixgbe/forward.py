@@ -80,9 +80,7 @@ def _run(rx: Any, tx: Any, pool: Any, wanted: Any) -> Any:
     When the kernel raises, nothing has happened yet but to the bytes of packets.
     """
     position, tail = rx.next, tx.tail
-    most = min(
-        rx.run % U(2 * BLOCK), wanted
-    )  # at most BLOCK; from the remainder LLVM knows that the indices are inside
+    most = min(rx.run % U(2 * BLOCK), wanted)  # it is at most BLOCK; so LLVM knows that the indices are inside
     packets, base, capacity = pool.packets + U(HEADROOM), pool.iova + U(HEADROOM), pool.capacity
     free, spare = pool.free, words32_at(pool.stack, pool.capacity)
     rx_ring = words64_at(rx.ring + U(16) * position, 4 * BLOCK)
