@@ -131,6 +131,7 @@ def simulator(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartS
             for one in started:
                 if one.process.poll() is None:
                     assert one.ask("violations")["violations"] == []
+                    assert "end of lease" not in one.stop()  # the helper could undo everything
 
 
 @contextlib.contextmanager

@@ -72,5 +72,5 @@ class Ledger:
 
     def close(self) -> None:
         """Nothing is mapped any more."""
-        os.pwrite(self._fd, b"\n" * os.fstat(self._fd).st_size, 0)
+        os.pwrite(self._fd, b"\n" * os.lseek(self._fd, 0, os.SEEK_END), 0)
         os.close(self._fd)

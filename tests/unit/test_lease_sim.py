@@ -93,6 +93,20 @@ def test_a_signal_to_the_helper_ends_all_leases_in_order(helper: Helper, number:
     assert log.count("ended: the helper was stopped") == 2
 
 
+def test_a_sealed_lease_ends_without_a_failure_and_its_ledger_is_blank(helper: Helper, tmp_path: Path) -> None:
+    """The process of the lease may do little by then: all of its end must be among it."""
+    ledger = tmp_path / "leases" / f"{ZERO}.ledger"
+    with Lease(helper.path) as lease:
+        lease.memory(8192, [lease.attach(ZERO)], Purpose.RINGS).close()
+        lease.seal()
+        line = ledger.read_text()
+        assert line == "0x1000000000 0x2000 rw rings\n"
+    assert ledger.read_text() == "\n" * len(line)
+    log = helper.stop()
+    assert f"lease of uid {os.getuid()} ended: the client ended it" in log.splitlines()
+    assert "failed" not in log
+
+
 def test_a_helper_that_is_killed_takes_its_leases_down_in_order(helper: Helper) -> None:
     with client(helper, ZERO):
         helper.process.kill()
