@@ -86,9 +86,11 @@ def run(arguments: argparse.Namespace) -> int:
         if helper is not None:
             helper.check()
     finally:
-        server.close()
-        if helper is not None:
-            helper.end()
+        try:
+            if helper is not None:
+                helper.end()
+        finally:
+            server.close()
     _summary(server)
     return 0
 
@@ -163,14 +165,17 @@ class _Helper:
             raise LeaseError(f"the simulated helper has ended, status {self._process.wait(HELPER_GRACE)}")
 
     def end(self) -> None:
-        """SIGTERM, then SIGKILL."""
+        """SIGTERM, and serve on while it gives back what it leased; SIGKILL after HELPER_GRACE."""
         self._process.terminate()
+        deadline = time.monotonic() + HELPER_GRACE
         try:
-            self._process.wait(HELPER_GRACE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+            while not self.dead and time.monotonic() < deadline:
+                self._server.turn()
+        finally:
+            if not self.dead:
+                self._process.kill()
             self._process.wait()
-        self._pipe.close()
+            self._pipe.close()
 
 
 def _die_with(parent: int) -> None:

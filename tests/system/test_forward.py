@@ -177,6 +177,16 @@ def test_a_simulator_killed_in_mid_run(simulator: StartSimulator) -> None:
     assert errors == f"ixy-vfio forward: the helper ended the lease: {reason}\n"
 
 
+def test_a_simulator_that_is_ended_gives_everything_back_first(simulator: StartSimulator) -> None:
+    sim = simulator(cables=generators(100_000_000, "60"))
+    with forwarder(sim.helper) as process:
+        log = sim.stop()
+        _, errors = process.communicate(timeout=20)
+    assert (process.returncode, sim.process.returncode) == (1, 0)
+    assert errors == "ixy-vfio forward: the helper ended the lease: the helper was stopped\n"
+    assert "end of lease" not in log
+
+
 def test_a_link_that_stays_down_is_named(simulator: StartSimulator) -> None:
     sim = simulator(ports=3, cables=[*generators(10)[:1]])  # port 2 has no cable
     argv = ["forward", address(0), address(2), "--helper", sim.helper, "--link-deadline", "1"]

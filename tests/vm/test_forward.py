@@ -68,6 +68,7 @@ def test_traffic_of_linux_passes(guest: Guest, way: str, hugepages: int) -> None
         print(f"without packets: {idle}")
         forwarder.kill(2)
         summary = json.loads(forwarder.wait().stdout)
+    print(f"summary: {json.dumps(summary)}")
     assert said == {"carrier": True, "seen": [{"echoes": 16, "stream": True}] * 2}
     assert summary["balanced"] is True
     for port in summary["ports"]:
