@@ -60,8 +60,7 @@ def test_traffic_of_linux_passes(guest: Guest, way: str, hugepages: int) -> None
     with bound(guest) as (ours, far), serving(guest, way, *ours, user=OWNER):
         argv = [sys.executable, "-m", "ixy_vfio.cli", "forward", *ours, "--json", "--link-deadline", "240"]
         forwarder = guest.start(["prlimit", "--memlock=0:0", *argv], user=OWNER)
-        hosts = guest.run([sys.executable, "-m", "tests.vm.inside.hosts_beside", *far], timeout=480)
-        said = json.loads(hosts.stdout)
+        said = json.loads(inside(guest, "hosts_beside", *far, str(forwarder.pid), timeout=480))
         assert forwarder.poll() is None, forwarder.output()
         pages = page_sizes(guest, forwarder.pid)
         idle = json.loads(inside(guest, "idle", str(forwarder.pid), *far, timeout=120))

@@ -1,6 +1,10 @@
 """Runs in a guest: two hosts, each behind an interface and a namespace of its own, talk through what lies between.
 
-As two_hosts.py, but both ways, and with what every kernel has. Prints a JSON object of what was seen.
+    hosts_beside.py FIRST SECOND FORWARDER
+
+As two_hosts.py, but both ways, and with what every kernel has. Prints a JSON object of what was seen. FORWARDER is a
+process: the interfaces come up when it has reset its ports, as Linux's driver, too, resets (and loses what it holds)
+some time after it has lost a link with frames to send.
 """
 
 import json
@@ -10,6 +14,7 @@ import time
 
 from pyroute2 import netns
 
+from tests.vm.inside.killed import children
 from tests.vm.inside.two_hosts import (
     NAMES,
     address,
@@ -36,7 +41,12 @@ def talk(here: int) -> dict[str, object]:
     return {"echoes": echoes(other, range(1, 1473, 97)), "stream": stream(other)}
 
 
-def main(first: str, second: str) -> None:
+def main(first: str, second: str, forwarder: str) -> None:
+    end = time.monotonic() + FIRST_DEADLINE
+    while not children(int(forwarder)):  # its worker, which it starts when its ports are initialised
+        if time.monotonic() > end:
+            raise TimeoutError(f"the forwarder has no worker after {FIRST_DEADLINE:.0f} s")
+        time.sleep(0.1)
     names = [interface(first), interface(second)]
     spaces = [move(name, space, 1500) for name, space in zip(names, NAMES, strict=True)]
     carrier = wait_for_carrier(list(zip(spaces, names, strict=True)))
