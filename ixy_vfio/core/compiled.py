@@ -113,6 +113,11 @@ def inlined(function: Function) -> Function:
     return cast(Function, njit(forceinline=True, **_OPTIONS)(function))
 
 
+def called(function: Function) -> Function:
+    """Compile once, to be called from compiled functions: what a hot loop does now and then."""
+    return cast(Function, njit(**_OPTIONS)(function))
+
+
 def rebound(function: Callable[..., Any], name: str, **names: Any) -> Any:
     """A copy of `function`, called `name`, with some of its global names bound to `names`; to be compiled.
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import llvmlite.ir as ir
 import numpy as np
-from numba import carray, njit, types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 
 def _element(context, builder, array_type, array, index):
@@ -58,11 +59,19 @@ def _fence(typing_context):
 
 
 @intrinsic
-def _pointer(typing_context, address):
-    def codegen(context, builder, signature, args):
-        return builder.inttoptr(args[0], cgutils.voidptr_t)
+def _array_at(typing_context, address, count, dtype):
+    """What `numba.carray` does, without the functions that it compiles for each type."""
+    signature = types.Array(dtype.dtype, 1, "C")(types.uintp, types.intp, dtype)
 
-    return types.voidptr(types.uintp), codegen
+    def codegen(context, builder, signature, args):
+        array = context.make_array(signature.return_type)(context, builder)
+        element = context.get_data_type(signature.return_type.dtype)
+        size = context.get_constant(types.intp, context.get_abi_sizeof(element))
+        data = builder.inttoptr(args[0], element.as_pointer())
+        populate_array(array, data=data, shape=[args[1]], strides=[size], itemsize=size, meminfo=None)
+        return array._getvalue()
+
+    return signature, codegen
 
 
 @intrinsic
@@ -266,28 +275,28 @@ def address_of(array: Any, index: Any, size: Any) -> Any:
 @njit(inline="always")
 def bytes_at(address: Any, size: Any) -> Any:
     """The `size` bytes at `address` as a checked uint8 array that owns nothing (no reference count to keep)."""
-    return carray(_pointer(np.uintp(address)), (size,), np.uint8)
+    return _array_at(np.uintp(address), np.intp(size), np.uint8)
 
 
 @njit(inline="always")
 def words32_at(address: Any, count: Any) -> Any:
     """`count` 32-bit words at `address` as a checked uint32 array that owns nothing. Must be aligned to 4."""
-    return carray(_pointer(np.uintp(address)), (count,), np.uint32)
+    return _array_at(np.uintp(address), np.intp(count), np.uint32)
 
 
 @njit(inline="always")
 def words64_at(address: Any, count: Any) -> Any:
     """`count` 64-bit words at `address` as a checked uint64 array that owns nothing. Must be aligned to 8."""
-    return carray(_pointer(np.uintp(address)), (count,), np.uint64)
+    return _array_at(np.uintp(address), np.intp(count), np.uint64)
 
 
 @njit(inline="always")
 def record_at(address: Any, dtype: Any) -> Any:
     """The record of the NumPy structure `dtype` (a global constant) at `address`. Its fields can be assigned."""
-    return carray(_pointer(np.uintp(address)), (1,), dtype)[0]
+    return _array_at(np.uintp(address), np.intp(1), dtype)[0]
 
 
 @njit(inline="always")
 def records_at(address: Any, count: Any, dtype: Any) -> Any:
     """`count` records of the NumPy structure `dtype` (a global constant) at `address`, as a checked array."""
-    return carray(_pointer(np.uintp(address)), (count,), dtype)
+    return _array_at(np.uintp(address), np.intp(count), dtype)
