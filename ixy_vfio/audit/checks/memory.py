@@ -51,8 +51,8 @@ def seals(host: Host, session: Session) -> Findings:
 def container(host: Host, session: Session) -> Findings:
     """Each device has an IOMMU domain of its own.
 
-    Counts, in each process, groups against containers (/dev/vfio/vfio), and device nodes against iommufds
-    (/dev/iommu).
+    Counts, in each process that has any, containers (/dev/vfio/vfio) against groups, and iommufds (/dev/iommu)
+    against device nodes.
 
     Why: in a common container every device reaches the memory of all. A device that is taken over by one bug then
     reads the packets of the others. And who holds the node of a device can attach it to any address space of the same
@@ -65,8 +65,9 @@ def container(host: Host, session: Session) -> Findings:
         held = list((process.shown_fds or {}).values())
         groups = {what for what in held if GROUP_NODE.fullmatch(what)}
         nodes = {what for what in held if what.startswith("/dev/vfio/devices/")}
-        if len(groups) > max(held.count("/dev/vfio/vfio"), 1) or len(nodes) > max(held.count("/dev/iommu"), 1):
-            shared.append((process, sorted(groups | nodes)))
+        domains = {"/dev/vfio/vfio": groups, "/dev/iommu": nodes}
+        if many := [one for domain, what in domains.items() if len(what) > held.count(domain) > 0 for one in what]:
+            shared.append((process, sorted(many)))
     if shared:
         text = "; ".join(f"{process}: {', '.join(what)} in one" for process, what in shared)
         yield warn(text, *(Reading(f"/proc/{process.pid}/fd", " ".join(what)) for process, what in shared))
@@ -155,8 +156,8 @@ def _vtd(text: str, address: str) -> Pages:
             ours = line.split()[1] == address
         elif ours and line.startswith("0x"):
             frame, *entries = line.replace("|", " ").split()
-            values = [int(entry, 16) for entry in entries[-3:]]  # PDPE, PDE, PTE
-            leaf = next((depth for depth in (2, 1, 0) if values[depth]), 0)
+            values = [int(entry, 16) for entry in entries[2:]]  # PDPE, PDE, PTE, as far as they were walked
+            leaf = max((depth for depth, value in enumerate(values) if value), default=0)
             rights = ("r" if values[leaf] & READ else "") + ("w" if values[leaf] & WRITE else "")
             first = int(frame, 16) * PAGE
             pages |= dict.fromkeys(range(first, first + PAGE * 512 ** (2 - leaf), PAGE), rights)

@@ -90,6 +90,13 @@ def test_two_nodes_on_one_iommufd_are_one_domain() -> None:
     assert result(look(tree), "session.container").status is Status.PASS
 
 
+def test_who_was_passed_two_nodes_has_no_domain_to_share() -> None:
+    tree = machine("sound")
+    for number in (0, 1):
+        link(tree, f"/proc/{CONTROL}/fd/{21 + number}", f"/dev/vfio/devices/vfio{number}")
+    assert result(look(tree), "session.container").status is Status.PASS
+
+
 def test_a_script_of_ours_is_level_1() -> None:
     tree = machine("sound")
     process(tree, 1600, name="script")

@@ -1,12 +1,17 @@
 """In the guest: makes the real helper have a fault, for attacking.py.
 
 One of tests/broken.py, or noiommu: takes devices in VFIO's no-IOMMU mode, where their addresses are physical ones.
+
+    broken_helper.py NAME FAULT WORD...     a helper that is sandboxed as the real one; NAME is for those who look
+
+`beside` as above, or seals: its memory has none.
 """
 
 import fcntl
 import mmap
 import os
 import struct
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -69,3 +74,13 @@ NOIOMMU: list[Change] = [
 def break_it_as(fault: str) -> None:
     """Have the fault from now on."""
     break_it(*(faults(CdevSession, KEPT) | {"noiommu": NOIOMMU})[fault], (program, "lower", lambda: None))
+
+
+SANDBOXED: dict[str, Change] = {
+    "beside": faults(CdevSession, KEPT)["beside"][0],
+    "seals": (memory, "SEALS", 0),
+}
+
+if __name__ == "__main__":
+    setattr(*SANDBOXED[sys.argv[2]])
+    sys.exit(program.run(sys.argv[3:]))

@@ -11,7 +11,11 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+
+from ixy_vfio.core import libc
 
 FOLDER = "/run/forks"
 
@@ -19,19 +23,22 @@ FOLDER = "/run/forks"
 class Forks:
     """Starts children of that process: user `uid`, no capabilities, no locked memory."""
 
-    def __init__(self, uid: int) -> None:
+    def __init__(self, uid: int, before: Mapping[str, Callable[[], None]] = MappingProxyType({})) -> None:
         os.makedirs(FOLDER, exist_ok=True)
         os.chown(FOLDER, uid, uid)
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
             self._ours.close()
             _become(uid)
-            _serve(theirs)
+            _serve(theirs, before)
             os._exit(0)
         theirs.close()
 
     def start(self, *words: str) -> int:
-        """`forward SOCKET A B`, or `probe SOCKET A B`, which waits for SIGUSR2; its process id."""
+        """`forward SOCKET A B [BEFORE]`, or `probe SOCKET A B`, which waits for SIGUSR2; its process id.
+
+        BEFORE names one of what was given to be done `before` it forwards.
+        """
         self._ours.sendall("\0".join(words).encode())
         return int(self._ours.recv(64))
 
@@ -46,10 +53,11 @@ def _become(uid: int) -> None:
     os.setresgid(uid, uid, uid)
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
     os.setresuid(uid, uid, uid)
+    libc.prctl(libc.PR_SET_DUMPABLE, 1)  # as after an exec
     os.environ["XDG_CACHE_HOME"] = f"/run/vm/cache/{uid}"
 
 
-def _serve(commands: socket.socket) -> None:
+def _serve(commands: socket.socket, before: Mapping[str, Callable[[], None]]) -> None:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # threads would not survive a fork
     from ixy_vfio import cli
     from tests.vm.inside import warm
@@ -71,7 +79,9 @@ def _serve(commands: socket.socket) -> None:
             os.dup2(output, 2)
             os.close(output)
             if words[0] == "forward":
-                status = cli.main(["forward", *words[2:], "--helper", words[1], "--json", "--announce",
+                for name in words[4:]:
+                    before[name]()
+                status = cli.main(["forward", *words[2:4], "--helper", words[1], "--json", "--announce",
                                    "--link-deadline", "90"])  # fmt: skip
             else:
                 status = _probe(words[1], words[2:])

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from tests.vm.inside.forked import Forks
 
-HELPER = [sys.executable, "-I", "-S", "helper/ixy_vfio_helper", "serve", "--policy", "/run/policy/policy.toml"]
+PROGRAM = [sys.executable, "-I", "-S", "helper/ixy_vfio_helper"]
+HELPER = [*PROGRAM, "serve", "--policy", "/run/policy/policy.toml"]
 RUN = Path("/run/ixy_vfio")
 CANARY = b"canary.." * 8
 PAGE = 4096
