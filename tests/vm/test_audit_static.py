@@ -15,6 +15,7 @@ pytestmark = pytest.mark.vm
 
 INTEL = Config(kernel="iommufd", nics=("igb", "edu"))
 AMD = Config(kernel="stock", nics=("igb", "edu"), iommu="amd")
+GROUPED = Config(kernel="iommufd", nics=("e1000e-pair", "virtio-net-ats"))
 PASSTHROUGH = Config(kernel="stock", nics=("igb",), append="iommu=pt")
 NO_INTREMAP = Config(kernel="iommufd", nics=("igb",), intremap=False)
 NO_IOMMU = Config(kernel="iommufd", nics=("igb",), iommu="none", append="lsm=capability")
@@ -100,6 +101,19 @@ def test_an_ordinary_user_is_told_what_needs_root(guest: Guest) -> None:
     assert flipped(report) <= DOCUMENTED | X2APIC
     skipped = {one["check"] for one in report["results"] if one["status"] == "SKIP"}
     assert {"device.holders", "device.acs", "device.ats", "iommu.early_dma"} <= skipped
+
+
+@in_guest(GROUPED)
+def test_a_group_of_two_and_a_device_with_ats(guest: Guest) -> None:
+    guest.run(["sh", "-c", MOUNTS])
+    found = json.loads(inside(guest, "audited", "devices", guest.address("nic0"), guest.address("nic1")))
+    documented = dict.fromkeys(DOCUMENTED, "WARN")
+    assert found == {
+        "two functions": documented | {"device.group": "WARN"},
+        "one of them with Linux's driver": documented | {"device.group": "FAIL"},
+        "ats off": documented,
+        "ats on": documented | {"device.ats": "FAIL"},
+    }
 
 
 @in_guest(AMD)

@@ -17,11 +17,13 @@ MAX_DEVICES = 12
 # NICs of QEMU that may be asked for, with the properties that put them behind the IOMMU.
 NICS: dict[str, dict[str, object]] = {
     "igb": {},
-    # Function 1 is beside it, see _devices.
+    # Function 1 is beside it, see _devices. Linux vouches that functions of an igb cannot reach each other.
     "igb-pair": {"driver": "igb", "addr": "0.0", "multifunction": True, "x-pcie-ari-nextfn-1": True},
     "e1000e": {},
+    "e1000e-pair": {"driver": "e1000e", "addr": "0.0", "multifunction": True},
     "edu": {"dma_mask": (1 << 39) - 1},  # else it reaches 256 MiB only
     "virtio-net-pci": {"iommu_platform": True, "disable-legacy": "on"},
+    "virtio-net-ats": {"driver": "virtio-net-pci", "iommu_platform": True, "disable-legacy": "on", "ats": True},
 }
 IOMMUS = ("intel", "amd", "virtio", "none")
 
@@ -118,8 +120,9 @@ def _devices(config: Config, simulator: Path | None) -> list[str]:
             words += ["-netdev", f"hubport,id={properties['netdev']},hubid=0"]
         words += ["-device", json.dumps(properties)]
         if properties.get("multifunction"):  # a second one on the same bus, without a wire
-            beside = {**properties, "id": f"{name}.1", "addr": "0.1"}
-            del beside["netdev"], beside["mac"], beside["x-pcie-ari-nextfn-1"]
+            alone = ("netdev", "mac", "x-pcie-ari-nextfn-1")
+            beside = {key: value for key, value in properties.items() if key not in alone}
+            beside |= {"id": f"{name}.1", "addr": "0.1"}
             words += ["-device", json.dumps(beside)]
     return words
 

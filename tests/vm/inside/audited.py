@@ -1,6 +1,7 @@
 """In the guest: audits a device that is bound to vfio-pci, first as it is, then with one thing broken at a time.
 
     audited.py ADDRESS OTHER        a JSON object: name of what was broken -> checks that say WARN or FAIL
+    audited.py devices PAIR ATS     what a device of two functions in one group, and one that knows ATS, is told
     audited.py as UID ADDRESS       the report as that user sees it
 
 Every change is taken back. OTHER is a device that nobody drives.
@@ -16,21 +17,28 @@ from collections.abc import Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from ixy_vfio.audit.config import COMMAND, EXT_ACS, ConfigSpace
+from ixy_vfio.audit.config import COMMAND, EXT_ACS, EXT_ATS, ConfigSpace
 from ixy_vfio.audit.host import Host
 from ixy_vfio.audit.model import Status
 from ixy_vfio.audit.runner import audit
 from ixy_vfio.audit.system import LiveSystem
 from tests.vm.inside import broken_hosts
+from tests.vm.inside.raw_vfio import bind
 
+ATS_ENABLE = 0x8000  # PCI Express, ATS control register
 SYSFS = Path("/sys/bus/pci/devices")
 Change = contextlib.AbstractContextManager[None, bool | None]
 
 
-def flipped(address: str) -> list[str]:
-    """The checks that are not content."""
+def statuses(address: str) -> dict[str, str]:
+    """The checks that are not content, with WARN or FAIL."""
     report = audit(Host(LiveSystem()), address)
-    return sorted({one.check for one in report.results if one.status >= Status.WARN})
+    return {one.check: one.status.name for one in report.results if one.status >= Status.WARN}
+
+
+def flipped(address: str) -> list[str]:
+    """Their names."""
+    return sorted(statuses(address))
 
 
 @contextlib.contextmanager
@@ -135,6 +143,21 @@ def main(address: str, other: str) -> None:
     print(json.dumps(found))
 
 
+def of_devices(pair: str, ats: str) -> None:
+    """A group of two, then one of them with the kernel's driver; a device with and without translations of its own."""
+    beside = f"{pair[:-1]}1"
+    for address in (pair, beside, ats):
+        bind(address, "vfio-pci")
+    found = {"two functions": statuses(pair), "ats off": statuses(ats)}
+    bind(beside, "")
+    found["one of them with Linux's driver"] = statuses(pair)
+    at = ConfigSpace("", (SYSFS / ats / "config").read_bytes()).extended(EXT_ATS)
+    assert at is not None
+    with config(ats, at + 6, ATS_ENABLE):
+        found["ats on"] = statuses(ats)
+    print(json.dumps(found))
+
+
 def seen_by(uid: int, address: str) -> None:
     """The report of an ordinary user."""
     os.setgroups([])
@@ -146,5 +169,7 @@ def seen_by(uid: int, address: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "as":
         seen_by(int(sys.argv[2]), sys.argv[3])
+    elif sys.argv[1] == "devices":
+        of_devices(sys.argv[2], sys.argv[3])
     else:
         main(sys.argv[1], sys.argv[2])
