@@ -1,7 +1,8 @@
 """Runs in a guest, as root: audits a forwarder that is sound, then such as lack one layer of their isolation each.
 
-    audited_session.py UID A B FAR_A FAR_B      a JSON object: what is broken -> {check: WARN or FAIL}
+    audited_session.py UID WAY A B FAR_A FAR_B BROKEN...    a JSON object: what is broken -> {check: WARN or FAIL}
 
+BROKEN is `nothing`, or one of those below.
 A and B are the forwarder's ports, FAR_A and FAR_B those at the other ends of their cables, which Linux drives.
 """
 
@@ -23,7 +24,7 @@ from tests.vm.inside.forked import Forks
 from tests.vm.inside.killed import PROGRAM, alive, wait_until
 
 SOCKET = "/run/ixy_vfio/audited.sock"
-SERVE = ["serve", "--policy", "/run/policy/policy.toml", "--way", "cdev", "--socket", SOCKET]
+SERVE = ["serve", "--policy", "/run/policy/policy.toml", "--socket", SOCKET, "--way"]
 Break = Callable[[], None]
 
 
@@ -65,12 +66,12 @@ BROKEN_FORWARDERS: dict[str, Break] = {
 BROKEN_HELPERS = ("seals", "beside")
 
 
-def audited(broken: str, forks: Forks, ports: list[str]) -> dict[str, str]:
+def audited(broken: str, forks: Forks, way: str, ports: list[str]) -> dict[str, str]:
     """The checks that are not content when this is broken."""
     Path(SOCKET).unlink(missing_ok=True)
     # The audit knows a helper by the words of its command line.
     argv = [sys.executable, "-m", "tests.vm.inside.broken_helper", "ixy-vfio-helper", broken]
-    server = subprocess.Popen([*(argv if broken in BROKEN_HELPERS else PROGRAM), *SERVE])
+    server = subprocess.Popen([*(argv if broken in BROKEN_HELPERS else PROGRAM), *SERVE, way])
     wait_until("the helper listens", Path(SOCKET).is_socket)
     control = forks.start("forward", SOCKET, *ports, *[broken] * (broken in BROKEN_FORWARDERS))
     wait_until("forwarding", lambda: "forwarding" in forks.output(control) or not alive(control))
@@ -84,14 +85,13 @@ def audited(broken: str, forks: Forks, ports: list[str]) -> dict[str, str]:
     return {one.check: one.status.name for one in report.results if one.status >= Status.WARN}
 
 
-def main(uid: str, a: str, b: str, *far: str) -> None:
+def main(uid: str, way: str, a: str, b: str, far_a: str, far_b: str, *everything: str) -> None:
     """One after the other."""
     forks = Forks(int(uid), BROKEN_FORWARDERS)
-    for address in far:
+    for address in (far_a, far_b):
         (name,) = os.listdir(f"/sys/bus/pci/devices/{address}/net")
         subprocess.run(["ip", "link", "set", name, "up"], check=True)
-    everything = ("nothing", *BROKEN_FORWARDERS, *BROKEN_HELPERS)
-    print(json.dumps({broken: audited(broken, forks, [a, b]) for broken in everything}))
+    print(json.dumps({broken: audited(broken, forks, way, [a, b]) for broken in everything}))
 
 
 if __name__ == "__main__":
