@@ -101,3 +101,9 @@ def test_too_many_buffers_for_the_memory() -> None:
         pool(17)
     with pytest.raises(UsageError):
         pool(0)
+
+
+def test_what_is_compiled_into_others_cannot_be_called_by_python() -> None:
+    """It has no code for that: Numba's own call would jump to address 0."""
+    with pytest.raises(TypeError, match="give: only compiled functions can call it"):
+        give(None, 0)
