@@ -10,7 +10,7 @@ import pytest
 
 from tests.vm.harness import Config, Guest
 from tests.vm.harness.guest import compile_for
-from tests.vm.support import OWNER, inside, load
+from tests.vm.support import OWNER, in_guest, inside, load
 from tests.vm.test_helper import HELPER, serving
 from tests.vm.test_setup import open_python
 
@@ -81,3 +81,17 @@ def test_traffic_of_linux_passes(guest: Guest, way: str, hugepages: int) -> None
     why = "4 KiB pages: no 2 MiB hugepages (No space left on device); reserve some in /proc/sys/vm/nr_hugepages"
     assert summary["notes"] == ([] if hugepages else [why])
     assert not re.search(r"DMAR: \[DMA", guest.kernel_log())
+
+
+@in_guest(lab("iommufd"))
+def test_list_and_info(guest: Guest) -> None:
+    """What an ordinary user is told of a port by the kernel's VFIO; afterwards it is free again."""
+    with bound(guest) as (ours, _), serving(guest, "cdev", *ours, user=OWNER):
+        command = ["prlimit", "--memlock=0:0", sys.executable, "-m", "ixy_vfio.cli"]
+        info = json.loads(guest.run([*command, "info", ours[1], "--json"], user=OWNER).stdout)
+        listed = json.loads(guest.run([*command, "list", "--json"], user=OWNER).stdout)
+    assert (info["address"], info["model"], info["mac"]) == (ours[1], "82599ES SFI/SFP+", "02:82:59:90:00:01")
+    assert (info["bus_master"], info["counters"]) == (False, {})
+    eeprom = [one["fields"] for one in info["registers"] if one["name"] == "EEC"]
+    assert eeprom == [{"pres": 1, "ard": 1}]  # an EEPROM is there, and was read after the reset
+    assert [(one["address"], one["driver"], one["state"]) for one in listed] == [(a, "vfio-pci", "free") for a in ours]
