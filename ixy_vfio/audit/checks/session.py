@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ixy_vfio.audit.host import Host
 from ixy_vfio.audit.model import Findings, Reading, Severity, fail, passed, session_check, skip, warn
-from ixy_vfio.audit.processes import PAGE, Area, Process
+from ixy_vfio.audit.processes import PAGE, Area, Process, parse_mapping
 from ixy_vfio.audit.sessions import Kind, Level, Session, level
 
 # Pages of BAR0 that hold nothing but queues: base, length, head, tail of rings. 82599 datasheet, section 8.2.3.8 and 9.
@@ -255,9 +255,10 @@ def mseal(host: Host, session: Session) -> Findings:
 
 
 def _unsealed(host: Host, process: Process) -> Iterable[Reading]:
-    path, current = f"/proc/{process.pid}/smaps", ""
+    path = f"/proc/{process.pid}/smaps"
+    area: Area | None = None
     for line in (host.read(path).value or "").splitlines():
         if line[:1] in "0123456789abcdef":
-            current = line
-        elif line.startswith("VmFlags:") and ("vfio" in current) and " sl" not in line:
-            yield Reading(path, current)
+            area = parse_mapping(line)
+        elif line.startswith("VmFlags:") and area and (area.is_bar or area.is_packet_memory) and " sl" not in line:
+            yield Reading(path, area.line)

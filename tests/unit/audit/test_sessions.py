@@ -97,6 +97,17 @@ def test_who_was_passed_two_nodes_has_no_domain_to_share() -> None:
     assert result(look(tree), "session.container").status is Status.PASS
 
 
+def test_a_library_below_a_folder_named_vfio_is_no_packet_memory() -> None:
+    """Who installs ixy_vfio below a folder of that name maps files whose paths have it in them."""
+    tree = machine("sound")
+    smaps = f"/proc/{WORKER}/smaps"
+    library = "7f51b0000000-7f51b0100000 r-xp 00000000 08:01 77 /ixy_vfio/lib/numpy.so\nVmFlags: rd ex mr mw me\n"
+    write(tree, smaps, library + (Host(tree).read(smaps).value or ""))
+    assert result(look(tree), "session.mseal").status is Status.PASS
+    write(tree, smaps, library.replace("/ixy_vfio/lib/numpy.so", "/memfd:ixy_vfio (deleted)"))
+    assert result(look(tree), "session.mseal").status is Status.WARN
+
+
 def test_a_script_of_ours_is_level_1() -> None:
     tree = machine("sound")
     process(tree, 1600, name="script")
