@@ -258,7 +258,7 @@ def _unsealed(host: Host, process: Process) -> Iterable[Reading]:
     path = f"/proc/{process.pid}/smaps"
     area: Area | None = None
     for line in (host.read(path).value or "").splitlines():
-        if line[:1] in "0123456789abcdef":
+        if line and line[0] in "0123456789abcdef":
             area = parse_mapping(line)
         elif line.startswith("VmFlags:") and area and (area.is_bar or area.is_packet_memory) and " sl" not in line:
             yield Reading(path, area.line)

@@ -97,6 +97,12 @@ def test_who_was_passed_two_nodes_has_no_domain_to_share() -> None:
     assert result(look(tree), "session.container").status is Status.PASS
 
 
+def test_containers_that_nobody_shows_are_not_called_apart() -> None:
+    tree = machine("sound")
+    tree.remove("/proc/901/fd")
+    assert result(look(tree), "session.container").status is Status.SKIP
+
+
 def test_a_library_below_a_folder_named_vfio_is_no_packet_memory() -> None:
     """Who installs ixy_vfio below a folder of that name maps files whose paths have it in them."""
     tree = machine("sound")
