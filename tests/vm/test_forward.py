@@ -10,8 +10,9 @@ import pytest
 
 from tests.vm.harness import Config, Guest
 from tests.vm.harness.guest import compile_for
+from tests.vm.inside.programs import HELPER
 from tests.vm.support import OWNER, in_guest, inside, load
-from tests.vm.test_helper import HELPER, serving
+from tests.vm.test_helper import serving
 from tests.vm.test_setup import open_python
 
 pytestmark = pytest.mark.vm

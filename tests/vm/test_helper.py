@@ -11,13 +11,13 @@ import pytest
 
 from tests.vm.harness import Config, Guest
 from tests.vm.harness.guest import Process
+from tests.vm.inside.programs import HELPER
 from tests.vm.support import IOMMUFD, STOCK, in_guest, load
 
 pytestmark = pytest.mark.vm
 
 USER, STRANGER = 1000, 1001
 PORTS = Config(kernel="iommufd", ports=1)
-HELPER = [sys.executable, "-I", "-S", "helper/ixy_vfio_helper"]
 WAYS = pytest.mark.parametrize(
     ("guest", "way"),
     [(STOCK, "group"), (IOMMUFD, "group"), (IOMMUFD, "cdev")],

@@ -9,18 +9,8 @@ import pytest
 
 from tests.vm.harness import Guest
 from tests.vm.harness.guest import Process
-from tests.vm.test_helper import (
-    HELPER,
-    STRANGER,
-    USER,
-    WAYS,
-    client,
-    command_register,
-    edu,
-    policy,
-    serving,
-    wait_until,
-)
+from tests.vm.inside.programs import HELPER
+from tests.vm.test_helper import STRANGER, USER, WAYS, client, command_register, edu, policy, serving, wait_until
 
 pytestmark = pytest.mark.vm
 

@@ -26,10 +26,10 @@ from ixy_vfio.cli import main
 from ixy_vfio.core import libc
 from ixy_vfio.transport import vfio  # noqa: F401
 from tests.vm.inside.broken_helper import KEPT, break_it_as
+from tests.vm.inside.programs import HELPER
 from tests.vm.inside.raw_vfio import bind
 
 RUN, POLICY, SOCKET = Path("/run/policy"), Path("/run/policy/policy.toml"), Path("/run/ixy_vfio/helper.sock")
-HELPER = [sys.executable, "-I", "-S", "helper/ixy_vfio_helper"]
 DEADLINE = 60.0
 
 

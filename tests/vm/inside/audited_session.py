@@ -21,10 +21,10 @@ from ixy_vfio.audit.system import LiveSystem
 from ixy_vfio.core import libc
 from ixy_vfio.runtime import sandbox, seccomp
 from tests.vm.inside.forked import Forks
-from tests.vm.inside.killed import PROGRAM, alive, wait_until
+from tests.vm.inside.killed import SERVE, alive, wait_until
+from tests.vm.inside.programs import HELPER
 
 SOCKET = "/run/ixy_vfio/audited.sock"
-SERVE = ["serve", "--policy", "/run/policy/policy.toml", "--socket", SOCKET, "--way"]
 Break = Callable[[], None]
 
 
@@ -71,7 +71,9 @@ def audited(broken: str, forks: Forks, way: str, ports: list[str]) -> dict[str, 
     Path(SOCKET).unlink(missing_ok=True)
     # The audit knows a helper by the words of its command line.
     argv = [sys.executable, "-m", "tests.vm.inside.broken_helper", "ixy-vfio-helper", broken]
-    server = subprocess.Popen([*(argv if broken in BROKEN_HELPERS else PROGRAM), *SERVE, way])
+    server = subprocess.Popen(
+        [*(argv if broken in BROKEN_HELPERS else HELPER), *SERVE, "--socket", SOCKET, "--way", way]
+    )
     wait_until("the helper listens", Path(SOCKET).is_socket)
     control = forks.start("forward", SOCKET, *ports, *[broken] * (broken in BROKEN_FORWARDERS))
     wait_until("forwarding", lambda: "forwarding" in forks.output(control) or not alive(control))

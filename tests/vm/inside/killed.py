@@ -21,9 +21,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.vm.inside.forked import Forks
+from tests.vm.inside.programs import HELPER
 
-PROGRAM = [sys.executable, "-I", "-S", "helper/ixy_vfio_helper"]
-HELPER = [*PROGRAM, "serve", "--policy", "/run/policy/policy.toml"]
+SERVE = ["serve", "--policy", "/run/policy/policy.toml"]
 RUN = Path("/run/ixy_vfio")
 CANARY = b"canary.." * 8
 PAGE = 4096
@@ -122,7 +122,7 @@ class Helper:
     def __init__(self, way: str) -> None:
         self.way, self.path = way, str(RUN / f"{way}{time.monotonic_ns()}.sock")
         with open(f"{self.path}.log", "ab") as log:
-            self.process = subprocess.Popen([*HELPER, "--way", way, "--socket", self.path], stderr=log)
+            self.process = subprocess.Popen([*HELPER, *SERVE, "--way", way, "--socket", self.path], stderr=log)
 
     def ready(self) -> "Helper":
         wait_until(f"{self.path} listens", Path(self.path).is_socket)
