@@ -134,10 +134,14 @@ def _ask(address: str, msi: bool) -> None:
     if not sys.stdin.isatty():
         raise UsageError("--attack: nobody is there to be asked; --yes says that you mean it")
     more = ", and to forge an interrupt" if msi else ""
-    print(f"{address} will be leased, reset, and told to read and write where it must not{more}.")
-    print("Where the machine is sound nothing comes of it but lines in the kernel's log. Where it is not, memory that")
-    print("is not yours may be read; it is written only where reading showed nothing.")
-    if input("Go on? [yes/no] ").strip().lower() != "yes":
+    text = (
+        f"{address} will be leased, reset, and told to read and write where it must not{more}.\n"
+        "Where the machine is sound nothing comes of it but lines in the kernel's log. Where it is not, memory that\n"
+        "is not yours may be read; it is written only where reading showed nothing.\n"
+        "Go on? [yes/no] "
+    )
+    print(text, end="", file=sys.stderr, flush=True)  # the report goes to standard output, and perhaps into a file
+    if sys.stdin.readline().strip().lower() != "yes":
         raise UsageError("--attack: not wanted; nothing was done")
 
 

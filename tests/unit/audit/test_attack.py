@@ -138,6 +138,28 @@ def test_what_is_not_attacked(ports: Simulator, words: tuple[str, ...], says: st
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("answer", "status", "targets", "says"),
+    [
+        ("no", 2, [], "ixy-vfio audit: --attack: not wanted; nothing was done\n"),
+        ("yes", 0, [NIC], "[1/1] attack.refused"),
+    ],
+)
+def test_it_asks_first(ports: Simulator, answer: str, status: int, targets: list[str], says: str) -> None:
+    """At a terminal, with the report going into a file: that has the report alone."""
+    person, terminal = os.openpty()
+    os.write(person, f"{answer}\n".encode())
+    argv = command("audit", NIC, "--attack", "--only", "attack.refused", "--json", "--helper", ports.helper)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, stdin=terminal, timeout=60)
+    os.close(person)
+    os.close(terminal)
+    question, _, rest = done.stderr.partition("Go on? [yes/no] ")
+    assert question.startswith(f"{NIC} will be leased, reset, and told to read and write where it must not.\n")
+    assert rest.startswith(says)
+    assert done.returncode == status
+    assert [report["target"] for report in map(json.loads, filter(None, [done.stdout]))] == targets
+
+
 def test_a_leased_device_is_left_alone(ports: Simulator) -> None:
     with Lease(ports.helper) as lease:
         lease.attach(NIC)
