@@ -33,7 +33,12 @@ class CdevSession(KernelSession):
         """BIND_IOMMUFD, IOAS_ALLOC, ATTACH."""
         device = self.own(os.open(f"/dev/vfio/devices/{self._name}", os.O_RDWR | os.O_CLOEXEC))
         self._iommufd = self.own(os.open("/dev/iommu", os.O_RDWR | os.O_CLOEXEC))
-        control(device, DEVICE_BIND_IOMMUFD, "IiI", 0, self._iommufd, 0)
+        try:
+            control(device, DEVICE_BIND_IOMMUFD, "IiI", 0, self._iommufd, 0)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY)) from None  # it is bound: somebody has it open
         self._ioas = struct.unpack_from("=I", control(self._iommufd, IOAS_ALLOC, "II", 0, 0), 8)[0]
         control(device, DEVICE_ATTACH_IOMMUFD_PT, "II", 0, self._ioas)
         return device

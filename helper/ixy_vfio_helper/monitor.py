@@ -1,10 +1,12 @@
 """One lease, one process: parse -> state -> policy -> act -> reply -> permit next. Anything odd ends the lease.
 
 A *refusal* touches nothing and the lease goes on. A *failure* while acting, like an odd message, ends the lease.
-Whatever was done is undone, over all devices: bus master off, reset, unmap, release.
+Whatever was done is undone, over all devices: bus master off, unmap, release. The kernel resets a device when its last
+descriptor is closed, and once more before the next lease has it.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -40,7 +42,10 @@ class Session(Protocol):
     kind: Kind
 
     def open(self) -> int:
-        """Take the device, alone in an IOMMU domain of its own; returns the fd for the client, still owned here."""
+        """Take the device, alone in an IOMMU domain of its own; returns the fd for the client, still owned here.
+
+        OSError with EBUSY when somebody else has it open.
+        """
 
     def usable(self) -> Sequence[Range]:
         """The IOVA ranges that the IOMMU lets be mapped."""
@@ -54,11 +59,8 @@ class Session(Protocol):
     def bus_master_off(self) -> None:
         """Stop the device's DMA, and its interrupts, at their source."""
 
-    def reset(self) -> None:
-        """Function level reset."""
-
     def close(self) -> None:
-        """Give the device back as it was found. Idempotent."""
+        """Let go of the device, which is reset when nobody has it any more. Idempotent."""
 
     def watch(self) -> Sequence[int]:
         """File descriptors of an open device that turn readable when it has something to say."""
@@ -89,6 +91,15 @@ class Phase(Enum):
 Answer = tuple[Message, Sequence[int]]
 
 
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """A device of this lease."""
+
+    session: Session
+    ledger: Ledger
+    release: contextlib.ExitStack  # session, ledger, and last the claim: from then on another lease can have it
+
+
 @dataclass(slots=True)
 class Monitor:
     """Serves one connection until its lease ends."""
@@ -105,9 +116,8 @@ class Monitor:
     _listing: list[Listed] = field(default_factory=list)
     _window: memory.Window = field(default_factory=memory.Window)
     # What must be undone; each is recorded before it is done.
-    _devices: dict[str, tuple[Session, Ledger]] = field(default_factory=dict)  # by address
+    _devices: dict[str, Leased] = field(default_factory=dict)  # by address
     _mapped: list[tuple[Session, int, int]] = field(default_factory=list)  # device, IOVA, size
-    _records: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def run(self) -> str:
         """Serve until the end, undo everything, tell the client; returns why the lease ended."""
@@ -127,14 +137,12 @@ class Monitor:
         return reason
 
     def _undo(self) -> int:
-        """Undo everything, youngest first; a failure is logged, and the rest is still done. Returns the failures."""
-        devices = [(address, session) for address, (session, _) in reversed(self._devices.items())]
+        """Undo everything; a failure is logged, and the rest is still done. Returns the failures."""
+        devices = self._devices.items()
         steps: list[tuple[str, Callable[[], None]]] = []
-        steps += [(f"bus master off of {address}", session.bus_master_off) for address, session in devices]
-        steps += [(f"reset of {address}", session.reset) for address, session in devices]
-        steps += [(f"unmap of {iova:#x}", partial(one.unmap, iova, size)) for one, iova, size in self._mapped[::-1]]
-        steps += [(f"release of {address}", session.close) for address, session in devices]
-        steps += [("end of the records", self._records.close)]
+        steps += [(f"bus master off of {address}", one.session.bus_master_off) for address, one in devices]
+        steps += [(f"unmap of {iova:#x}", partial(one.unmap, iova, size)) for one, iova, size in self._mapped]
+        steps += [(f"release of {address}", one.release.close) for address, one in devices]
         failures = 0
         for what, action in steps:
             try:
@@ -147,7 +155,7 @@ class Monitor:
     def _wait(self) -> None:
         """Wait for the next request; everything that may end the lease meanwhile comes first."""
         poll = select.poll()
-        watched = {fd: session for session, _ in self._devices.values() for fd in session.watch()}
+        watched = {fd: one.session for one in self._devices.values() for fd in one.session.watch()}
         for fd in (self.connection.fileno(), *self.stop, *watched):
             poll.register(fd, select.POLLIN)
         while True:
@@ -220,11 +228,19 @@ class Monitor:
         claim = self.claims.claim(address, uid)
         if claim is None:
             raise Refusal(f"{address}: another lease was faster; it must end first")
-        self._records.callback(os.close, claim)
-        ledger = Ledger(self.claims.directory, address)
-        self._records.callback(ledger.close)
-        self._devices[address] = session, ledger
-        fd = session.open()
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, claim)
+            ledger = Ledger(self.claims.directory, address)
+            undo.callback(ledger.close)
+            undo.callback(session.close)
+            self._devices[address] = Leased(session, ledger, undo.pop_all())
+        try:
+            fd = session.open()
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            self._devices.pop(address).release.close()
+            raise Refusal(f"{address}: a process still has it open; try again when that has ended") from None
         log.info("uid %d attached %s", uid, address)
         return protocol.Attached(len(self._devices) - 1, session.kind), (os.dup(fd),)
 
@@ -245,11 +261,11 @@ class Monitor:
         made = replace(made, writable=request.purpose != Purpose.READ_ONLY)
         try:
             self._memory += made.size
-            iova = self._window.take(made.size, [session.usable() for session, _ in devices])
-            for session, ledger in devices:
-                ledger.add(iova, made, request.purpose)
-                self._mapped.append((session, iova, made.size))
-                session.map(made, iova)
+            iova = self._window.take(made.size, [one.session.usable() for one in devices])
+            for one in devices:
+                one.ledger.add(iova, made, request.purpose)
+                self._mapped.append((one.session, iova, made.size))
+                one.session.map(made, iova)
         except BaseException:
             os.close(made.fd)
             raise

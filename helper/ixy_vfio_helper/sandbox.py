@@ -44,8 +44,7 @@ _LOAD, _AND, _RETURN, _EQUAL = 0x20, 0x54, 0x06, 0x15
 _ALL_BITS, _PROT_EXEC = 0xFFFF_FFFF, 4
 VFIO = 0x3B00
 FIONBIO, FIOCLEX = 0x5421, 0x5451  # of sockets, and of what is passed on
-# What the end of a lease needs: region info, interrupts, reset, unmap (type1, iommufd).
-UNDO_IOCTLS = tuple(VFIO + number for number in (0x6C, 0x6E, 0x6F, 0x72, 0x86))
+UNDO_IOCTLS = (VFIO + 0x72, VFIO + 0x86)  # what the end of a lease needs: unmap, of type1 and of iommufd
 
 # System calls of x86-64 that stay until the end. Of mmap and mprotect nothing executable; of fcntl flags, copies, locks
 # and seals: F_SETOWN and F_SETSIG would let a process of root's send any signal to anybody, without a capability.

@@ -19,7 +19,7 @@ from ixy_vfio_helper.protocol import Kind
 
 VFIO = 0x3B00  # _IO(';', number)
 SET_IOMMU, GROUP_GET_STATUS, GROUP_SET_CONTAINER, GROUP_GET_DEVICE_FD = VFIO + 102, VFIO + 103, VFIO + 104, VFIO + 106
-DEVICE_GET_REGION_INFO, DEVICE_SET_IRQS, DEVICE_RESET = VFIO + 108, VFIO + 110, VFIO + 111
+DEVICE_GET_REGION_INFO, DEVICE_SET_IRQS = VFIO + 108, VFIO + 110
 IOMMU_GET_INFO, IOMMU_MAP_DMA, IOMMU_UNMAP_DMA = VFIO + 112, VFIO + 113, VFIO + 114
 TYPE1V2_IOMMU, GROUP_VIABLE, CAP_IOVA_RANGE = 3, 1, 1
 MAP_READ, MAP_WRITE = 1, 2
@@ -96,17 +96,16 @@ class KernelSession:
 
     def bus_master_off(self) -> None:
         """Clear the bit in the command register, and leave the others."""
+        if self._device < 0:
+            return
         command = int.from_bytes(os.pread(self._device, 2, self._config + PCI_COMMAND), "little")
         if command != 0xFFFF:  # else the device is gone
             os.pwrite(self._device, (command & ~BUS_MASTER).to_bytes(2, "little"), self._config + PCI_COMMAND)
 
-    def reset(self) -> None:
-        """Function level reset (or what the kernel has in its place)."""
-        fcntl.ioctl(self._device, DEVICE_RESET)
-
     def close(self) -> None:
-        """Close everything that is held of the device."""
+        """Close everything that is held of the device. Whose descriptor is the last one, lets the kernel reset it."""
         self._fds.close()
+        self._device = -1
 
     def watch(self) -> Sequence[int]:
         """The device's own requests, and the kernel log."""

@@ -1,7 +1,7 @@
 """`ixy-vfio info`: what a device is, and what its registers say.
 
 It leases the device and looks; it resets nothing and turns no DMA on. The lease itself is not without effect: it
-takes the device from its kernel driver while it lasts, and the helper resets the device at its end.
+takes the device from its kernel driver while it lasts, and the device is reset at its end.
 """
 
 import argparse
@@ -52,8 +52,8 @@ class DeviceInfo:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
-        "Resets nothing and turns no DMA on, but leases the device: its kernel driver lets go of it meanwhile, and the "
-        "helper resets it afterwards. The counters clear when they are read."
+        "Resets nothing and turns no DMA on, but leases the device: its kernel driver lets go of it meanwhile, and it "
+        "is reset afterwards. The counters clear when they are read."
     )
     parser.add_argument("device", metavar="DEV", help="PCI address, like 03:00.0")
     parser.add_argument("--json", action="store_true", help="print JSON")

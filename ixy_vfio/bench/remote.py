@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from ixy_vfio.bench import model
 from ixy_vfio.bench.entry import Entry, of_function
+from ixy_vfio.bench.measure import frequency
 from ixy_vfio.bench.sides import Side
-from ixy_vfio.core.compiled import compiled
-from ixy_vfio.core.unsafe import load_acquire, store_release, words64_at
+from ixy_vfio.core.compiled import compiled, inlined
+from ixy_vfio.core.unsafe import cycles, load_acquire, store_release, words64_at
 
 U = np.uint64
 REQUEST, DONE, STOP, BENCH, WORDS = 0, 16, 32, 48, 64  # in 64-bit words: two cache lines apart
+TRIPS = 2000  # there and back, to tell how far away the other core is
 
 
 def _request(address: Any) -> Any:
@@ -34,14 +36,27 @@ def _request(address: Any) -> Any:
     return number
 
 
+_ask = inlined(_request)
+
+
+@compiled
+def _trips(address: Any, times: Any) -> Any:
+    """Cycles that so many requests take."""
+    begin = cycles()
+    for _ in range(times):
+        _ask(address)
+    return cycles() - begin
+
+
 @compiled
 def serve(words: Any) -> None:
-    """Do what is asked for until STOP."""
+    """Do what is asked for until STOP: a step of the BENCH, or nothing where that is 0."""
     seen = load_acquire(words, DONE)
     while load_acquire(words, STOP) == U(0):
         number = load_acquire(words, REQUEST)
         if number != seen:
-            model.step(words[BENCH])
+            if words[BENCH] != U(0):
+                model.step(words[BENCH])
             seen = number
             store_release(words, DONE, seen)
 
@@ -62,6 +77,7 @@ class Remote:
     def __enter__(self) -> Self:
         self._words[STOP] = 1
         serve(self._words)  # compiled before anybody waits
+        _trips(U(self._words.ctypes.data), U(0))
         self._words[STOP] = 0
         os.sched_setaffinity(0, {self._cores[0]})
         self._thread.start()
@@ -73,6 +89,11 @@ class Remote:
         self._words[STOP] = 1
         self._thread.join()
         os.sched_setaffinity(0, self._cores)
+
+    def hand_off(self) -> float:
+        """ns for a word to get to the other core and back: the host may move the cores at any time."""
+        self._words[BENCH] = 0
+        return float(_trips(U(self._words.ctypes.data), U(TRIPS)) / frequency() / TRIPS)
 
     def attach(self, side: Side) -> int:
         """From now on step this side's ports; returns the address that the entry is called with."""

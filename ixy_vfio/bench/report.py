@@ -11,7 +11,7 @@ from ixy_vfio.bench.goals import Goal
 from ixy_vfio.bench.latency import PERCENTILES
 from ixy_vfio.bench.results import Quartiles, Results, Row
 from ixy_vfio.bench.suite import FORWARD, SEALED
-from ixy_vfio.bench.text import CAVEATS, FROM_PYTHON, HEAD, LAYOUT, METHOD, TWO_CORES
+from ixy_vfio.bench.text import CAVEATS, FROM_PYTHON, HAND_OFFS, HEAD, LAYOUT, METHOD, TWO_CORES
 
 NAME = "performance"
 
@@ -152,6 +152,15 @@ def _cost(results: Results, plots: Sequence[str]) -> list[str]:
     return parts
 
 
+def _hand_offs(results: Results) -> list[str]:
+    slices = sorted((ns, base, ours) for batch, ns, base, ours in results.hand_offs if batch == 32)
+    if not slices:
+        return []
+    head = ["hand-off, ns", results.of("cold")[0].base, FORWARD, "ratio"]
+    rows = ([f"{ns:.0f}", f"{base:.1f}", f"{ours:.1f}", f"{ours / base:.2f}"] for ns, base, ours in slices)
+    return [HAND_OFFS, _table(head, rows)]
+
+
 def _settings(results: Results) -> list[str]:
     parts = []
     for experiment, title, over in (
@@ -161,6 +170,7 @@ def _settings(results: Results) -> list[str]:
     ):
         if results.of(experiment):
             parts += [f"## {title}\n", _pivot(results.of(experiment), over, "")]
+    parts += _hand_offs(results)
     pages = results.of("page size")
     if pages:
         parts += ["## Page size\n"]

@@ -51,6 +51,7 @@ class Results:
     system: dict[str, Any] = field(default_factory=dict)
     queues: dict[str, Any] = field(default_factory=dict)
     instructions: dict[str, Any] = field(default_factory=dict)
+    hand_offs: list[list[float]] = field(default_factory=list)  # cold: batch, ns of a hand-off, ns a packet: C, ours
     goals: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     published: dict[str, Any] = field(default_factory=dict)

@@ -38,6 +38,11 @@ where a batch takes one call (`Port.forwarder`). Who takes the batch into Python
 and `tx`, pays for three calls from Python, a price that only large batches share out:
 """
 
+HAND_OFFS = """Batch 32, slice by slice of the run, from the nearest core to the farthest. A hand-off is the time for a
+word to get to the other core and back. A host moves the virtual cores of a guest as it likes: to two threads of one
+core, to cores that share a cache, to cores that do not; and that decides more than the driver does. ns a packet:
+"""
+
 TWO_CORES = """The model's work is included, and done by each worker for itself. The other rows say what two
 cores are worth on this machine: two workers that share nothing, in C, and two loops that touch no memory. In the same
 trials:
@@ -50,8 +55,8 @@ CAVEATS = """## What this does not show
   model does (the cold rows, with the model on another core, are the other extreme).
 * A doorbell is a plain store to memory. On hardware it is an uncached write of some hundred cycles now and then, so
   that what saves doorbells is undervalued here, for both sides.
-* Two things move the cold rows more than the driver does: where the host has placed the two virtual cores, and how the
-  transmit ring is reported. The driver asks for one report in 32 descriptors, for a NIC writes each over PCI Express;
+* Two things move the cold rows more than the driver does: how far apart the two cores are, and how the transmit ring is
+  reported. The driver asks for one report in 32 descriptors, for a NIC writes each over PCI Express;
   asking for every one, as the reference does, would take about a third off here, where a report is a cache line.
 * Published numbers stand in the picture for their shape alone: other machine, real NIC, a limit of 29.76 Mpps.
 * Instruction counts say nothing of stalls.

@@ -191,8 +191,8 @@ def _turn(rx: Any, tx: Any, pool: Any) -> Any:
     reclaim(tx, pool)
     _limit(rx, tx)
     ring = words64_at(tx.ring, U(2) * tx.size)
-    for i in range(U(BLOCK // 4)):  # cache lines, which the device has read since
-        prefetch_write(ring, U(2) * tx.tail + U(8) * i)
+    for i in range(U(BLOCK // 4)):  # cache lines of the block after this one, which the device has read since
+        prefetch_write(ring, (U(2) * tx.tail + U(2 * BLOCK) + U(8) * i) & (U(2) * tx.size - U(1)))
     if rx.unarmed == rx.size:
         return U(0)
     return load_acquire(words64_at(rx.ring, U(2) * rx.size), U(2) * rx.next + U(1))

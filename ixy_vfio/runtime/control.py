@@ -35,7 +35,7 @@ from ixy_vfio.transport.lease import Lease, Purpose
 WORKER_DEADLINE = 5.0  # seconds for a worker to seal itself, or to stop
 _FRAME = 26  # Ethernet header, two VLAN tags, CRC
 WATCH = 0.25  # seconds between looks at the devices
-LAST_WORD = 1.0  # seconds; a helper that ends a lease resets the device first and says why last
+LAST_WORD = 1.0  # seconds; a helper that ends a lease takes the devices back first and says why last
 INTERRUPT_INTERVAL = 0.0005  # seconds; under load interrupts come in vain, so let them be few
 
 
@@ -172,11 +172,15 @@ class Control:
             self._abandon()
 
     def _abandon(self) -> None:
-        """End all of it after an error, which is about to be reported: others are of no interest."""
+        """End all of it after an error, which is about to be reported: others are of no interest.
+
+        The devices are not asked to stop: at the end of its lease the helper takes their DMA away, and at once.
+        """
+        self._stopped = True
         for one in self.workers:
             one.kill()
-        with contextlib.suppress(IxyError, OSError):
-            self.stop()
+        for port in self.ports:
+            port.close()
         with contextlib.suppress(IxyError, OSError):
             self._stack.close()
 

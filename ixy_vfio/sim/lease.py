@@ -5,6 +5,7 @@ that listen on DIR/port0.sock and so on, and prints `ready`.
 """
 
 import argparse
+import contextlib
 import errno
 import json
 import logging
@@ -123,15 +124,14 @@ class PortSession:
         command = int.from_bytes(self._ask(Command.REGION_READ, access)[wire.REGION_ACCESS.size :], "little")
         self._ask(Command.REGION_WRITE, access + (command & ~BUS_MASTER & 0xFFFF).to_bytes(2, "little"))
 
-    def reset(self) -> None:
-        """RESET."""
-        self._ask(Command.DEVICE_RESET)
-
     def close(self) -> None:
-        """Close both connections; the server closes the client's when the owner's closes."""
-        for connection in (self._passed, self._owner):
-            if connection is not None:
-                connection.socket.close()
+        """RESET, as the kernel does it, and close both connections; the server closes the client's with the owner's."""
+        with contextlib.ExitStack() as stack:
+            for connection in (self._passed, self._owner):
+                if connection is not None:
+                    stack.callback(connection.socket.close)
+            if self._owner is not None:
+                self._owner.ask(Command.DEVICE_RESET)
         self._passed = self._owner = None
 
     def watch(self) -> Sequence[int]:

@@ -6,8 +6,8 @@
         packets = lease.memory(size, [device, other], Purpose.PACKETS)
         lease.seal()                  # from here on nothing more can be asked for
 
-When the lease ends, by `close` or because this process died, the helper turns bus mastering off, resets the
-devices and unmaps the memory.
+When the lease ends, by `close` or because this process died, the helper turns bus mastering off, unmaps the
+memory and lets go of the devices.
 """
 
 import contextlib

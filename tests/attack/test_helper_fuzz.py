@@ -122,10 +122,9 @@ def check(backend: FakeBackend, answers: list[Message]) -> None:
     mapped = [what for how, what in done if how == "map"]
     first = next((i for i, (how, _) in enumerate(done) if how not in ("open", "map")), len(done))
     assert done[first:] == [
-        *(["bus_master_off", what] for what in reversed(opened)),
-        *(["reset", what] for what in reversed(opened)),
-        *(["unmap", what] for what in reversed(mapped)),
-        *(["close", what] for what in reversed(opened)),
+        *(["bus_master_off", what] for what in opened),
+        *(["unmap", what] for what in mapped),
+        *(["close", what] for what in opened),
     ]
 
 

@@ -69,16 +69,30 @@ def test_bus_master_off_clears_one_bit_and_writes_nothing_to_a_device_that_is_go
     session.close()
 
 
-def test_reset_and_close(monkeypatch: pytest.MonkeyPatch, session: KernelSession) -> None:
+def test_close(monkeypatch: pytest.MonkeyPatch, session: KernelSession) -> None:
     calls = Calls(monkeypatch)
     before = len(os.listdir("/proc/self/fd"))
+    session.bus_master_off()  # there is nothing to turn off yet
     opened(calls, session)
     calls.numbers()
-    session.reset()
-    assert calls.numbers() == [vfio.DEVICE_RESET]
     session.close()
+    session.bus_master_off()
     assert len(os.listdir("/proc/self/fd")) == before
     session.close()
+    assert calls.numbers() == []
+
+
+@pytest.mark.parametrize(("answer", "told"), [(errno.EINVAL, errno.EBUSY), (errno.ENODEV, errno.ENODEV)])
+def test_a_character_device_that_is_bound_is_busy(monkeypatch: pytest.MonkeyPatch, answer: int, told: int) -> None:
+    calls = Calls(monkeypatch)
+    calls.answers[iommufd.DEVICE_BIND_IOMMUFD] = failing(answer)
+    before = len(os.listdir("/proc/self/fd"))
+    session = CdevSession(HERE, "vfio3")
+    with pytest.raises(OSError, match=os.strerror(told)) as raised:
+        session.open()
+    assert raised.value.errno == told
+    session.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_character_device_is_bound_and_attached_before_it_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:

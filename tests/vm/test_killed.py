@@ -37,7 +37,8 @@ def judge(told: dict[str, Any], histories: list[list[tuple[str, int]]]) -> None:
     for history in histories:
         names = [name for name, _ in history if name != "map"]
         begun = names.index("bus master on")
-        assert names[begun : begun + 4] == ["bus master on", "bus master off", "reset", "unmap"]
+        assert names[begun + 1] == "bus master off"
+        assert sorted(names[begun + 2 : begun + 4]) == ["reset", "unmap"]  # in the helper's order, or the kernel's own
         assert "bus master on" not in names[begun + 1 :]
 
 
