@@ -85,9 +85,9 @@ class KernelSession:
         """Take the device, and ask to be told when the kernel wants it back or it has a fatal error."""
         self._log = FaultLog(self.address)
         self.own(self._log.fd)
-        self._device = self.open_device()
-        info = control(self._device, DEVICE_GET_REGION_INFO, "IIIQQ", 0, CONFIG_REGION, 0, 0, 0)
-        self._config = struct.unpack_from("=Q", info, 24)[0]
+        device = self.open_device()
+        info = control(device, DEVICE_GET_REGION_INFO, "IIIQQ", 0, CONFIG_REGION, 0, 0, 0)
+        self._device, self._config = device, struct.unpack_from("=Q", info, 24)[0]
         self._request = self.own(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
         control(self._device, DEVICE_SET_IRQS, "IIIIi", EVENTFD_TRIGGER, REQ_IRQ, 0, 1, self._request)
         with contextlib.suppress(OSError):  # a device without PCI Express error reporting has no such interrupt

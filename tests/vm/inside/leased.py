@@ -124,6 +124,7 @@ def survivor(address: str) -> None:
         if time.monotonic() > deadline:
             raise SystemExit("bus mastering stays on")
         time.sleep(0.02)
+    time.sleep(1.0)  # unmapping comes next; until then it reaches its own memory still
     device.bus_master(True)
     edu_dma(device, iova, to_memory=True)
     print(json.dumps({"after": after, "memory": memory[:8].decode()}), flush=True)
