@@ -66,6 +66,20 @@ def test_dma_stops_when_the_client_is_killed_although_a_child_has_the_device(gue
 
 
 @WAYS
+def test_a_device_that_a_process_has_hidden_is_refused_until_that_ends(guest: Guest, served: Served) -> None:
+    address = served.address
+    process = client(guest, "hidden", address)
+    wait_until(lambda: "\n" in process.output().stdout)
+    child = process.output().stdout.strip()
+    guest.run(["kill", "-9", str(process.pid)])
+    told = f"{address}: a process still has it open; try again when that has ended"
+    wait_until(lambda: told in client(guest, "refused", address).wait().stdout)
+    guest.run(["kill", "-9", child])
+    assert json.loads(client(guest, "dma", address).wait().stdout)["ended"] == "the client ended it"
+    assert "failed" not in served.helper.output().stderr
+
+
+@WAYS
 def test_the_kernel_gets_a_leased_device_back(guest: Guest, served: Served) -> None:
     address = served.address
     process = client(guest, "wanted_back", address)

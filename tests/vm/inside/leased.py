@@ -130,6 +130,16 @@ def survivor(address: str) -> None:
     print(json.dumps({"after": after, "memory": memory[:8].decode()}), flush=True)
 
 
+def hidden(address: str) -> None:
+    """This process is to be killed; its child keeps the device's descriptor until it is killed as well."""
+    client = Client()
+    client.attach(address)
+    if not os.fork():
+        client.connection.close()
+        print(os.getpid(), flush=True)
+    time.sleep(600)
+
+
 def wanted_back(address: str) -> None:
     """Hold a device until the helper ends the lease; then let it go."""
     client = Client()
@@ -151,6 +161,5 @@ if __name__ == "__main__":
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    {"dma": dma, "fault": fault, "survivor": survivor, "wanted_back": wanted_back, "refused": refused}[sys.argv[1]](
-        sys.argv[2]
-    )
+    scenes = (dma, fault, survivor, hidden, wanted_back, refused)
+    {scene.__name__: scene for scene in scenes}[sys.argv[1]](sys.argv[2])
