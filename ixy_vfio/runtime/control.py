@@ -11,7 +11,6 @@ import functools
 import os
 import selectors
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from ixy_vfio.core.pool import STRIDE, Pool
 from ixy_vfio.ixgbe.datapath import QueuePair, arm
 from ixy_vfio.netdev import Counters, Link, NetDevice, PortConfig
 from ixy_vfio.runtime import control_seal, messages, worker
+from ixy_vfio.runtime.child import Worker
 from ixy_vfio.runtime.messages import Kind, Statistics
 from ixy_vfio.runtime.sandbox import Seal
 from ixy_vfio.runtime.worker import Idle, Job
@@ -56,73 +56,6 @@ class Plan:
     link_deadline: float = 10.0
     alone: bool = False  # nothing but this run happens in this process: it is sealed, too
     require_sealed: bool = False  # SealError when a layer of a sandbox is missing
-
-
-@dataclass(slots=True)
-class Worker:
-    """A running worker, as control sees it."""
-
-    pid: int
-    connection: socket.socket
-    core: int | None
-    seal: Seal = field(default_factory=Seal)
-    statistics: Statistics = field(default_factory=Statistics)
-    done: bool = False
-    status: int | None = None  # of waitpid
-
-    def receive(self) -> None:
-        """Take one message. WorkerError when the worker failed or died."""
-        try:
-            try:
-                message = messages.receive(self.connection)
-            except ConnectionResetError:
-                # It ended with a message of ours unread. The error is reported once; what it said comes after.
-                message = messages.receive(self.connection)
-        except OSError:
-            message = None
-        if message is None:
-            raise WorkerError(f"worker {self.pid} {self.cause()}")
-        kind, payload = message
-        if kind is Kind.ERROR:
-            text = "".join(c if c.isprintable() else "?" for c in payload.decode(errors="replace"))
-            raise WorkerError(f"worker {self.pid}: {text}")
-        if kind is Kind.READY and not self.seal.applied:
-            self.seal = Seal.unpack(payload)
-        elif kind in (Kind.STATISTICS, Kind.DONE) and self.seal.applied:
-            self.statistics = Statistics.unpack(payload)
-            self.done = kind is Kind.DONE
-        else:
-            raise WorkerError(f"worker {self.pid} sent {kind.name}, which is not its turn")
-
-    def cause(self) -> str:
-        """How it ended."""
-        status = self.wait(1.0)
-        if status is None:
-            return "does not answer"
-        code = os.waitstatus_to_exitcode(status)
-        if code == -signal.SIGSYS:
-            return "made a system call that a sealed worker may not make, and was killed by SIGSYS"
-        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
-
-    def wait(self, deadline: float) -> int | None:
-        """The status it ended with; None while it lives after `deadline` seconds."""
-        end = time.monotonic() + deadline
-        while self.status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.status = status
-            elif time.monotonic() > end:
-                break
-            else:
-                time.sleep(0.002)
-        return self.status
-
-    def kill(self) -> None:
-        """End it, whatever it does."""
-        if self.wait(0.0) is None:
-            os.kill(self.pid, signal.SIGKILL)
-            self.wait(WORKER_DEADLINE)
-        self.connection.close()
 
 
 @dataclass(frozen=True, slots=True)

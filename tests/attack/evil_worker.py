@@ -21,7 +21,7 @@ import numpy as np
 from numba import njit
 
 from ixy_vfio.runtime import messages, sandbox, worker
-from ixy_vfio.runtime.control import Worker
+from ixy_vfio.runtime.child import Worker
 from ixy_vfio.runtime.messages import Kind
 from ixy_vfio.runtime.sandbox import Seal
 from ixy_vfio.runtime.worker import Idle, Job

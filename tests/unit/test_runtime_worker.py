@@ -15,7 +15,7 @@ from ixy_vfio.apps.compile import forwarding_loop
 from ixy_vfio.core.errors import WorkerError
 from ixy_vfio.ixgbe.datapath import arm
 from ixy_vfio.runtime import messages, worker
-from ixy_vfio.runtime.control import Worker
+from ixy_vfio.runtime.child import Worker
 from ixy_vfio.runtime.messages import Kind, PortCounters, Statistics
 from ixy_vfio.runtime.worker import Idle, Job
 from tests.conftest import wait_until
