@@ -184,7 +184,9 @@ class Scene:
         self.kill(victim)
         begun = time.monotonic()
         os.kill(probe, signal.SIGUSR2)
-        wait_until("the next lease", lambda: "leased" in self.forks.output(probe), pause=0.1)
+        wait_until("the next lease", lambda: "leased" in self.forks.output(probe) or not alive(probe), pause=0.1)
+        if "leased" not in self.forks.output(probe):
+            raise SystemExit(self.forks.output(probe))
         asked, *times = (float(word) for word in self.forks.output(probe).split()[2:])
         names = ("first", "second", "memory")
         result = {name: at - begun for name, at in zip(names, times, strict=True)}
