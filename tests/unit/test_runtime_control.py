@@ -20,6 +20,9 @@ class Port:
             raise DeviceGone(f"{self.name} is gone")
         return []
 
+    def close(self) -> None:
+        self.stopped.append(f"close {self.name}")
+
 
 class DeadWorker:
     """A worker that cannot be told to stop, and that notes that it was killed."""
@@ -56,6 +59,18 @@ def test_workers_are_killed_before_ports_are_stopped_whatever_happens() -> None:
     with pytest.raises(DeviceGone, match="the worker is gone"):
         control.stop()
     assert stopped == ["worker", "a", "b"]
+
+
+def test_after_an_error_the_lease_ends_and_no_device_is_asked_to_stop() -> None:
+    """The helper takes their DMA away at once; a device that is stuck would take seconds."""
+    control = Control(Plan(("0000:03:00.0", "0000:03:00.1"), lambda _: 0, "none"))
+    done: list[str] = []
+    ports: list[Any] = [Port(name, done, fails=True) for name in ("a", "b")]
+    workers: list[Any] = [DeadWorker(done)]
+    control.ports, control.workers = ports, workers
+    control._stack.callback(done.append, "lease")
+    control.__exit__(LeaseError, LeaseError("ended"), None)
+    assert done == ["worker", "close a", "close b", "lease"]
 
 
 class Helper:
