@@ -124,6 +124,16 @@ def test_files_of_a_run(tmp_path: Path) -> None:
     assert len((tmp_path / "history").read_text().splitlines()) == 2
 
 
+def test_cold_lines_are_told_with_the_distance_of_the_other_core_and_the_nearest_first() -> None:
+    results = Results(
+        machine={"commit": "c", "cpu": "p"}, hand_offs=[[32, 600, 40, 38], [32, 60, 20, 5], [256, 1, 1, 1]]
+    )
+    results.add("cold", "model on another core", 32, ["gcc -O3", "forward"], np.array([[40.0, 38.0]]), "gcc -O3")
+    text = report.markdown(results, [], [])
+    assert "| hand-off, ns | gcc -O3 | forward | ratio |\n| --- | --- | --- | --- |\n" in text
+    assert "| 60 | 20.0 | 5.0 | 0.25 |\n| 600 | 40.0 | 38.0 | 0.95 |\n\n" in text
+
+
 def test_quartiles() -> None:
     assert Quartiles.of(np.arange(1.0, 10.0)) == Quartiles(3.0, 5.0, 7.0)
 
