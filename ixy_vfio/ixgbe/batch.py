@@ -18,7 +18,18 @@ from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.pool import DATA, HEADROOM, STRIDE, give_packet, pool_at
 from ixy_vfio.core.unsafe import bytes_at, load_acquire, record_at, store_release, words32_at, words64_at
 from ixy_vfio.ixgbe import desc
-from ixy_vfio.ixgbe.datapath import BLOCK, QUEUE, advance, end_chain, fill_chain, reclaim, refill, segment
+from ixy_vfio.ixgbe.datapath import (
+    BLOCK,
+    QUEUE,
+    advance,
+    end_chain,
+    fill_chain,
+    reclaim,
+    refill,
+    room_of,
+    segment,
+    taken_of,
+)
 
 U = np.uint64
 
@@ -30,7 +41,7 @@ def poll(rx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
     `indices` and `lengths` are addresses of uint32[wanted].
     """
     position = rx.next
-    armed = rx.size - rx.unarmed  # descriptors with a buffer: all that the device can have written back
+    armed = rx.armed - taken_of(rx)  # descriptors with a buffer: all that the device can have written back
     left = armed
     count = U(0)
     total = U(0)
@@ -70,8 +81,8 @@ def poll(rx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
             break
     if left != armed:
         rx.next = position
-        rx.unarmed += armed - left
-        rx.packets += count
+        rx.pause += armed - left
+        rx.partial += armed - left - count
         rx.bytes += total
     refill(rx, pool)
     return count
@@ -116,7 +127,7 @@ def send(tx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
     done = U(0)
     total = U(0)
     while done < wanted:
-        room = tx.size - U(1) - tx.used
+        room = room_of(tx)
         count = min(min(wanted - done, U(BLOCK)), min(room, tx.size - tx.tail))
         if count == U(0):
             break
@@ -130,10 +141,10 @@ def send(tx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
             if count == U(0):
                 break
             advance(tx, count, (tx.tail + count - U(1)) & (tx.size - U(1)))
+            tx.partial += count - U(1)
             done += U(1)
         total += size
     if done != U(0):
-        tx.packets += done
         tx.bytes += total
         store_release(words32_at(tx.doorbell, 1), 0, np.uint32(tx.tail))
     return done

@@ -6,6 +6,9 @@ Everything about a queue stands in one record. Compiled functions make arrays fr
 Rings are handled in blocks of 32 descriptors: receive buffers are renewed, and sent buffers freed, a block at a
 time, by plain loops that LLVM vectorises; a ring has whole blocks (64..4096, a power of two), so no block wraps.
 
+Descriptors are counted from the start on, and never uncounted: what waits between two places of a ring, and how many
+packets there were, are differences of such counts. So a run of the forwarding loop has few counters to change.
+
 In these functions `Any` is an unsigned 64-bit integer, a record, or an array: Numba's types are not Python's.
 
 Ordering. A descriptor belongs to the device or to us. What passes it on is one word each: the tail register
@@ -39,14 +42,15 @@ RX = np.dtype(
         ("size", "<u8"),  # descriptors
         ("next", "<u8"),  # the next one the device will write back
         ("run", "<u8"),  # for the forwarding loop alone: packets that may come before it looks after the rings
-        ("unarmed", "<u8"),  # how many before `next` have no buffer yet
+        ("pause", "<u8"),  # how many descriptors have been taken when `run` is 0; so far pause - run
+        ("armed", "<u8"),  # how many have been given a buffer, a multiple of BLOCK
+        ("partial", "<u8"),  # how many of those taken completed no good packet
         ("chain_first", "<u8"),  # a packet of which not all buffers have been received:
         ("chain_last", "<u8"),
         ("chain_length", "<u8"),
         ("chain_count", "<u8"),
         ("skipping", "<u8"),  # 1 while the rest of a dropped chain is being thrown away
-        ("packets", "<u8"),  # good packets given to the application
-        ("bytes", "<u8"),
+        ("bytes", "<u8"),  # of the good packets given to the application, which are taken - partial
         ("errors", "<u8"),  # packets dropped: the device reported an error, or a length that cannot be
         ("oversize", "<u8"),  # packets dropped: more than CHAIN_LIMIT buffers
         ("refused", "<u8"),  # packets dropped: the application's kernel said so
@@ -61,9 +65,10 @@ TX = np.dtype(
         ("doorbell", "<u8"),  # address of TDT
         ("size", "<u8"),
         ("tail", "<u8"),  # the next one to fill
-        ("used", "<u8"),  # filled and not yet freed; the oldest is tail - used, a multiple of BLOCK
-        ("packets", "<u8"),  # packets given to the device
-        ("bytes", "<u8"),
+        ("filled", "<u8"),  # how many have been filled
+        ("freed", "<u8"),  # how many of those were done, and their buffers freed; a multiple of BLOCK
+        ("partial", "<u8"),  # how many of those filled were not the first of their packet
+        ("bytes", "<u8"),  # of the packets given to the device, which are filled - partial
         ("no_room", "<u8"),  # packets dropped: the ring was full
     ]
 )
@@ -71,16 +76,23 @@ QUEUE = np.dtype([("pool", "<u8"), ("rx", RX), ("tx", TX)])
 
 
 @inlined
+def taken_of(rx: Any) -> Any:
+    """How many receive descriptors have been taken."""
+    return rx.pause - rx.run
+
+
+@inlined
 def refill(rx: Any, pool: Any) -> None:
     """Give the device a block of buffers at a time for the descriptors that it has written back."""
-    if rx.unarmed < U(BLOCK):
+    end = taken_of(rx) + rx.size  # as far as descriptors have no buffer
+    if end - rx.armed < U(BLOCK):
         return
     base = pool.iova + U(HEADROOM)
     capacity = pool.capacity
-    start = (rx.next - rx.unarmed) & (rx.size - U(1))
-    unarmed = rx.unarmed
+    armed = rx.armed
     free = pool.free
-    while unarmed >= U(BLOCK):
+    while end - armed >= U(BLOCK):
+        start = armed & (rx.size - U(1))
         if free < U(BLOCK) or free > capacity or start + U(BLOCK) > rx.size:
             rx.no_buffer += U(1)
             break
@@ -97,12 +109,11 @@ def refill(rx: Any, pool: Any) -> None:
             ring[U(2) * i + U(1)] = U(0)
         if outside:
             raise IndexError("buffer index outside the pool")
-        start = (start + U(BLOCK)) & (rx.size - U(1))
-        unarmed -= U(BLOCK)
-    if unarmed != rx.unarmed:
-        rx.unarmed = unarmed
+        armed += U(BLOCK)
+    if armed != rx.armed:
+        rx.armed = armed
         pool.free = free
-        store_release(words32_at(rx.doorbell, 1), 0, np.uint32((start - U(1)) & (rx.size - U(1))))
+        store_release(words32_at(rx.doorbell, 1), 0, np.uint32((armed - U(1)) & (rx.size - U(1))))
 
 
 @inlined
@@ -157,8 +168,8 @@ def reclaim(tx: Any, pool: Any) -> None:
     Up to BLOCK - 1 buffers of sent packets stay in the ring until more is sent.
     """
     # Copied by vector instructions: worth 1.7 instructions a packet over a loop, which LLVM cannot prove disjoint.
-    while tx.used >= U(BLOCK):
-        start = (tx.tail - tx.used) & (tx.size - U(1))
+    while tx.filled - tx.freed >= U(BLOCK):
+        start = tx.freed & (tx.size - U(1))
         report = U(words32_at(tx.reports, tx.size // U(BLOCK))[start // U(BLOCK)])
         word = load_acquire(words64_at(tx.ring, U(2) * tx.size), U(2) * report + U(1))
         if word & desc.TX_DD == U(0):
@@ -168,7 +179,13 @@ def reclaim(tx: Any, pool: Any) -> None:
         slots = bytes_at(tx.slots + U(4) * start, 4 * BLOCK)
         copy_bytes(bytes_at(pool.stack + U(4) * pool.free, 4 * BLOCK), 0, slots, 0, 4 * BLOCK)
         pool.free += U(BLOCK)
-        tx.used -= U(BLOCK)
+        tx.freed += U(BLOCK)
+
+
+@inlined
+def room_of(tx: Any) -> Any:
+    """How many descriptors can be filled. One stays empty: a ring whose tail is its head is an empty ring."""
+    return tx.size - U(1) - (tx.filled - tx.freed)
 
 
 @inlined
@@ -212,7 +229,7 @@ def advance(tx: Any, count: Any, report: Any) -> None:
         words32_at(tx.reports, tx.size // U(BLOCK))[tail // U(BLOCK)] = np.uint32(report)
         words64_at(tx.ring, U(2) * tx.size)[U(2) * report + U(1)] |= desc.TX_RS
     tx.tail = end & (tx.size - U(1))
-    tx.used += count
+    tx.filled += count
 
 
 @compiled
@@ -235,7 +252,6 @@ class QueuePair:
         rx, tx = record["rx"], record["tx"]
         rx["ring"], rx["size"], rx["slots"] = queue.rx.address, queue.rx.descriptors, self.rx_slots.ctypes.data
         rx["doorbell"] = queue.rx_page.address + queue.rx_tail
-        rx["unarmed"] = rx["size"]
         tx["ring"], tx["size"], tx["slots"] = queue.tx.address, queue.tx.descriptors, self.tx_slots.ctypes.data
         tx["reports"] = self.reports.ctypes.data
         tx["doorbell"] = queue.tx_page.address + queue.tx_tail
@@ -245,13 +261,42 @@ class QueuePair:
         """Where the state lies."""
         return int(self.state.ctypes.data)
 
+    @property
+    def received(self) -> int:
+        """Good packets given to the application."""
+        return self._taken - int(self.state[0]["rx"]["partial"])
+
+    @property
+    def sent(self) -> int:
+        """Packets given to the device."""
+        tx = self.state[0]["tx"]
+        return int(tx["filled"] - tx["partial"])
+
+    @property
+    def armed(self) -> int:
+        """Receive descriptors with a buffer."""
+        return int(self.state[0]["rx"]["armed"]) - self._taken
+
+    @property
+    def used(self) -> int:
+        """Transmit descriptors with a buffer."""
+        tx = self.state[0]["tx"]
+        return int(tx["filled"] - tx["freed"])
+
+    @property
+    def _taken(self) -> int:
+        rx = self.state[0]["rx"]
+        return int(rx["pause"] - rx["run"])
+
     def held(self) -> list[int]:
         """The buffers in the rings, and in a packet that is not complete. For tests: see `Pool.check`."""
         rx, tx = self.state[0]["rx"], self.state[0]["tx"]
-        size, armed = int(rx["size"]), int(rx["size"] - rx["unarmed"])
         chain = [int(rx["chain_first"])] if rx["chain_count"] else []
         for _ in range(int(rx["chain_count"]) - 1):
             chain.append(int(self.pool.links[chain[-1]]))
-        received = [int(self.rx_slots[(int(rx["next"]) + i) % size]) for i in range(armed)]
-        size, used = int(tx["size"]), int(tx["used"])
-        return chain + received + [int(self.tx_slots[(int(tx["tail"]) - 1 - i) % size]) for i in range(used)]
+        received = [int(self.rx_slots[(int(rx["next"]) + i) % int(rx["size"])]) for i in range(self.armed)]
+        return (
+            chain
+            + received
+            + [int(self.tx_slots[(int(tx["tail"]) - 1 - i) % int(tx["size"])]) for i in range(self.used)]
+        )

@@ -83,8 +83,8 @@ def loop_state(
 def counters(pair: QueuePair) -> PortCounters:
     """The counters of a queue pair."""
     rx, tx = pair.state[0]["rx"], pair.state[0]["tx"]
-    received = [int(rx[name]) for name in messages.RX_COUNTERS]
-    return PortCounters(*received, *(int(tx[name]) for name in messages.TX_COUNTERS))
+    received = [pair.received, *(int(rx[name]) for name in messages.RX_COUNTERS)]
+    return PortCounters(*received, *(pair.sent, *(int(tx[name]) for name in messages.TX_COUNTERS)))
 
 
 def start(job: Job) -> tuple[int, socket.socket]:

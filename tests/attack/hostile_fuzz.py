@@ -28,8 +28,9 @@ from tests.attack.hostile_world import World
 CORPUS = Path(__file__).parent / "corpus"
 MOVES_A_TURN = 8
 LONGEST = 256  # words of an input
-PLACES = {"ring", "slots", "doorbell", "reports", "next", "run", "tail", "chain_first", "chain_last"}
-LEVELS = {"chain_count", "skipping", "used", "unarmed"}  # of these the value counts, not the change
+PLACES = {"ring", "slots", "doorbell", "reports", "next", "run", "pause", "armed", "tail", "filled", "freed"}
+PLACES |= {"chain_first", "chain_last"}
+LEVELS = {"chain_count", "skipping", "used", "with_buffer"}  # of these the value counts, not the change
 WIDEST = (1, 5)  # descriptors that the loop keeps free for a packet; the first word decides
 INTERESTING = (0, 1, 16, 17, 2047, 2048, 2049, 4096, 10_240, 0xFFFF, 0xFFFF_FFFF)
 Item = tuple[object, ...]
@@ -70,13 +71,16 @@ class Fuzzer:
         return items
 
     def _vector(self, number: int) -> NDArray[np.uint64]:
-        return self.world.pairs[number].state.view(np.uint64).copy()
+        pair = self.world.pairs[number]
+        derived = np.array([pair.received, pair.sent, pair.armed, pair.used], np.uint64)
+        return np.append(pair.state.view(np.uint64), derived)
 
     def _items(self, before: NDArray[np.uint64], now: NDArray[np.uint64]) -> set[Item]:
         """What one turn has shown of one queue pair."""
         names = [
             f"{part}.{name}" for part in ("rx", "tx") for name in self.world.pairs[0].state.dtype[part].names or ()
         ]
+        names += ["rx.packets", "tx.packets", "rx.with_buffer", "tx.used"]
         changed: list[str] = []
         levels: list[int] = []
         items: set[Item] = set()

@@ -322,6 +322,7 @@ class World:
     def counted(self) -> list[dict[str, int]]:
         """The driver's counters, and its small state, whatever they are called."""
         return [
+            {"rx.packets": pair.received, "tx.packets": pair.sent} |
             {f"{part}.{name}": int(pair.state[0][part][name]) for part in ("rx", "tx")
              for name in (pair.state.dtype[part].names or ()) if int(pair.state[0][part][name]) < 1 << 32}
             for pair in self.pairs

@@ -96,7 +96,7 @@ def test_a_batch_is_used_again_and_again() -> None:
         assert b.tx(batch) == 8
         assert transmit(world.nics[1], 8) == 8
     assert a.rx_into(batch) == 0
-    assert (a.pair.state["rx"]["packets"][0], b.pair.state["tx"]["packets"][0]) == (400, 400)
+    assert (a.pair.received, b.pair.sent) == (400, 400)
     world.check()
 
 

@@ -282,7 +282,7 @@ def test_any_mixture_goes_through_in_order(tmp_path: Path, batch: int) -> None:
         if random.random() < 0.3:
             lab.run()
             transmit(lab.world.nics[1], int(random.integers(40)))
-        while lab.world.pairs[0].state[0]["rx"]["unarmed"] > 40 and (lab.run() or transmit(lab.world.nics[1], 100)):
+        while lab.world.pairs[0].armed < 24 and (lab.run() or transmit(lab.world.nics[1], 100)):
             pass
     while lab.run() or transmit(lab.world.nics[1], 100):
         pass

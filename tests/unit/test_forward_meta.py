@@ -63,7 +63,7 @@ def forwarded(loop: Loop, write_backs: list[tuple[int, int]]) -> tuple[World, li
     state["rounds"] = 4
     loop(state)
     world.check()
-    sent = int(world.pairs[1].state[0]["tx"]["used"])
+    sent = world.pairs[1].used
     return world, [world.pool.data(int(index)) for index in world.pairs[1].tx_slots[:sent]]
 
 
