@@ -13,9 +13,8 @@ U = np.uint64
 
 @inlined
 def _checksum(word: Any, checked: Any, wrong: Any) -> Any:
-    """NOT_CHECKED, GOOD or BAD, without a branch; the error bit says nothing where nothing was checked."""
-    was_checked = word >> checked & U(1)
-    return was_checked + (was_checked & word >> wrong)
+    """0 NOT_CHECKED, 1 GOOD or 2 BAD, without a branch; the error bit says nothing where nothing was checked."""
+    return (word >> checked & U(1)) << (word >> wrong & U(1))
 
 
 @inlined
