@@ -6,6 +6,7 @@ directory of its own, named by a digest of everything that can end up in the mac
 """
 
 import atexit
+import contextlib
 import functools
 import hashlib
 import os
@@ -13,6 +14,7 @@ import platform
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
@@ -29,6 +31,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 PACKAGE = Path(__file__).parent.parent
+UNUSED = 30 * 86400  # seconds after which compiled code that nobody has loaded is removed: each edit makes new one
+_STATE = re.compile(r"[0-9a-f]{24}")  # the name of a cache directory
 _IMPORT = re.compile(r"^\s*(?:from|import) ixy_vfio((?:\.\w+)*)(?: import (\([^)]*\)|[^\n]*)|\s)", re.MULTILINE)
 
 
@@ -75,15 +79,25 @@ def cache_directory(source: Path) -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     directory = Path(home) / "ixy_vfio" / _digest(source)
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not directory.exists():
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _remove_unused(directory.parent)
         status = directory.stat()
         if status.st_uid == os.geteuid() and not status.st_mode & 0o022 and os.access(directory, os.W_OK):
+            os.utime(directory)
             return directory
     except OSError:
         pass
     temporary = tempfile.mkdtemp(prefix="ixy_vfio-")
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     return Path(temporary)
+
+
+def _remove_unused(home: Path) -> None:
+    for path in home.iterdir():
+        with contextlib.suppress(OSError):  # another process does the same, or it is somebody else's
+            if _STATE.fullmatch(path.name) and path.lstat().st_mtime < time.time() - UNUSED:
+                shutil.rmtree(path)
 
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": True, "error_model": "numpy", "no_cfunc_wrapper": True}
