@@ -22,6 +22,7 @@ from ixy_vfio.ixgbe.datapath import (
     BLOCK,
     QUEUE,
     advance,
+    completed,
     end_chain,
     fill_chain,
     reclaim,
@@ -66,10 +67,12 @@ def poll(rx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
             done += U(1)
         count += done
         if done < block and word & desc.RX_DD != U(0):  # not plain: the word that was loaded above decides
-            if segment(rx, pool, words32_at(rx.slots, rx.size)[position + done], word):
-                words32_at(indices, wanted)[count] = np.uint32(rx.chain_first)
-                words32_at(lengths, wanted)[count] = np.uint32(rx.chain_length)
-                total += rx.chain_length
+            index = words32_at(rx.slots, rx.size)[position + done]
+            if segment(rx, pool, index, word):
+                first, length = completed(rx, index, word)
+                words32_at(indices, wanted)[count] = np.uint32(first)
+                words32_at(lengths, wanted)[count] = np.uint32(length)
+                total += length
                 count += U(1)
                 end_chain(rx)
             plain = rx.chain_count + rx.skipping == U(0)

@@ -133,7 +133,7 @@ def drop_chain(rx: Any, pool: Any) -> None:
 
 @inlined
 def segment(rx: Any, pool: Any, index: Any, word: Any) -> Any:
-    """Take one received buffer that is not a plain whole packet. True when it completes a packet (rx.chain_*)."""
+    """Take one received buffer that is not a plain whole packet. True when it completes one: see `completed`."""
     last = word & desc.RX_EOP != U(0)
     length = word >> desc.RX_LENGTH_SHIFT & desc.RX_LENGTH_MASK
     if rx.skipping != U(0):
@@ -151,14 +151,23 @@ def segment(rx: Any, pool: Any, index: Any, word: Any) -> Any:
         give(pool, index)
         rx.skipping = U(0 if last else 1)
         return False
+    if rx.chain_count != U(0):
+        words32_at(pool.links, pool.capacity)[rx.chain_last] = np.uint32(index)
+    if last:
+        return True
     if rx.chain_count == U(0):
         rx.chain_first = U(index)
-    else:
-        words32_at(pool.links, pool.capacity)[rx.chain_last] = np.uint32(index)
     rx.chain_last = U(index)
     rx.chain_count += U(1)
     rx.chain_length += length
-    return last
+    return False
+
+
+@inlined
+def completed(rx: Any, index: Any, word: Any) -> Any:
+    """First buffer, and length, of the packet that this buffer completes. Who takes it calls `end_chain`."""
+    first = U(index) if rx.chain_count == U(0) else rx.chain_first
+    return first, rx.chain_length + (word >> desc.RX_LENGTH_SHIFT & desc.RX_LENGTH_MASK)
 
 
 @inlined

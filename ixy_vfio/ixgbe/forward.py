@@ -56,6 +56,7 @@ from ixy_vfio.ixgbe.datapath import (
     BLOCK,
     QUEUE,
     advance,
+    completed,
     end_chain,
     fill_chain,
     reclaim,
@@ -151,23 +152,32 @@ def _run(rx: Any, tx: Any, pool: Any, wanted: Any) -> Any:
     return count, odd
 
 
-def _odd(rx: Any, tx: Any, pool: Any, word: Any) -> Any:
-    """Take one buffer that is not a plain packet: a piece of a long one, an error. Packets that it completed: 0, 1."""
-    index = U(words32_at(rx.slots, rx.size)[rx.next])
-    meta = meta_of(words64_at(rx.ring, U(2) * rx.size)[U(2) * rx.next], word)
-    whole = segment(rx, pool, index, word)
+@inlined
+def _next(rx: Any) -> None:
+    """One descriptor was taken."""
     rx.next = (rx.next + U(1)) & (rx.size - U(1))
     rx.pause += U(1)
-    if not whole:
+
+
+def _odd(rx: Any, tx: Any, pool: Any, word: Any) -> Any:
+    """Take one buffer that is not a plain packet: a piece of a long one, an error. Packets that it completed: 0, 1.
+
+    When the kernel raises, nothing has happened yet but to the bytes of the packet.
+    """
+    index = U(words32_at(rx.slots, rx.size)[rx.next])
+    meta = meta_of(words64_at(rx.ring, U(2) * rx.size)[U(2) * rx.next], word)
+    if not segment(rx, pool, index, word):
+        _next(rx)
         rx.partial += U(1)
         return U(0)
-    first, length = rx.chain_first, rx.chain_length
-    end_chain(rx)
-    rx.bytes += length
+    first, length = completed(rx, index, word)
     if first >= pool.capacity:
         raise IndexError("buffer index outside the pool")
-    packet = bytes_at(pool.packets + first * U(STRIDE) + U(HEADROOM), min(length, U(DATA)))
-    if not kernel(packet, length, meta):
+    wanted = kernel(bytes_at(pool.packets + first * U(STRIDE) + U(HEADROOM), min(length, U(DATA))), length, meta)
+    end_chain(rx)
+    _next(rx)
+    rx.bytes += length
+    if not wanted:
         rx.refused += U(1)
         give_packet(pool, first, length)
         return U(1)

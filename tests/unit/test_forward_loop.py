@@ -259,6 +259,24 @@ def test_what_a_kernel_raises_leaves_every_buffer_with_one_owner(tmp_path: Path,
     assert int(lab.world.nics[1]["sent"][0]) == (0 if batch == 32 else 2)
 
 
+def test_nor_has_it_of_a_long_packet_which_goes_its_way_when_the_kernel_is_mended(tmp_path: Path) -> None:
+    path = tmp_path / "past.py"
+    path.write_text("def past(packet, length):\n    return packet[length] == 0\n")
+    past = forwarding_loop(kernels.load(f"{path}:past"))
+    lab = Lab("none", widest=5)
+    for length, end in ((2048, 0), (2048, 0), (1500, 2)):
+        deliver(lab.world.nics[0], 1, length << 32 | 1 | end, 2048)
+    lab.state["rounds"], lab.state["patience"] = 8, 1
+    for _ in range(3):
+        with pytest.raises(IndexError):
+            past(lab.state)
+        assert lab.counters()[0].received == 0
+        lab.world.check()
+    assert lab.run() == 1
+    assert (lab.counters()[0].received_bytes, lab.counters()[1].sent_bytes) == (5596, 5596)
+    lab.world.check()
+
+
 @pytest.mark.parametrize("batch", [1, 4, 31, 32, 64])
 def test_any_mixture_goes_through_in_order(tmp_path: Path, batch: int) -> None:
     """Plain and long packets, errors, and refusals, against what a few lines of Python make of the same."""
