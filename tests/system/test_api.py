@@ -8,7 +8,7 @@ from tests.conftest import StartSimulator, address
 SCRIPT = """
 import sys, time
 import ixy_vfio
-with ixy_vfio.open_ports(*sys.argv[2:], helper=sys.argv[1]) as (a, b):
+with ixy_vfio.open_ports(*sys.argv[2:], helper=sys.argv[1], link_deadline=60) as (a, b):
     sent = a.new(40, 60)
     for i, packet in enumerate(sent):
         packet[:] = 0

@@ -1,16 +1,18 @@
-"""Compiles what `ixy-vfio forward` runs, or loads it: on the host for guests, in a guest before a fork."""
+"""Compiles what `ixy-vfio forward` and the Python API run, or loads it: for guests, or in one before a fork."""
 
 import numpy as np
 from numba import typeof
 
 from ixy_vfio.apps import compile as compiler
 from ixy_vfio.apps import kernels
+from ixy_vfio.ixgbe import batch
 from ixy_vfio.ixgbe.datapath import QUEUE, arm
 
 
 def main() -> None:
-    """The loop, and what fills a receive ring."""
+    """The loop, what fills a receive ring, and what receives and sends a batch."""
     compiler.forwarding_loop(kernels.load("none"))
+    batch.calls()
     arm.compile((typeof(np.zeros(1, QUEUE)),))  # type: ignore[attr-defined, no-untyped-call]
 
 
