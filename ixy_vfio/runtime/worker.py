@@ -83,8 +83,9 @@ def loop_state(
 def counters(pair: QueuePair) -> PortCounters:
     """The counters of a queue pair."""
     rx, tx = pair.state[0]["rx"], pair.state[0]["tx"]
-    received = [pair.received, *(int(rx[name]) for name in messages.RX_COUNTERS)]
-    return PortCounters(*received, *(pair.sent, *(int(tx[name]) for name in messages.TX_COUNTERS)))
+    words = [pair.received, *(int(rx[name]) for name in messages.RX_COUNTERS)]
+    words += [pair.sent, *(int(tx[name]) for name in messages.TX_COUNTERS)]
+    return PortCounters(*words)
 
 
 def start(job: Job) -> tuple[int, socket.socket]:

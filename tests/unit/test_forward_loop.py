@@ -259,7 +259,7 @@ def test_what_a_kernel_raises_leaves_every_buffer_with_one_owner(tmp_path: Path,
     assert int(lab.world.nics[1]["sent"][0]) == (0 if batch == 32 else 2)
 
 
-def test_nor_has_it_of_a_long_packet_which_goes_its_way_when_the_kernel_is_mended(tmp_path: Path) -> None:
+def test_a_long_packet_stays_where_it_is_until_the_kernel_raises_no_more(tmp_path: Path) -> None:
     path = tmp_path / "past.py"
     path.write_text("def past(packet, length):\n    return packet[length] == 0\n")
     past = forwarding_loop(kernels.load(f"{path}:past"))
