@@ -64,8 +64,9 @@ TX = np.dtype(
         ("reports", "<u8"),  # address of uint32[size / BLOCK]: which descriptor reports that a block is done
         ("doorbell", "<u8"),  # address of TDT
         ("size", "<u8"),
-        ("tail", "<u8"),  # the next one to fill
+        ("tail", "<u8"),  # the next one to fill; within the forwarding loop it can be at the end, and is wrapped later
         ("filled", "<u8"),  # how many have been filled
+        ("asked", "<u8"),  # how many of those are in full blocks, of which a report was asked for
         ("freed", "<u8"),  # how many of those were done, and their buffers freed; a multiple of BLOCK
         ("partial", "<u8"),  # how many of those filled were not the first of their packet
         ("bytes", "<u8"),  # of the packets given to the device, which are filled - partial
@@ -237,6 +238,7 @@ def advance(tx: Any, count: Any, report: Any) -> None:
     if end // U(BLOCK) != tail // U(BLOCK):
         words32_at(tx.reports, tx.size // U(BLOCK))[tail // U(BLOCK)] = np.uint32(report)
         words64_at(tx.ring, U(2) * tx.size)[U(2) * report + U(1)] |= desc.TX_RS
+        tx.asked += U(BLOCK)
     tx.tail = end & (tx.size - U(1))
     tx.filled += count
 

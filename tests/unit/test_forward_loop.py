@@ -227,6 +227,19 @@ def test_the_limit_is_exact() -> None:
     lab.world.check()
 
 
+@pytest.mark.parametrize("batch", [1, 4, 32, 64])
+@pytest.mark.parametrize("port", [0, 1])
+def test_the_last_packets_before_the_limit_may_come_by_either_port(port: int, batch: int) -> None:
+    lab = Lab("none", limit=41, batch=batch, buffers=1024)
+    deliver(lab.world.nics[0], 20, PLAIN, 60)
+    deliver(lab.world.nics[1], 20, PLAIN, 60)
+    assert sum(lab.run(rounds=1) for _ in range(40)) == 40
+    deliver(lab.world.nics[port], 5, PLAIN, 60)
+    assert [lab.run(rounds=1) for _ in range(3)] == [1, 0, 0]
+    assert [c.received for c in lab.counters()] == [20 + (port == 0), 20 + (port == 1)]
+    assert int(lab.state["received"][0]) == 41
+
+
 def test_no_packets_returns_when_patience_ends() -> None:
     lab = Lab("none")
     assert lab.run(rounds=1 << 62, patience=1000) == 0
