@@ -5,7 +5,7 @@ have mask bits in EIMS_EX only. Other causes (link status change ...) are EICR b
 bit a queue has, IVAR_MISC the vector of the other causes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from ixy_vfio.hw import ixgbe
@@ -23,6 +23,14 @@ ALL_VECTORS = (1 << VECTORS) - 1
 EITR_INTERVAL, EITR_UNIT = 0x0000_0FF8, 2.048e-6  # bits 3-11 count units of 2.048 us at 10 Gbit/s
 EITR_STORED = 0x001F_8FF8
 EITR_COUNTER_SHIFT, EITR_COUNTER_KEEP = 21, 1 << 31  # bits 27:21 are the high bits of the running counter
+
+
+def _numbers(bits: int) -> Iterator[int]:
+    """The numbers of the bits that are set, and nothing spent on the others: `tick` runs at every step that waits."""
+    while bits:
+        lowest = bits & -bits
+        yield lowest.bit_length() - 1
+        bits ^= lowest
 
 
 class Messages(Protocol):
@@ -87,12 +95,8 @@ class Interrupts:
 
     def tick(self, now: float) -> float | None:
         """Send the messages whose time has come; returns when the next one's comes."""
-        if not self._waiting:
-            return None
         soonest: float | None = None
-        for vector in range(VECTORS):
-            if not self._waiting >> vector & 1:
-                continue
+        for vector in _numbers(self._waiting):
             if now >= self._open_at[vector]:
                 self._send(vector, now)
             elif soonest is None or self._open_at[vector] < soonest:
@@ -142,9 +146,7 @@ class Interrupts:
 
     def _forget_masked(self) -> None:
         """A vector that waits and has no unmasked cause left does not send."""
-        for vector in range(VECTORS):
-            if not self._waiting >> vector & 1:
-                continue
+        for vector in _numbers(self._waiting):
             if self._msix:
                 queues, others = 1 << vector, self._others_of(vector)
             else:
