@@ -129,6 +129,7 @@ class Collections:
 
     def __enter__(self) -> "Collections":
         self.collections = 0
+        gc.collect()  # or what was allocated before could be collected in the block
         gc.callbacks.append(self._collected)
         nrt.memsys_enable_stats()
         self._before = rtsys.get_allocation_stats()

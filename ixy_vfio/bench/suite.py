@@ -1,13 +1,15 @@
 """What a run measures, experiment by experiment. `quick` measures what has a goal; else everything."""
 
 import contextlib
+import functools
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ixy_vfio.apps import kernels
 from ixy_vfio.apps.compile import forwarding_loop
@@ -20,11 +22,15 @@ from ixy_vfio.bench.sides import Product, Reference, Side
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 QUICK_BATCHES = (1, 4, 8, 16, 32, 64, 256)
 WIRE_SIZES = (60, 61, 64, 65, 127, 590, 1514)
+USUAL = "60 bytes, rings of 512"
 FORWARD = "forward"
 METADATA = "forward, all metadata"
 SEALED = "sealed"
+SETS = 5  # of memory, for each comparison: where it happens to lie moves a ratio by a tenth at batch 1
 COLD_SLICES, COLD_PAUSE = 12, 0.2  # of the cold rounds, spread over seconds, for the host moves its cores
 Say = Callable[[str], None]
+Loop = Callable[[NDArray[Any]], int]
+Make = Callable[[], contextlib.AbstractContextManager[list[Side]]]
 
 
 class Suite:
@@ -33,7 +39,7 @@ class Suite:
     def __init__(self, quick: bool, say: Say) -> None:
         self.quick, self.say = quick, say
         self.results = Results(published=PUBLISHED)
-        self.rounds = 25 if quick else 51
+        self.rounds = 25 if quick else 50
         self.builds, notes = reference.builds()
         self.results.notes += notes
         self.loop = forwarding_loop(kernels.load("touch"))
@@ -57,15 +63,45 @@ class Suite:
             for side in made:
                 side.close()
 
-    def compare(self, experiment: str, setting: str, batch: int, sides: Sequence[Side], base: str = "") -> None:
-        """Rows of these sides, which are configured; the same number of packets each."""
-        names = [side.name for side in sides]
-        samples = measure.interleaved(sides, self.rounds)
-        self.results.add(experiment, setting, batch, names, samples, base or self.base)
+    @contextlib.contextmanager
+    def forwarders(self, loops: Mapping[str, tuple[Loop, str]]) -> Iterator[list[Side]]:
+        """New forwarders by their names in the rows: each with its loop, and the name that this is compiled under."""
+        with contextlib.ExitStack() as stack:
+            made: list[Side] = []
+            for name, (loop, entry) in loops.items():
+                made.append(stack.enter_context(contextlib.closing(Product(loop, entry))))
+                made[-1].name = name
+            yield made
+
+    def compare(
+        self,
+        experiment: str,
+        setting: str,
+        batch: int,
+        make: Make,
+        *,
+        base: str = "",
+        size: int = 60,
+        burst: int = measure.BURST,
+        alike: bool = True,
+    ) -> None:
+        """Rows of the sides that `make` makes, anew for each set; `alike` when all are to send the same bytes."""
+        names: list[str] = []
+        series = []
+        for _ in range(SETS):
+            with make() as sides:
+                names = [side.name for side in sides]
+                for side in sides:
+                    side.sizes([size])
+                    side.configure(batch, burst)
+                series.append(measure.interleaved(sides, self.rounds // SETS))
+                if alike:
+                    measure.check(sides)
+        self.results.add(experiment, setting, batch, names, np.concatenate(series), base or self.base)
 
     def run(self) -> Results:
         """Everything, in order."""
-        self.results.settings = {"quick": self.quick, "rounds": self.rounds, "packets": measure.PACKETS}
+        self.results.settings = {"quick": self.quick, "rounds": self.rounds, "sets": SETS, "packets": measure.PACKETS}
         self.results.machine = machine.describe()
         always = (
             self.wire,
@@ -97,79 +133,57 @@ class Suite:
 
     def batches(self) -> None:
         """The main experiment: packets of 60 bytes, rings of 512, every batch size."""
-        with self.sides() as sides:
-            for batch in QUICK_BATCHES if self.quick else BATCHES:
-                self.say(f"batch {batch}")
-                for side in sides:
-                    side.configure(batch, measure.BURST)
-                self.compare("batch", "60 bytes, rings of 512", batch, sides)
-                measure.check(sides)
+        for batch in QUICK_BATCHES if self.quick else BATCHES:
+            self.say(f"batch {batch}")
+            self.compare("batch", USUAL, batch, self.sides)
 
     def sizes(self) -> None:
         """Packet sizes."""
-        with self.sides() as sides:
-            for size in (60, 64, 128, 256, 512, 1024, 1514):
-                self.say(f"packets of {size} bytes")
-                for side in sides:
-                    side.sizes([size])
-                    side.configure(32, measure.BURST)
-                self.compare("packet size", f"{size} bytes", 32, sides)
-                measure.check(sides)
+        for size in (60, 64, 128, 256, 512, 1024, 1514):
+            self.say(f"packets of {size} bytes")
+            self.compare("packet size", f"{size} bytes", 32, self.sides, size=size)
 
     def rings(self) -> None:
         """Ring sizes."""
         for ring in (64, 128, 256, 512, 1024, 2048, 4096):
             self.say(f"rings of {ring}")
-            with self.sides(ring=ring) as sides:
-                for side in sides:
-                    # the forwarder renews descriptors a block of 32 at a time: a ring of 64 has 32 at least
-                    side.configure(32, min(measure.BURST, ring // 2))
-                self.compare("ring size", f"rings of {ring}", 32, sides)
-                measure.check(sides)
+            make = functools.partial(self.sides, ring=ring)
+            # the forwarder renews descriptors a block of 32 at a time: a ring of 64 has 32 at least
+            self.compare("ring size", f"rings of {ring}", 32, make, burst=min(measure.BURST, ring // 2))
 
     def pages(self) -> None:
         """Page sizes, of both sides."""
         for page_size in (4096, HUGE):
+            make = functools.partial(self.sides, page_size=page_size)
+            with make() as sides:
+                kinds = {side.memory.kind for side in sides}
+            if page_size == HUGE and "4 KiB" in kinds:
+                self.results.notes.append("2 MiB pages: none are to be had here; left out")
+                return
             for batch in (32, 256):
                 self.say(f"pages of {page_size >> 10} KiB, batch {batch}")
-                with self.sides(page_size=page_size) as sides:
-                    kinds = {side.memory.kind for side in sides}
-                    if page_size == HUGE and "4 KiB" in kinds:
-                        self.results.notes.append("2 MiB pages: none are to be had here; left out")
-                        return
-                    for side in sides:
-                        side.configure(batch, measure.BURST)
-                    self.compare("page size", ", ".join(sorted(kinds)), batch, sides)
+                self.compare("page size", ", ".join(sorted(kinds)), batch, make)
 
     def kernels(self) -> None:
         """The kernels that are shipped, beside the one that all comparisons use."""
         self.say("kernels")
-        sides: list[Side] = []
-        for name in kernels.SHIPPED:
-            sides.append(Product(forwarding_loop(kernels.load(name)), name))
+        loops = {name: (forwarding_loop(kernels.load(name)), name) for name in kernels.SHIPPED}
+        make = functools.partial(self.forwarders, loops)
         for batch in (32, 256):
-            for side in sides:
-                side.configure(batch, measure.BURST)
-            self.compare("kernel", "60 bytes, rings of 512", batch, sides, base="touch")
-        for side in sides:
-            side.close()
+            self.compare("kernel", USUAL, batch, make, base="touch", alike=False)
 
     def safety(self) -> None:
         """What the checks cost: the same loop without them."""
         from ixy_vfio.bench import variants
 
-        sides: list[Side] = [self.product("as shipped")]
-        for name in variants.VARIANTS:
+        loops = {"as shipped": (self.loop, "touch")}
+        for number, name in enumerate(variants.VARIANTS, 1):
             self.say(f"safety: {name}")
-            loop = variants.loop_of(name, kernels.touch, "touch")
-            sides.append(Product(loop, f"variant_{len(sides)}", widest=1))
-            sides[-1].name = name
+            loops[name] = (variants.loop_of(name, kernels.touch, "touch"), f"variant_{number}")
+
+        make = functools.partial(self.forwarders, loops)
         for batch in (1, 32, 256):
-            for side in sides:
-                side.configure(batch, measure.BURST)
-            self.compare("safety", "60 bytes, rings of 512", batch, sides, base="as shipped")
-        for side in sides:
-            side.close()
+            self.compare("safety", USUAL, batch, make, base="as shipped")
 
     def sealing(self) -> None:
         """What it costs to be sealed."""
@@ -179,19 +193,20 @@ class Suite:
         with contextlib.closing(self.product()) as side:
             side.configure(32, measure.BURST)
             samples = sealing.compare(side, 9 if self.quick else 25)
-            self.results.add("sealing", "60 bytes, rings of 512", 32, ["not sealed", SEALED], samples, "not sealed")
+            self.results.add("sealing", USUAL, 32, ["not sealed", SEALED], samples, "not sealed")
 
     def metadata(self) -> None:
         """A kernel that is given all that the device says of a packet."""
         self.say("metadata")
         loop = forwarding_loop(kernels.load(f"{metadata.__file__}:{metadata.every_field.__name__}"))
-        with self.sides(every_build=False) as sides, contextlib.closing(Product(loop, "metadata")) as side:
-            side.name = METADATA
-            for batch in (1, 32, 256):
-                for one in (*sides, side):
-                    one.configure(batch, measure.BURST)
-                self.compare("metadata", "60 bytes, rings of 512", batch, [*sides, side])
-                measure.check([*sides, side])
+
+        @contextlib.contextmanager
+        def make() -> Iterator[list[Side]]:
+            with self.sides(every_build=False) as sides, self.forwarders({METADATA: (loop, "metadata")}) as more:
+                yield sides + more
+
+        for batch in (1, 32, 256):
+            self.compare("metadata", USUAL, batch, make)
 
     def cold(self) -> None:
         """The model on another core."""

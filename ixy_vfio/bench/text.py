@@ -16,7 +16,8 @@ METHOD = """## How it is measured
   descriptor, writes all bytes of a packet that is received and reads all bytes of one that is sent. Only the
   driver's part is timed, by the processor's cycle counter, around calls that handle 512 packets.
 * All sides take turns in every round, in changing order, in one process; a ratio is taken within a round. Given are
-  medians, and quartiles, of the rounds' ratios. So a noisy machine moves the times more than the ratios.
+  medians, and quartiles, of the rounds' ratios. So a noisy machine moves the times more than the ratios. A comparison
+  begins anew several times, in other memory: where the memory lies moves a ratio, too, by a tenth at batch 1.
 * What both sides send is compared byte for byte, at several packet sizes and batches, before anything is timed; in the
   timed rounds a digest of every sent byte is kept and compared after each series. A difference ends the run.
 * The reference (`ixy_vfio/bench/reference/`) is plain C in three files, compiled when the benchmark runs: with -O3 and

@@ -1,5 +1,6 @@
 """The benchmark measures what it says: same bytes on the wire, a strict model, honest goals."""
 
+import gc
 import itertools
 import json
 import subprocess
@@ -191,3 +192,16 @@ def test_help() -> None:
     words = [sys.executable, "-m", "ixy_vfio.cli", "bench", "--help"]
     result = subprocess.run(words, capture_output=True, text=True, check=True)
     assert all(option in result.stdout for option in ("--quick", "--check", "--output", "--history", "--plot"))
+
+
+def test_only_the_collections_of_the_block_are_counted() -> None:
+    threshold = gc.get_threshold()[0]
+    gc.collect()
+    before: list[list[int]] = [[] for _ in range(threshold * 3 // 4)]
+    with latency.Collections() as none:
+        inside: list[list[int]] = [[] for _ in range(threshold // 2)]
+    with latency.Collections() as some:
+        inside += [[] for _ in range(2 * threshold)]
+    assert none.collections == 0
+    assert some.collections >= 1
+    assert len(before) < len(inside)
