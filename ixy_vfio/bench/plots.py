@@ -78,7 +78,7 @@ def throughput(results: dict[str, Any]) -> Any:
     left.set(
         xlabel="batch size", ylabel="packets [Mpps]", title="Measured: driver's part alone, model NIC", ylim=(0, None)
     )
-    left.legend(loc="upper left")
+    left.legend(loc="best")
     published = results["published"]["mpps"]
     names = sorted(published, key=lambda name: float(published[name]))
     values = [published[name] for name in names]
@@ -109,7 +109,7 @@ def latency(results: dict[str, Any]) -> Any:
             label = "ixy_vfio forward" if run["side"] == "forward" else f"C ({run['side']})"
             axis.step(*zip(*points, strict=True), where="post", color=colour, label=f"{label}, {run['mpps']:.0f} Mpps")
         axis.set(xscale="log", yscale="log", xlabel="latency [ns]", title=f"{load:.0%} load", ylim=(5e-7, 1.2))
-        axis.legend(loc="lower left", fontsize=9)
+        axis.legend(loc="best", fontsize=9)
     axes[0].set_ylabel("share of packets that took longer")
     axes[0].set_yticks([10.0**-i for i in range(7)], ["1", "10%", "1%", "0.1%", "0.01%", "0.001%", "0.0001%"])
     return figure
