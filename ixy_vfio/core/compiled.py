@@ -130,20 +130,11 @@ class _Inner(CPUDispatcher):
         raise TypeError(f"{self.py_func.__name__}: only compiled functions can call it")
 
 
-def _inner(function: Function, **options: bool) -> Function:
-    dispatcher: Any = njit(**_OPTIONS, **options, no_cpython_wrapper=True)(function)  # type: ignore[call-overload]
-    dispatcher.__class__ = _Inner  # Numba's own would jump to where there is no wrapper
-    return cast(Function, dispatcher)
-
-
 def inlined(function: Function) -> Function:
     """Compile into each of its compiled callers: the helpers of a hot loop. Python cannot call it."""
-    return _inner(function, forceinline=True)
-
-
-def called(function: Function) -> Function:
-    """Compile once, to be called from compiled functions: what a hot loop does now and then. Python cannot call it."""
-    return _inner(function)
+    dispatcher: Any = njit(**_OPTIONS, forceinline=True, no_cpython_wrapper=True)(function)  # type: ignore[call-overload]
+    dispatcher.__class__ = _Inner  # Numba's own would jump to where there is no wrapper
+    return cast(Function, dispatcher)
 
 
 def rebound(function: Callable[..., Any], name: str, **names: Any) -> Any:

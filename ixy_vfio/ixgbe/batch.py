@@ -45,7 +45,6 @@ def poll(rx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
     armed = rx.armed - taken_of(rx)  # descriptors with a buffer: all that the device can have written back
     left = armed
     count = U(0)
-    total = U(0)
     plain = rx.chain_count + rx.skipping == U(0)
     while count < wanted and left != U(0):
         block = min(min(wanted - count, U(BLOCK)), min(left, rx.size - position))
@@ -63,7 +62,6 @@ def poll(rx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
                 break
             index_out[i] = slots[i]
             length_out[i] = np.uint32(length)
-            total += length
             done += U(1)
         count += done
         if done < block and word & desc.RX_DD != U(0):  # not plain: the word that was loaded above decides
@@ -72,7 +70,6 @@ def poll(rx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
                 first, length = completed(rx, index, word)
                 words32_at(indices, wanted)[count] = np.uint32(first)
                 words32_at(lengths, wanted)[count] = np.uint32(length)
-                total += length
                 count += U(1)
                 end_chain(rx)
             plain = rx.chain_count + rx.skipping == U(0)
@@ -86,7 +83,6 @@ def poll(rx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
         rx.next = position
         rx.pause += armed - left
         rx.partial += armed - left - count
-        rx.bytes += total
     refill(rx, pool)
     return count
 
@@ -95,7 +91,7 @@ def poll(rx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
 def _fill(tx: Any, pool: Any, indices: Any, lengths: Any, count: Any) -> Any:
     """Fill `count` (up to BLOCK) descriptors, with no wrap, with one packet each.
 
-    Returns the bytes, or 0 when one of them does not fit one buffer: then nothing has happened.
+    False when one of them does not fit one buffer: then nothing has happened.
     """
     tail = tx.tail
     index_in = words32_at(indices, BLOCK)
@@ -106,7 +102,6 @@ def _fill(tx: Any, pool: Any, indices: Any, lengths: Any, count: Any) -> Any:
     capacity = pool.capacity
     outside: Any = False
     odd: Any = False
-    total = U(0)
     for i in range(min(count, U(BLOCK))):
         index = U(index_in[i])
         length = U(length_in[i])
@@ -115,10 +110,9 @@ def _fill(tx: Any, pool: Any, indices: Any, lengths: Any, count: Any) -> Any:
         slots[i] = np.uint32(index)
         ring[U(2) * i] = base + index * U(STRIDE)
         ring[U(2) * i + U(1)] = desc.TX_DATA | desc.TX_EOP | length | length << desc.TX_PAYLEN_SHIFT
-        total += length
     if outside:
         raise IndexError("buffer index outside the pool")
-    return U(0) if odd else total
+    return not odd
 
 
 @inlined
@@ -128,27 +122,23 @@ def send(tx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
     `indices` and `lengths` are addresses of uint32[wanted]. Call `reclaim` before.
     """
     done = U(0)
-    total = U(0)
     while done < wanted:
         room = room_of(tx)
         count = min(min(wanted - done, U(BLOCK)), min(room, tx.size - tx.tail))
         if count == U(0):
             break
-        size = _fill(tx, pool, indices + U(4) * done, lengths + U(4) * done, count)
-        if size != U(0):
+        if _fill(tx, pool, indices + U(4) * done, lengths + U(4) * done, count):
             advance(tx, count, ((tx.tail + count) // U(BLOCK)) * U(BLOCK) - U(1))
             done += count
         else:
-            size = U(words32_at(lengths, wanted)[done])
-            count = fill_chain(tx, pool, words32_at(indices, wanted)[done], size, room)
+            first, length = words32_at(indices, wanted)[done], U(words32_at(lengths, wanted)[done])
+            count = fill_chain(tx, pool, first, length, room)
             if count == U(0):
                 break
             advance(tx, count, (tx.tail + count - U(1)) & (tx.size - U(1)))
             tx.partial += count - U(1)
             done += U(1)
-        total += size
     if done != U(0):
-        tx.bytes += total
         store_release(words32_at(tx.doorbell, 1), 0, np.uint32(tx.tail))
     return done
 

@@ -7,7 +7,9 @@ Rings are handled in blocks of 32 descriptors: receive buffers are renewed, and 
 time, by plain loops that LLVM vectorises; a ring has whole blocks (64..4096, a power of two), so no block wraps.
 
 Descriptors are counted from the start on, and never uncounted: what waits between two places of a ring, and how many
-packets there were, are differences of such counts. So a run of the forwarding loop has few counters to change.
+packets there were, are differences of such counts. So a run of the forwarding loop has few counters to change. Bytes
+are counted a block at a time, by vector instructions, when the block is renewed or its report is asked for; who wants
+to know them adds those of the blocks that are not complete (`bytes_of`).
 
 In these functions `Any` is an unsigned 64-bit integer, a record, or an array: Numba's types are not Python's.
 
@@ -27,7 +29,7 @@ from numpy.typing import NDArray
 
 from ixy_vfio.core.compiled import compiled, inlined
 from ixy_vfio.core.pool import CHAIN_LIMIT, DATA, HEADROOM, STRIDE, Pool, give, give_packet, pool_at, segments_of
-from ixy_vfio.core.unsafe import bytes_at, copy_bytes, load_acquire, store_release, words32_at, words64_at
+from ixy_vfio.core.unsafe import bytes_at, copy_bytes, field_sum, load_acquire, store_release, words32_at, words64_at
 from ixy_vfio.ixgbe import desc
 from ixy_vfio.netdev import Queue
 
@@ -50,7 +52,7 @@ RX = np.dtype(
         ("chain_length", "<u8"),
         ("chain_count", "<u8"),
         ("skipping", "<u8"),  # 1 while the rest of a dropped chain is being thrown away
-        ("bytes", "<u8"),  # of the good packets given to the application, which are taken - partial
+        ("bytes", "<u8"),  # in all descriptors that were renewed, less those of packets dropped for errors: `bytes_of`
         ("errors", "<u8"),  # packets dropped: the device reported an error, or a length that cannot be
         ("oversize", "<u8"),  # packets dropped: more than CHAIN_LIMIT buffers
         ("refused", "<u8"),  # packets dropped: the application's kernel said so
@@ -69,7 +71,7 @@ TX = np.dtype(
         ("asked", "<u8"),  # how many of those are in full blocks, of which a report was asked for
         ("freed", "<u8"),  # how many of those were done, and their buffers freed; a multiple of BLOCK
         ("partial", "<u8"),  # how many of those filled were not the first of their packet
-        ("bytes", "<u8"),  # of the packets given to the device, which are filled - partial
+        ("bytes", "<u8"),  # of the packets that begin in the blocks whose report was asked for: `bytes_of`
         ("no_room", "<u8"),  # packets dropped: the ring was full
     ]
 )
@@ -102,6 +104,8 @@ def refill(rx: Any, pool: Any) -> None:
         slots = words32_at(rx.slots + U(4) * start, BLOCK)
         ring = words64_at(rx.ring + U(16) * start, 2 * BLOCK)
         outside: Any = False
+        if armed >= rx.size:  # a device has written these
+            rx.bytes += field_sum(ring, desc.RX_LENGTH_MASK << desc.RX_LENGTH_SHIFT, desc.RX_LENGTH_SHIFT)
         for i in range(U(BLOCK)):
             index = U(taken[i])
             outside |= index >= capacity
@@ -127,6 +131,7 @@ def end_chain(rx: Any) -> None:
 @inlined
 def drop_chain(rx: Any, pool: Any) -> None:
     """Free what there is of a packet that is not complete."""
+    rx.bytes -= rx.chain_length
     if rx.chain_count != U(0):
         give_packet(pool, rx.chain_first, rx.chain_length)
     end_chain(rx)
@@ -138,6 +143,7 @@ def segment(rx: Any, pool: Any, index: Any, word: Any) -> Any:
     last = word & desc.RX_EOP != U(0)
     length = word >> desc.RX_LENGTH_SHIFT & desc.RX_LENGTH_MASK
     if rx.skipping != U(0):
+        rx.bytes -= length
         give(pool, index)
         rx.skipping = U(0 if last else 1)
         return False
@@ -148,6 +154,7 @@ def segment(rx: Any, pool: Any, index: Any, word: Any) -> Any:
     if wrong or too_long:
         rx.errors += U(wrong)
         rx.oversize += U(not wrong)
+        rx.bytes -= length
         drop_chain(rx, pool)
         give(pool, index)
         rx.skipping = U(0 if last else 1)
@@ -178,7 +185,7 @@ def reclaim(tx: Any, pool: Any) -> None:
     Up to BLOCK - 1 buffers of sent packets stay in the ring until more is sent.
     """
     # Copied by vector instructions: worth 1.7 instructions a packet over a loop, which LLVM cannot prove disjoint.
-    while tx.filled - tx.freed >= U(BLOCK):
+    while tx.asked - tx.freed >= U(BLOCK):
         start = tx.freed & (tx.size - U(1))
         report = U(words32_at(tx.reports, tx.size // U(BLOCK))[start // U(BLOCK)])
         word = load_acquire(words64_at(tx.ring, U(2) * tx.size), U(2) * report + U(1))
@@ -231,14 +238,27 @@ def fill_chain(tx: Any, pool: Any, first: Any, length: Any, room: Any) -> Any:
 
 
 @inlined
+def ask(tx: Any, start: Any, report: Any) -> None:
+    """The block of descriptors from `start` is full: count its bytes, and let the EOP at `report` tell when it is done.
+
+    An EOP outside the block has no PAYLEN: whether the device has reported it by then changes no count.
+    """
+    if start + U(BLOCK) > tx.size:
+        raise IndexError("a block outside the ring")
+    block = words64_at(tx.ring + U(16) * start, 2 * BLOCK)
+    tx.bytes += field_sum(block, desc.TX_PAYLEN, desc.TX_PAYLEN_SHIFT)
+    words32_at(tx.reports, tx.size // U(BLOCK))[start // U(BLOCK)] = np.uint32(report)
+    words64_at(tx.ring, U(2) * tx.size)[U(2) * report + U(1)] |= desc.TX_RS
+    tx.asked += U(BLOCK)
+
+
+@inlined
 def advance(tx: Any, count: Any, report: Any) -> None:
     """`count` descriptors were filled. Where they complete a block, the EOP at `report` tells when it was sent."""
     tail = tx.tail
     end = tail + count
     if end // U(BLOCK) != tail // U(BLOCK):
-        words32_at(tx.reports, tx.size // U(BLOCK))[tail // U(BLOCK)] = np.uint32(report)
-        words64_at(tx.ring, U(2) * tx.size)[U(2) * report + U(1)] |= desc.TX_RS
-        tx.asked += U(BLOCK)
+        ask(tx, tail // U(BLOCK) * U(BLOCK), report)
     tx.tail = end & (tx.size - U(1))
     tx.filled += count
 
@@ -247,6 +267,20 @@ def advance(tx: Any, count: Any, report: Any) -> None:
 def arm(queue: Any) -> None:
     """Fill the receive ring from the pool, as far as whole blocks go."""
     refill(queue[0].rx, pool_at(queue[0].pool))
+
+
+@compiled
+def bytes_of(queue: Any) -> Any:
+    """Bytes of the good packets given to the application, and of those given to the device."""
+    rx, tx = queue[0].rx, queue[0].tx
+    received, sent = rx.bytes - rx.chain_length, tx.bytes
+    words = words64_at(rx.ring, U(2) * rx.size)
+    for i in range(max(rx.armed, rx.size) - rx.size, taken_of(rx)):
+        received += words[U(2) * (i & (rx.size - U(1))) + U(1)] >> desc.RX_LENGTH_SHIFT & desc.RX_LENGTH_MASK
+    words = words64_at(tx.ring, U(2) * tx.size)
+    for i in range(tx.asked, tx.filled):
+        sent += words[U(2) * (i & (tx.size - U(1))) + U(1)] >> desc.TX_PAYLEN_SHIFT
+    return received, sent
 
 
 class QueuePair:
@@ -282,6 +316,12 @@ class QueuePair:
         """Packets given to the device."""
         tx = self.state[0]["tx"]
         return int(tx["filled"] - tx["partial"])
+
+    @property
+    def bytes(self) -> tuple[int, int]:
+        """Of the packets `received` and `sent`."""
+        received, sent = bytes_of(self.state)
+        return int(received), int(sent)
 
     @property
     def armed(self) -> int:

@@ -14,10 +14,7 @@ SIZE = 512
 _HEADER = struct.Struct("<II")  # kind, length of the text
 TEXT = SIZE - _HEADER.size
 
-# The counters of one queue pair beside its packets, in the order in which they are sent; names as in `ixgbe.datapath`.
-RX_COUNTERS = ("bytes", "errors", "oversize", "refused", "no_buffer")
-TX_COUNTERS = ("bytes", "no_room")
-_PORT = 1 + len(RX_COUNTERS) + 1 + len(TX_COUNTERS)
+_PORT = 9  # words of a PortCounters
 _STATISTICS = struct.Struct(f"<{1 + 2 * _PORT}Q")
 
 

@@ -27,7 +27,7 @@ def armed(**options: Any) -> World:
 
 def counters(world: World) -> dict[str, int]:
     rx = world.pairs[0].state[0]["rx"]
-    others = {name: int(rx[name]) for name in ("bytes", "errors", "oversize", "no_buffer")}
+    others = {"bytes": world.pairs[0].bytes[0]} | {name: int(rx[name]) for name in ("errors", "oversize", "no_buffer")}
     return {"packets": world.pairs[0].received, **others}
 
 
@@ -209,6 +209,50 @@ def test_an_empty_pool_costs_buffers_not_packets_and_recovers() -> None:
     receive_batch(world.pairs[0].state, batch_of(1))  # arms
     assert deliver(world.nics[0], 64, PLAIN, 0) == 32  # 31 of the block, and the one that RDT had kept back
     world.check()
+
+
+@pytest.mark.parametrize("buffers", [256, 70], ids=["plenty", "often no block to renew"])
+def test_bytes_are_those_of_good_packets_at_any_time(buffers: int) -> None:
+    """Also of a chain that is not complete, and of blocks that are renewed late."""
+    world = armed(ports=1, buffers=buffers)
+    random = np.random.default_rng(buffers)
+    batch = batch_of(64)
+    size = dropped = 0
+    for _ in range(500):
+        length = int(random.choice([17, 60, 1514, 2048, 2049, 6000, 10240, 5, 10241]))
+        error = int(random.choice([0, 0, 0, 1 << 29]))
+        pieces = [2048] * ((length - 1) // 2048) + [(length - 1) % 2048 + 1]
+        for i, piece in enumerate(pieces):
+            last = i == len(pieces) - 1
+            while not deliver(world.nics[0], 1, word(piece, end=last, error=error if last else 0), 0):
+                free_batch(world.pairs[0].state, batch, receive_batch(world.pairs[0].state, batch))
+                assert counters(world)["bytes"] == size
+            if not last and random.random() < 0.3:
+                free_batch(world.pairs[0].state, batch, receive_batch(world.pairs[0].state, batch))
+                assert counters(world)["bytes"] == size
+        good = not error and 17 <= length <= 10240
+        size += length if good else 0
+        dropped += not good
+        if random.random() < 0.3:
+            free_batch(world.pairs[0].state, batch, receive_batch(world.pairs[0].state, batch))
+            assert counters(world)["bytes"] == size
+    while count := receive_batch(world.pairs[0].state, batch):
+        free_batch(world.pairs[0].state, batch, count)
+    found = counters(world)
+    assert (found["bytes"], found["errors"] + found["oversize"]) == (size, dropped)
+    assert (found["no_buffer"] > 0) == (buffers == 70)
+    world.check()
+
+
+def test_what_a_ring_held_before_counts_for_nothing() -> None:
+    world = World(ports=1)
+    words = np.frombuffer(world.memory.view, np.uint64)  # the receive ring comes first
+    words[1:128:2] = PLAIN
+    arm(world.pairs[0].state)
+    assert counters(world) == expected()
+    deliver(world.nics[0], 40, PLAIN, 0)
+    receive_batch(world.pairs[0].state, batch_of(64))
+    assert counters(world) == expected(40, 40 * 60)
 
 
 def test_random_write_backs_never_break_ownership() -> None:

@@ -85,7 +85,7 @@ def test_nothing_sent_rings_no_doorbell() -> None:
 def test_a_full_ring_keeps_one_descriptor_and_the_rest_is_freed_and_counted() -> None:
     world = World(ports=1, buffers=200)
     assert send_batch(world.pairs[0].state, take(world, [60] * 100), 100) == 63
-    assert (world.pairs[0].sent, int(tx(world)["bytes"]), int(tx(world)["no_room"])) == (63, 63 * 60, 37)
+    assert (world.pairs[0].sent, world.pairs[0].bytes[1], int(tx(world)["no_room"])) == (63, 63 * 60, 37)
     assert tail(world) == 63
     world.check()
     assert send_batch(world.pairs[0].state, take(world, [60]), 1) == 0
@@ -98,8 +98,9 @@ def test_a_full_ring_keeps_one_descriptor_and_the_rest_is_freed_and_counted() ->
 def test_many_laps_of_any_mixture(lengths: list[int]) -> None:
     world = World(ports=1, buffers=256)
     rounds = 300
-    for _ in range(rounds):
+    for i in range(rounds):
         assert send_batch(world.pairs[0].state, take(world, lengths), len(lengths)) == len(lengths)
+        assert world.pairs[0].bytes[1] == (i + 1) * sum(lengths)  # wherever in a block that is
         transmit(world.nics[0], 1000)
         world.check()
     assert int(world.nics[0]["sent"][0]) == rounds * len(lengths)
@@ -120,6 +121,7 @@ def test_random_mixtures_and_a_slow_device() -> None:
     assert (world.pairs[0].sent, int(tx(world)["no_room"])) == (sent, given - sent)
     transmit(world.nics[0], 1000)
     assert int(world.nics[0]["sent"][0]) == sent
+    assert world.pairs[0].bytes[1] == int(world.nics[0]["sent_bytes"][0])
     assert 0 < sent < given
 
 

@@ -297,7 +297,7 @@ def test_any_mixture_goes_through_in_order(tmp_path: Path, batch: int) -> None:
     path.write_text("def third(packet, length):\n    return length % 3 != 0\n")
     lab = Lab(f"{path}:third", batch=batch, widest=5, buffers=512, both=False)
     random = np.random.default_rng(batch)
-    expected = dropped = refused = 0
+    expected = received = dropped = refused = 0
     for _ in range(400):
         length = int(random.choice([60, 61, 62, 1514, 2048, 2049, 6000, 10240, 5]))
         error = 1 << 29 if random.random() < 0.1 else 0
@@ -310,6 +310,7 @@ def test_any_mixture_goes_through_in_order(tmp_path: Path, batch: int) -> None:
         dropped += wrong
         refused += not wrong and length % 3 == 0
         expected += length if not wrong and length % 3 else 0
+        received += length if not wrong else 0
         if random.random() < 0.3:
             lab.run()
             transmit(lab.world.nics[1], int(random.integers(40)))
@@ -319,6 +320,7 @@ def test_any_mixture_goes_through_in_order(tmp_path: Path, batch: int) -> None:
         pass
     assert int(lab.world.nics[1]["sent_bytes"][0]) == expected == lab.counters()[1].sent_bytes
     assert (lab.counters()[0].rx_errors, lab.counters()[0].refused) == (dropped, refused)
+    assert lab.counters()[0].received_bytes == received
     lab.world.check()
 
 

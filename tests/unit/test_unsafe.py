@@ -56,6 +56,17 @@ def stores_to_the_array(code: str) -> list[str]:
     )
 
 
+def test_a_field_is_summed_over_the_second_words_alone() -> None:
+    sums: Any = njit(lambda words, mask, shift: unsafe.field_sum(words, mask, shift))
+    words = np.random.default_rng(1).integers(0, 1 << 64, 64, dtype=np.uint64)
+    second = [int(word) for word in words[1::2]]
+    assert sums(words, 0xFFFF << 32, 32) == sum(word >> 32 & 0xFFFF for word in second)
+    words[1::2] &= np.uint64((1 << 61) - 1)
+    assert sums(words, np.uint64(0x3FFFF << 46), 46) == sum((word & (1 << 61) - 1) >> 46 for word in second)
+    with pytest.raises(IndexError):
+        sums(words[:63], 1, 0)
+
+
 def test_both_stores_survive() -> None:
     assert len(stores_to_the_array(optimised(_two_atomic, ARRAY))) == 2
 
