@@ -10,26 +10,26 @@
 the fields that it looks at: the rest is not compiled.
 
 It is one pass: a packet goes from its receive descriptor through the kernel to a transmit descriptor, and nothing is
-written down in between. What each trick is worth, in instructions a packet at batch 1 / 32:
+written down in between. It takes 108 instructions a packet at batch 1, and 48 at 32 (`scripts/instructions`). What each
+trick was worth when it came, in instructions at batch 1 / 32, or in time where that says more:
 
-* one pass, in place of receive, work and send with arrays between them: 357 -> 177 / 69 -> 48
+* one pass, in place of receive, work and send with arrays between them: -180 / -21
 * runs that end with a block of the transmit ring, so that no index wraps in them, and all that a run needs in local
   variables (a store to a descriptor could have changed a record, as far as the compiler knows); the buffers of a block
-  freed by vector instructions: 177 -> 168 / 48 -> 46
+  freed by vector instructions: -9 / -2
 * one countdown, `run`, in place of what has to be asked before each run (blocks, buffers, room, an open chain): who
-  finds it at 0 looks after the rings, and sets it anew: 168 -> 136 / 46 -> 47; a ninth of the time at batch 1
+  finds it at 0 looks after the rings, and sets it anew: -32 / +1; a ninth of the time at batch 1
 * how many packets there were, and what waits in a ring, told from counts of descriptors instead of counted as well:
-  137 -> 134 / 48 -> 48; a sixteenth of the time at batch 1 (places in a ring as such counts modulo its size, as well: a
-  tenth slower, and left out)
+  -2 / 0; a sixteenth of the time at batch 1 (places in a ring as such counts modulo its size, as well: a tenth slower,
+  and left out)
 * the report of a block is asked for where the rings are looked after, the limit once for many rounds, and what a run
-  does not need for each packet is read again at its end, which leaves registers to the packets: 134 -> 119 / 48 -> 48;
-  a twentieth of the time at batch 1
+  does not need for each packet is read again at its end, which leaves registers to the packets: -14 / -1; a twentieth
+  of the time at batch 1
 * a step that is one run, and leaves the rings as they are, has a way of its own, past all that `_rest` does: a tenth of
   the time at batch 1
 * one index, in words, for ring and slots: a register, and a twenty-fifth of the time at batch 32
 * bytes are counted a block at a time (`datapath`), not in each run: a twelfth of the time at batch 1, a sixteenth with
-  all metadata, nothing else; all three together 119 -> 108 / 48 -> 48, a sixth of the time at batch 1, a twelfth with all
-  metadata, a twentieth at batch 32
+  all metadata
 
 With the model on another core, a block of the transmit ring that is asked for one block before it is filled takes 7 to
 13 % off the time, the more the farther that core is (1 instruction a packet). Tried there and left out: asking for
