@@ -56,9 +56,9 @@ CAVEATS = """## What this does not show
   model does (the cold rows, with the model on another core, are the other extreme).
 * A doorbell is a plain store to memory. On hardware it is an uncached write of some hundred cycles now and then, so
   that what saves doorbells is undervalued here, for both sides.
-* Two things move the cold rows more than the driver does: how far apart the two cores are, and how the transmit ring is
-  reported. The driver asks for one report in 32 descriptors, for a NIC writes each over PCI Express;
-  asking for every one, as the reference does, would take about a third off here, where a report is a cache line.
+* How far apart the two cores are moves the cold rows as much as the driver does. And both sides have the device report
+  every transmit descriptor (RS): here that is what hands a cache line back (with one report in 32 the forwarder takes
+  1.7 times as long), on a NIC it is written over PCI Express, a line of four at a time, and not measured.
 * Published numbers stand in the picture for their shape alone: other machine, real NIC, a limit of 29.76 Mpps.
 * Instruction counts say nothing of stalls.
 * One page size, one kind of CPU and one hypervisor make one run; yours may differ: that is what the benchmark is for.
@@ -72,12 +72,12 @@ layout written in C would be as fast, or somewhat faster. What makes the differe
 * Buffers are numbers, not objects. C's way touches a header line of each packet beside its data: two cache lines a
   packet instead of one, and a pointer to follow before the next load can start.
 * A stride of 2112 bytes instead of 2048. With a power of two all packets share 1/32 of the sets of the first cache.
-* Blocks of 32 descriptors that never wrap: buffers are renewed, reported and freed a block at a time, by vector
-  instructions; the report of a sent block is looked at about once a block.
+* Blocks of 32 descriptors that never wrap: buffers are renewed and freed, and bytes counted, a block at a time, by
+  vector instructions; one report a block is looked at.
 * One pass: each packet goes from its receive descriptor through the kernel to its transmit descriptor, with the state
   of both queues in registers, and no array of packets is written and read in between. C's way has that array.
 
-`ixy_vfio/ixgbe/forward.py` says what each is worth in instructions.
+`ixy_vfio/ixgbe/forward.py` says what each is worth.
 
 So read the ratios as "this layout, in Python, beside that layout, in C". That Python does not stand in the way of it
 is the point.

@@ -20,10 +20,17 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
 FIELD_WORDS = 64  # of a `field_sum`
+PAIRS = 32  # of a `split_pairs`
 
 
 def _element(context, builder, array_type, array, index):
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [index], inbounds=True)
+
+
+def _lane_sum(builder, vector):
+    """Of a vector of eight 64-bit words."""
+    kind = ir.FunctionType(vector.type.element, [vector.type])
+    return builder.call(builder.module.declare_intrinsic("llvm.vector.reduce.add.v8i64", [], kind), [vector])
 
 
 @intrinsic
@@ -72,22 +79,6 @@ def _array_at(typing_context, address, count, dtype):
         data = builder.inttoptr(args[0], element.as_pointer())
         populate_array(array, data=data, shape=[args[1]], strides=[size], itemsize=size, meminfo=None)
         return array._getvalue()
-
-    return signature, codegen
-
-
-@intrinsic
-def _prefetch_write(typing_context, array, index):
-    signature = types.void(array, types.intp)
-
-    def codegen(context, builder, signature, args):
-        pointer = _element(context, builder, signature.args[0], args[0], args[1])
-        i32 = ir.IntType(32)
-        prefetch = builder.module.declare_intrinsic(
-            "llvm.prefetch", [pointer.type], ir.FunctionType(ir.VoidType(), [pointer.type, i32, i32, i32])
-        )
-        builder.call(prefetch, [pointer, i32(1), i32(3), i32(1)])
-        return context.get_dummy_value()
 
     return signature, codegen
 
@@ -162,8 +153,28 @@ def _field_sum(typing_context, array, mask, shift):
             at = _element(context, builder, signature.args[0], args[0], context.get_constant(types.intp, i))
             words = builder.load(builder.bitcast(at, eight.as_pointer()), align=8)
             total = builder.add(total, builder.and_(words, masks))
-        reduce = builder.module.declare_intrinsic("llvm.vector.reduce.add.v8i64", [], ir.FunctionType(i64, [eight]))
-        return builder.call(reduce, [builder.lshr(total, shifts)])
+        return _lane_sum(builder, builder.lshr(total, shifts))
+
+    return signature, codegen
+
+
+@intrinsic
+def _split_pairs(typing_context, target, pairs):
+    signature = types.uint64(target, pairs)
+
+    def codegen(context, builder, signature, args):
+        i64, i32 = ir.IntType(64), ir.IntType(32)
+        eight, halves = ir.VectorType(i64, 8), ir.VectorType(i32, 8)
+        total = eight(None)
+        loaded = []
+        for i in range(0, PAIRS, 8):
+            at = _element(context, builder, signature.args[1], args[1], context.get_constant(types.intp, i))
+            loaded.append(builder.load(builder.bitcast(at, eight.as_pointer()), align=8))
+        for i, words in enumerate(loaded):  # all loads stand before the first store, so that no overlap matters
+            to = _element(context, builder, signature.args[0], args[0], context.get_constant(types.intp, 8 * i))
+            builder.store(builder.trunc(words, halves), builder.bitcast(to, halves.as_pointer()), align=4)
+            total = builder.add(total, builder.lshr(words, eight([i64(32)] * 8)))
+        return _lane_sum(builder, total)
 
     return signature, codegen
 
@@ -216,13 +227,6 @@ def store_release(array: Any, index: Any, value: Any) -> None:
 def fence() -> None:
     """Order all loads and stores before it with all after it (acquire and release; no instruction on x86-64)."""
     _fence()
-
-
-@njit(inline="always")
-def prefetch_write(array: Any, index: Any) -> None:
-    """Ask for the cache line of array[index], for writing. A hint; silent outside the array."""
-    if np.uint64(index) < np.uint64(array.size):
-        _prefetch_write(array, np.intp(index))
 
 
 @njit(inline="always")
@@ -283,6 +287,18 @@ def field_sum(words: Any, mask: Any, shift: Any) -> Any:
     if words.size != FIELD_WORDS:
         raise IndexError("sum over other than 32 descriptors")
     return _field_sum(words, np.uint64(mask), np.uint64(shift))
+
+
+@njit(inline="always")
+def split_pairs(target: Any, pairs: Any) -> Any:
+    """Copy the lower halves of 32 words, uint64[32], to uint32[32]; returns the sum of the upper halves.
+
+    By vector instructions, which LLVM could not use: for all that it knows, the two overlap. Plain loads and stores.
+    Raises IndexError unless there are 32 of each.
+    """
+    if target.size != PAIRS or pairs.size != PAIRS:
+        raise IndexError("other than 32 pairs")
+    return _split_pairs(target, pairs)
 
 
 @njit(inline="always")

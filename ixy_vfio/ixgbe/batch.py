@@ -96,7 +96,7 @@ def _fill(tx: Any, pool: Any, indices: Any, lengths: Any, count: Any) -> Any:
     tail = tx.tail
     index_in = words32_at(indices, BLOCK)
     length_in = words32_at(lengths, BLOCK)
-    slots = words32_at(tx.slots + U(4) * tail, BLOCK)
+    slots = words32_at(tx.slots + U(8) * tail, 2 * BLOCK)
     ring = words64_at(tx.ring + U(16) * tail, 2 * BLOCK)
     base = pool.iova + U(HEADROOM)
     capacity = pool.capacity
@@ -107,9 +107,10 @@ def _fill(tx: Any, pool: Any, indices: Any, lengths: Any, count: Any) -> Any:
         length = U(length_in[i])
         outside |= index >= capacity
         odd |= length - desc.MIN_PACKET > U(DATA) - desc.MIN_PACKET
-        slots[i] = np.uint32(index)
+        slots[U(2) * i] = np.uint32(index)
+        slots[U(2) * i + U(1)] = np.uint32(length)
         ring[U(2) * i] = base + index * U(STRIDE)
-        ring[U(2) * i + U(1)] = desc.TX_DATA | desc.TX_EOP | length | length << desc.TX_PAYLEN_SHIFT
+        ring[U(2) * i + U(1)] = desc.TX_DATA | desc.TX_LAST | length | length << desc.TX_PAYLEN_SHIFT
     if outside:
         raise IndexError("buffer index outside the pool")
     return not odd

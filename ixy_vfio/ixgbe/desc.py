@@ -34,11 +34,9 @@ RX_RSS_HASH_SHIFT = np.uint64(32)
 # 7.2.3.2.4 Advanced transmit data descriptor, read format, word 1: DTALEN 15:0, DTYP 23:20, DCMD 31:24, STA 35:32,
 # PAYLEN 63:46.
 TX_DTYP_DATA = 3 << 20
-TX_EOP = np.uint64(1 << 24)  # last descriptor of the packet
-TX_RS = np.uint64(1 << 27)  # report status: write DD when this descriptor is done; only together with EOP
+TX_LAST = np.uint64(1 << 24 | 1 << 27)  # EOP, last descriptor of the packet, and RS, write DD when it is done
 TX_DATA = np.uint64(TX_DTYP_DATA | 1 << 25 | 1 << 29)  # what every one has: DTYP, IFCS (append the CRC), DEXT
 TX_PAYLEN_SHIFT = np.uint64(46)  # length of the whole packet; in its first descriptor
-TX_PAYLEN = np.uint64(0x3FFFF << 46)
 
 # 7.2.3.2.4 Advanced transmit data descriptor, write-back format, word 1.
 TX_DD = np.uint64(1 << 32)  # descriptor done: the device has read this buffer and all before it

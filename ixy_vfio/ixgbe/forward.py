@@ -10,7 +10,7 @@
 the fields that it looks at: the rest is not compiled.
 
 It is one pass: a packet goes from its receive descriptor through the kernel to a transmit descriptor, and nothing is
-written down in between. It takes 108 instructions a packet at batch 1, and 48 at 32 (`scripts/instructions`). What each
+written down in between. It takes 109 instructions a packet at batch 1, and 46 at 32 (`scripts/instructions`). What each
 trick was worth when it came, in instructions at batch 1 / 32, or in time where that says more:
 
 * one pass, in place of receive, work and send with arrays between them: -180 / -21
@@ -22,7 +22,7 @@ trick was worth when it came, in instructions at batch 1 / 32, or in time where 
 * how many packets there were, and what waits in a ring, told from counts of descriptors instead of counted as well:
   -2 / 0; a sixteenth of the time at batch 1 (places in a ring as such counts modulo its size, as well: a tenth slower,
   and left out)
-* the report of a block is asked for where the rings are looked after, the limit once for many rounds, and what a run
+* blocks of the transmit ring end where the rings are looked after, the limit is met once for many rounds, and what a run
   does not need for each packet is read again at its end, which leaves registers to the packets: -14 / -1; a twentieth
   of the time at batch 1
 * a step that is one run, and leaves the rings as they are, has a way of its own, past all that `_rest` does: a tenth of
@@ -31,9 +31,9 @@ trick was worth when it came, in instructions at batch 1 / 32, or in time where 
 * bytes are counted a block at a time (`datapath`), not in each run: a twelfth of the time at batch 1, a sixteenth with
   all metadata
 
-With the model on another core, a block of the transmit ring that is asked for one block before it is filled takes 7 to
-13 % off the time, the more the farther that core is (1 instruction a packet). Tried there and left out: asking for
-packets 8 ahead (4 % less, but 4 % more on one core), and for receive descriptors (no gain).
+Tried and left out: asking for packets 8 ahead (with the model on another core 4 % less time, on one core 4 % more), for
+descriptors of either ring (no gain), blocks of 64 (3 % less at batch 32, but no rings of 64), descriptor and slot
+written before the kernel is asked (no difference).
 """
 
 # mypy: disable-error-code="type-arg"
@@ -51,7 +51,6 @@ from ixy_vfio.core.pool import CHAIN_LIMIT, DATA, HEADROOM, STRIDE, give_packet,
 from ixy_vfio.core.unsafe import (
     bytes_at,
     load_acquire,
-    prefetch_write,
     record_at,
     records_at,
     store_release,
@@ -63,8 +62,8 @@ from ixy_vfio.ixgbe.datapath import (
     BLOCK,
     QUEUE,
     advance,
-    ask,
     completed,
+    end_block,
     end_chain,
     fill_chain,
     reclaim,
@@ -120,7 +119,7 @@ def _run(rx: Any, tx: Any, pool: Any, wanted: Any) -> Any:
     rx_ring = words64_at(rx.ring + U(16) * rx.next, 4 * BLOCK)
     rx_slots = words32_at(rx.slots + U(4) * rx.next, 2 * BLOCK)
     tx_ring = words64_at(tx.ring + U(16) * tx.tail, 4 * BLOCK)
-    tx_slots = words32_at(tx.slots + U(4) * tx.tail, 2 * BLOCK)
+    tx_slots = words32_at(tx.slots + U(8) * tx.tail, 4 * BLOCK)
     at = to = odd = U(0)  # the first words of two descriptors
     while at < U(2) * most:
         word = load_acquire(rx_ring, at + U(1))
@@ -133,20 +132,22 @@ def _run(rx: Any, tx: Any, pool: Any, wanted: Any) -> Any:
         if index >= capacity:
             raise IndexError("buffer index outside the pool")
         if kernel(bytes_at(packets + index * U(STRIDE), length), length, meta_of(rx_ring[at], word)):
-            tx_slots[to // U(2)] = np.uint32(index)
+            tx_slots[to] = np.uint32(index)
+            tx_slots[to + U(1)] = np.uint32(length)
             tx_ring[to] = base + index * U(STRIDE)
-            tx_ring[to + U(1)] = desc.TX_DATA | desc.TX_EOP | length | length << desc.TX_PAYLEN_SHIFT
+            tx_ring[to + U(1)] = desc.TX_DATA | desc.TX_LAST | length | length << desc.TX_PAYLEN_SHIFT
             to += U(2)
         else:
             spare[free + (at - to) // U(2)] = np.uint32(index)
         at += U(2)
-    count, kept = at // U(2), to // U(2)
+    kept, refused = to // U(2), (at - to) // U(2)
+    count = kept + refused
     if count != U(0):
         tx.filled += kept
         tx.tail += kept
-        if count != kept:
-            rx.refused += count - kept
-            pool.free += count - kept
+        if refused != U(0):
+            rx.refused += refused
+            pool.free += refused
         rx.next += count
         rx.run -= count
     return count, kept, odd
@@ -209,31 +210,25 @@ def _limit(rx: Any, tx: Any) -> None:
 
 
 @inlined
-def _ask(tx: Any) -> None:
-    """Where runs have filled a block of the transmit ring, ask for its report, and wrap."""
-    if tx.filled - tx.asked == U(BLOCK):
+def _wrap(rx: Any, tx: Any) -> None:
+    """Where runs have come to the end of a ring, begin anew; where they have filled a block to send, end it."""
+    rx.next &= rx.size - U(1)
+    if tx.filled - tx.full == U(BLOCK):
         last = tx.tail - U(1)
-        ask(tx, tx.tail - U(BLOCK), last)
+        end_block(tx, last, last)
         tx.tail &= tx.size - U(1)
 
 
 @inlined
 def _turn(rx: Any, tx: Any, pool: Any) -> Any:
-    """A run cannot go on: wrap, renew receive buffers, free what was sent, ask for a report, and count anew.
-
-    The report comes late because the bytes of its block are counted with it, by vector loads, which have to wait for
-    the stores to the same words: this order saves a thirtieth of the time at batch 32.
+    """A run cannot go on: wrap, renew receive buffers, free what was sent, and count anew.
 
     Returns the write-back word of the next descriptor, 0 when it has no buffer.
     """
-    rx.next &= rx.size - U(1)
+    _wrap(rx, tx)
     refill(rx, pool)
     reclaim(tx, pool)
-    _ask(tx)
     _limit(rx, tx)
-    ring = words64_at(tx.ring, U(2) * tx.size)
-    for i in range(U(BLOCK // 4)):  # cache lines of the block after this one, which the device has read since
-        prefetch_write(ring, (U(2) * tx.tail + U(2 * BLOCK) + U(8) * i) & (U(2) * tx.size - U(1)))
     if taken_of(rx) == rx.armed:
         return U(0)
     return load_acquire(words64_at(rx.ring, U(2) * rx.size), U(2) * rx.next + U(1))

@@ -25,7 +25,7 @@ ADVANCED_ONE_BUFFER = 1  # SRRCTL.DESCTYPE
 HEADER_BUFFER = 4  # SRRCTL.BSIZEHEADER after reset; without header split it has no effect
 MAX_REQUEST = 0xFFF  # DTXMXSZRQ without DCB (4.6.11.3.4): all that its 12 bits hold
 LONGEST_PACKET = 10  # KiB, for TXPBTHRESH (DPDK's figure)
-PREFETCH, HOST, WRITE_BACK = 32, 1, 0  # TXDCTL thresholds: DPDK's, Linux's (0 may hang), each by its RS bit
+PREFETCH, HOST, WRITE_BACK = 32, 1, 4  # TXDCTL thresholds: DPDK's, Linux's (0 may hang), a cache line as in ixy
 QUEUE_WAIT = 0.1  # seconds; Linux gives a queue 10 ms
 # The key repeats 6D5A, so that both directions of a connection hash alike: Woo and Park, "Scalable TCP session
 # monitoring with symmetric receive-side scaling", 2012.

@@ -209,7 +209,7 @@ def test_a_forwarder_forwards_one_batch_a_call() -> None:
     del a
     assert [forward() for _ in range(4)] == [4, 4, 2, 0]
     assert transmit(world.nics[1], 100) == 10
-    assert int(world.pool.data(int(world.pairs[1].tx_slots[9]), 60)[48]) == world.template.tobytes()[48] + 1
+    assert int(world.pool.data(int(world.pairs[1].tx_slots[9, 0]), 60)[48]) == world.template.tobytes()[48] + 1
     world.check()
 
 

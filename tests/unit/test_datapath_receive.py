@@ -42,7 +42,7 @@ def word(length: int, *, end: bool = True, error: int = 0) -> int:
 def test_golden_bytes_of_the_constants() -> None:
     """By hand from 7.1.6.2 and 7.2.3.2.4."""
     assert (int(desc.RX_DD), int(desc.RX_EOP), int(desc.RX_ERRORS)) == (0x1, 0x2, 0x38000000)
-    assert (int(desc.TX_DATA), int(desc.TX_EOP), int(desc.TX_RS)) == (0x22300000, 0x01000000, 0x08000000)
+    assert (int(desc.TX_DATA), int(desc.TX_LAST)) == (0x22300000, 0x09000000)
     assert int(desc.TX_DD) == 0x1_0000_0000
 
 

@@ -39,36 +39,39 @@ def tail(world: World) -> int:
 
 
 def test_golden_bytes_of_one_packet() -> None:
-    """60 bytes: DTALEN 60, DTYP 3, EOP, IFCS, DEXT, PAYLEN 60 << 14 in the upper half; no RS inside a block."""
+    """60 bytes: DTALEN 60, DTYP 3, EOP, IFCS, RS, DEXT, PAYLEN 60 << 14 in the upper half."""
     world = World(ports=1)
     batch = take(world, [60])
     assert send_batch(world.pairs[0].state, batch, 1) == 1
     address = int(world.pool.state["iova"][0]) + int(batch[0, 0]) * 2112 + 64
     assert read_bytes(world.pairs[0].queue.tx.address, 16) == address.to_bytes(8, "little") + bytes.fromhex(
-        "3c003023 00000f00"
+        "3c00302b 00000f00"
     )
     assert tail(world) == 1
     world.check()
 
 
 def test_golden_bytes_of_a_chain() -> None:
-    """2100 bytes in two descriptors: PAYLEN in the first, EOP in the last."""
+    """2100 bytes in two descriptors: PAYLEN in the first, EOP and RS in the last."""
     world = World(ports=1)
     assert send_batch(world.pairs[0].state, take(world, [2100]), 1) == 1
     raw = read_bytes(world.pairs[0].queue.tx.address, 32)
     assert raw[8:16] == bytes.fromhex("00083022 00000d02")
-    assert raw[24:32] == bytes.fromhex("34003023 00000000")
+    assert raw[24:32] == bytes.fromhex("3400302b 00000000")
     assert tail(world) == 2
     world.check()
 
 
-def test_the_last_descriptor_of_a_block_reports_and_its_block_is_freed() -> None:
+def test_every_packet_reports_and_its_block_is_freed_when_the_last_has() -> None:
     world = World(ports=1)
     assert send_batch(world.pairs[0].state, take(world, [60] * 40), 40) == 40
     ring = read_bytes(world.pairs[0].queue.tx.address, 40 * 16)
-    assert [k for k in range(40) if ring[16 * k + 11] & 0x08] == [31]
-    assert transmit(world.nics[0], 40) == 40
+    assert [k for k in range(40) if ring[16 * k + 11] & 0x08] == list(range(40))
     free = world.pool.free
+    assert transmit(world.nics[0], 31) == 31
+    send_batch(world.pairs[0].state, take(world, []), 0)
+    assert world.pool.free == free
+    assert transmit(world.nics[0], 40) == 9
     send_batch(world.pairs[0].state, take(world, []), 0)
     assert world.pool.free == free + 32
     assert world.pairs[0].used == 8

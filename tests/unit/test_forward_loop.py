@@ -63,7 +63,7 @@ def test_touch_changes_its_byte_and_no_other() -> None:
     deliver(lab.world.nics[0], 1, PLAIN, 60)
     assert lab.run() == 1
     before = lab.world.template.tobytes()[:60]
-    after = bytes(lab.world.pool.data(int(lab.world.pairs[1].tx_slots[0]), 60))
+    after = bytes(lab.world.pool.data(int(lab.world.pairs[1].tx_slots[0, 0]), 60))
     assert after == before[:48] + bytes([before[48] + 1]) + before[49:]
 
 
@@ -72,7 +72,7 @@ def test_swap_exchanges_the_addresses() -> None:
     deliver(lab.world.nics[0], 1, PLAIN, 60)
     assert lab.run() == 1
     before = lab.world.template.tobytes()[:60]
-    after = bytes(lab.world.pool.data(int(lab.world.pairs[1].tx_slots[0]), 60))
+    after = bytes(lab.world.pool.data(int(lab.world.pairs[1].tx_slots[0, 0]), 60))
     assert after == before[6:12] + before[:6] + before[12:]
 
 
@@ -80,7 +80,7 @@ def test_none_changes_nothing_and_drop_sends_nothing() -> None:
     lab = Lab("none")
     deliver(lab.world.nics[1], 3, PLAIN, 60)
     assert lab.run() == 3
-    assert bytes(lab.world.pool.data(int(lab.world.pairs[0].tx_slots[2]), 60)) == lab.world.template.tobytes()[:60]
+    assert bytes(lab.world.pool.data(int(lab.world.pairs[0].tx_slots[2, 0]), 60)) == lab.world.template.tobytes()[:60]
     lab = Lab("drop")
     deliver(lab.world.nics[0], 40, PLAIN, 60)
     assert lab.run() == 40

@@ -64,7 +64,7 @@ def forwarded(loop: Loop, write_backs: list[tuple[int, int]]) -> tuple[World, li
     loop(state)
     world.check()
     sent = world.pairs[1].used
-    return world, [world.pool.data(int(index)) for index in world.pairs[1].tx_slots[:sent]]
+    return world, [world.pool.data(int(index)) for index in world.pairs[1].tx_slots[:sent, 0]]
 
 
 PLAIN = 60 << 32 | 3

@@ -68,7 +68,7 @@ def test_txdctl_thresholds_have_seven_bits() -> None:
     port, device = make_port()
     device.bar0["TXDCTL[0]"] = 0x007F_7F7F  # whatever was there: nothing of it stays
     port.initialise()
-    assert device.bar0["TXDCTL[0]"] == 0x0200_0120
+    assert device.bar0["TXDCTL[0]"] == 0x0204_0120
 
 
 def test_eicr_is_never_read() -> None:

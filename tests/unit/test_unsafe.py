@@ -67,6 +67,20 @@ def test_a_field_is_summed_over_the_second_words_alone() -> None:
         sums(words[:63], 1, 0)
 
 
+def test_pairs_are_split_into_lower_halves_and_the_sum_of_the_upper() -> None:
+    split: Any = njit(lambda target, pairs: unsafe.split_pairs(target, pairs))
+    pairs = np.random.default_rng(2).integers(0, 1 << 64, 32, dtype=np.uint64)
+    expected = [int(pair) & 0xFFFFFFFF for pair in pairs], sum(int(pair) >> 32 for pair in pairs)
+    target = np.zeros(33, np.uint32)
+    assert (split(target[:32], pairs), target.tolist()) == (expected[1], [*expected[0], 0])
+    over = np.concatenate([pairs, pairs]).view(np.uint32)[8:72]  # the target lies in the middle of the pairs
+    assert split(over[6:38], over.view(np.uint64)) == sum(int(pair) >> 32 for pair in np.roll(pairs, -4))
+    assert over[6:38].tolist() == [int(pair) & 0xFFFFFFFF for pair in np.roll(pairs, -4)]
+    for wrong in ((target, pairs), (target[:32], pairs[:31])):
+        with pytest.raises(IndexError):
+            split(*wrong)
+
+
 def test_both_stores_survive() -> None:
     assert len(stores_to_the_array(optimised(_two_atomic, ARRAY))) == 2
 
@@ -207,13 +221,11 @@ def test_a_record_at_an_address_can_be_assigned() -> None:
     assert records.tolist() == [(0, 0), (42, 9)]
 
 
-def test_fence_and_prefetch_change_nothing() -> None:
+def test_a_fence_changes_nothing() -> None:
     @njit
-    def both(words: Any) -> None:
+    def fenced(words: Any) -> None:
         unsafe.fence()
-        unsafe.prefetch_write(words, 0)
-        unsafe.prefetch_write(words, 1 << 40)
 
     words = np.arange(4, dtype=np.uint64)
-    both(words)
+    fenced(words)
     assert words.tolist() == [0, 1, 2, 3]
