@@ -58,7 +58,7 @@ CAVEATS = """## What this does not show
   that what saves doorbells is undervalued here, for both sides.
 * How far apart the two cores are moves the cold rows as much as the driver does. And both sides have the device report
   every transmit descriptor (RS): here that is what hands a cache line back (with one report in 32 the forwarder takes
-  1.7 times as long), on a NIC it is written over PCI Express, a line of four at a time, and not measured.
+  nearly twice as long), on a NIC it is written over PCI Express, a line of four at a time, and not measured.
 * Published numbers stand in the picture for their shape alone: other machine, real NIC, a limit of 29.76 Mpps.
 * Instruction counts say nothing of stalls.
 * One page size, one kind of CPU and one hypervisor make one run; yours may differ: that is what the benchmark is for.

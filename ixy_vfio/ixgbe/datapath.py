@@ -12,7 +12,7 @@ are counted a block at a time, by vector instructions, when its descriptors are 
 to know them adds those of the other blocks (`bytes_of`).
 
 Every packet that is sent asks for a report (RS), though one in a block is looked at: a cache line that the device has
-written is had back sooner than one that it has only read. With the model on another core it takes two fifths off the
+written is had back sooner than one that it has only read. With the model on another core it takes nearly half off the
 time, with both on one core nothing (measured; not on a NIC, which writes a line of reports at a time: TXDCTL.WTHRESH in
 `init`, as ixy and Linux have it).
 

@@ -22,7 +22,7 @@ trick was worth when it came, in instructions at batch 1 / 32, or in time where 
 * how many packets there were, and what waits in a ring, told from counts of descriptors instead of counted as well:
   -2 / 0; a sixteenth of the time at batch 1 (places in a ring as such counts modulo its size, as well: a tenth slower,
   and left out)
-* blocks of the transmit ring end where the rings are looked after, the limit is met once for many rounds, and what a run
+* blocks of the transmit ring end where the rings are looked after, the limit counts once for many rounds, what a run
   does not need for each packet is read again at its end, which leaves registers to the packets: -14 / -1; a twentieth
   of the time at batch 1
 * a step that is one run, and leaves the rings as they are, has a way of its own, past all that `_rest` does: a tenth of
