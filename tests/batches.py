@@ -5,18 +5,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ixy_vfio.ixgbe.batch import calls
+from ixy_vfio.ixgbe.batch import BATCH, calls
 
 Words = NDArray[np.uint32]
 
 
+def batch_record(pool: int, batch: Words, count: int) -> NDArray[Any]:
+    """The record of a batch that holds the first `count` packets of the arrays."""
+    return np.array([(pool, batch.ctypes.data, batch.shape[1], count)], BATCH)
+
+
 def receive_batch(queue: NDArray[Any], batch: Words) -> int:
-    return calls().receive(queue.ctypes.data, batch.ctypes.data, batch.shape[1])
+    return calls().receive(queue.ctypes.data, batch_record(int(queue["pool"][0]), batch, 0).ctypes.data)
 
 
 def send_batch(queue: NDArray[Any], batch: Words, count: int) -> int:
-    return calls().send(queue.ctypes.data, batch.ctypes.data, batch.shape[1], count)
+    return calls().send(queue.ctypes.data, batch_record(int(queue["pool"][0]), batch, count).ctypes.data)
 
 
 def free_batch(queue: NDArray[Any], batch: Words, count: int) -> int:
-    return calls().free(int(queue["pool"][0]), batch.ctypes.data, batch.shape[1], count)
+    return calls().free(batch_record(int(queue["pool"][0]), batch, count).ctypes.data)

@@ -13,7 +13,7 @@ from ixy_vfio.bench import model
 from ixy_vfio.bench.measure import WrongOutput
 from ixy_vfio.bench.sides import Product
 from ixy_vfio.netdev import NetDevice, PortConfig
-from ixy_vfio.runtime.batch import Batch, kernel
+from ixy_vfio.runtime.batch import Batch, Kernel, kernel
 from ixy_vfio.runtime.session import Port
 
 Forward = Callable[[], int]  # one batch in each direction; returns the packets
@@ -27,12 +27,31 @@ def _ports(side: Product) -> tuple[Port, Port]:
 
 
 @functools.cache
-def _touch() -> Callable[[Batch], int]:
+def _touch() -> Kernel:
     return kernel(touch)
 
 
 def per_batch(side: Product, batch: int) -> Forward:
-    """`Port.rx_into`, a compiled kernel over the batch, `Port.tx`."""
+    """`Port.receiver`, a compiled kernel over the batch, `Port.sender`."""
+    (a, b), packets = _ports(side), Batch(side.pool, batch)
+    work = _touch().on(packets)
+    receive, send = a.receiver(packets), b.sender(packets)
+    receive_back, send_back = b.receiver(packets), a.sender(packets)
+
+    def forward() -> int:
+        count = receive()
+        work()
+        send()
+        back = receive_back()
+        work()
+        send_back()
+        return count + back
+
+    return forward
+
+
+def per_method(side: Product, batch: int) -> Forward:
+    """`Port.rx_into`, the kernel, `Port.tx`."""
     (a, b), packets, touch_batch = _ports(side), Batch(side.pool, batch), _touch()
 
     def forward() -> int:
@@ -83,10 +102,12 @@ def packet_loop(side: Product, batch: int) -> Forward:
 
 
 ONE_CALL, THREE_CALLS = "Python, one call a batch", "Python, three calls a batch"
-NEW_BATCH, PER_PACKET = "Python, three calls, new batches", "Python, loop per packet"
+METHODS, NEW_BATCH = "Python, three methods a batch", "Python, three methods, new batches"
+PER_PACKET = "Python, loop per packet"
 WAYS: dict[str, Callable[[Product, int], Forward]] = {
     ONE_CALL: one_call,  # forwarder
-    THREE_CALLS: per_batch,  # rx_into, kernel, tx
+    THREE_CALLS: per_batch,  # receiver, kernel, sender
+    METHODS: per_method,  # rx_into, kernel, tx
     NEW_BATCH: per_new_batch,  # rx, kernel, tx
     PER_PACKET: packet_loop,
 }

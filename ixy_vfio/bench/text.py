@@ -23,9 +23,10 @@ METHOD = """## How it is measured
 * The reference (`ixy_vfio/bench/reference/`) is plain C in three files, compiled when the benchmark runs: with -O3 and
   with -O2, each with and without link-time optimisation, all with -march=native. It was written to be fast.
 * The loop counts packets and bytes, and the reference does not: the comparison errs in favour of C there.
-* "Python, one call a batch" is `Port.forwarder`: a call forwards one batch. "Three calls" are `Port.rx_into`, a kernel
-  of `ixy_vfio.kernel`, and `Port.tx`; with "new batches" the first one is `Port.rx`. "Loop per packet" is a `for` over
-  the arrays of a batch. All are timed by the clock that Python has, and include what Python itself needs for the calls.
+* "Python, one call a batch" is `Port.forwarder`: a call forwards one batch. "Three calls" are a batch's `Port.receiver`,
+  a kernel of `ixy_vfio.kernel`, and `Port.sender`; "three methods" `Port.rx_into`, the kernel, and `Port.tx`, with "new
+  batches" `Port.rx`. "Loop per packet" is a `for` over the arrays of a batch. All are timed by the clock that Python
+  has, and include what Python itself needs for the calls.
 * Instructions are those of the driver's part alone, single-stepped; compiled for a fixed CPU, so that the number is the
   same everywhere: `scripts/instructions`. It is the gate of continuous integration; times are not.
 
@@ -34,9 +35,8 @@ To repeat it: `scripts/bench --output DIR` (some minutes; `--quick` about one; `
 compiler makes the reference; without one it is left out.
 """
 
-FROM_PYTHON = """From Python. The goal of the per-batch API (0.85 at 32, 0.65 at 256) is reached at both
-where a batch takes one call (`Port.forwarder`). Who takes the batch into Python's hands in between, by `rx`, a kernel
-and `tx`, pays for three calls from Python, a price that only large batches share out:
+FROM_PYTHON = """From Python: a batch by one call, or taken into Python's hands in between, by three. Functions that
+are made for their batch once, and called without arguments, cost a quarter of what methods do:
 """
 
 HAND_OFFS = """Batch 32, slice by slice of the run, from the nearest core to the farthest. A hand-off is the time for a

@@ -115,12 +115,17 @@ def entry_point(function: Callable[..., Any], parameters: int, *, cache: bool = 
 
     Called past the dispatcher, which looks up the types of the arguments, and with the GIL: a third of the price.
     """
+    signature = types.uint64(*[types.uint64] * parameters)
+    return cast(Callable[..., int], compiled_for(function, signature, cache=cache).entry_point)
+
+
+def compiled_for(function: Callable[..., Any], signature: Any, *, cache: bool = True) -> Any:
+    """Numba's result of compiling for one signature, at once; what it gives keeps the GIL."""
     directory = cache_directory(Path(cast(FunctionType, function).__code__.co_filename)) if cache else ""
     config.CACHE_DIR = str(directory)  # type: ignore[attr-defined]
     dispatcher = njit(cache=cache, **{**_OPTIONS, "nogil": False})(function)
-    signature = types.uint64(*[types.uint64] * parameters)
     dispatcher.compile(signature)
-    return cast(Callable[..., int], dispatcher.get_compile_result(signature).entry_point)
+    return dispatcher.get_compile_result(signature)
 
 
 class _Inner(CPUDispatcher):

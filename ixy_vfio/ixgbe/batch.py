@@ -1,7 +1,7 @@
 """Receive and send a batch at a time: for programs that look at packets between two calls.
 
-A batch is two arrays of uint32: the index of each packet's first buffer, and its length. The forwarding loop needs
-neither (`forward`).
+A batch is a record, and two arrays of uint32: the index of each packet's first buffer, and its length. The forwarding
+loop needs none of them (`forward`).
 """
 
 # mypy: disable-error-code="type-arg"
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ixy_vfio.core.bound import Entry, bindable
 from ixy_vfio.core.compiled import entry_point, inlined, rebound
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.pool import DATA, HEADROOM, STRIDE, give_packet, pool_at
@@ -33,6 +34,16 @@ from ixy_vfio.ixgbe.datapath import (
 )
 
 U = np.uint64
+
+BATCH = np.dtype(
+    [
+        ("pool", "<u8"),  # address of the pool that its packets are from
+        ("words", "<u8"),  # address of uint32[2, room]: indices, then lengths
+        ("room", "<u8"),
+        ("count", "<u8"),  # packets
+    ]
+)
+PAIR = np.dtype([("queue", "<u8"), ("batch", "<u8")])  # addresses of what a bound function works on
 
 
 @inlined
@@ -144,23 +155,6 @@ def send(tx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
     return done
 
 
-def _receive(queue: Any, words: Any, room: Any) -> Any:
-    pool = pool_at(record_at(queue, QUEUE).pool)
-    return poll(record_at(queue, QUEUE).rx, pool, words, words + U(4) * room, room)
-
-
-def _send(queue: Any, words: Any, room: Any, count: Any) -> Any:
-    if count > room:
-        raise IndexError("batch outside its arrays")
-    pool, tx = pool_at(record_at(queue, QUEUE).pool), record_at(queue, QUEUE).tx
-    reclaim(tx, pool)
-    sent = send(tx, pool, words, words + U(4) * room, count)
-    if sent != count:
-        _give_back(pool, words, room, sent, count)
-        tx.no_room += count - sent
-    return sent
-
-
 @inlined
 def _give_back(pool: Any, words: Any, room: Any, begin: Any, end: Any) -> None:
     indices, lengths = words32_at(words, room), words32_at(words + U(4) * room, room)
@@ -168,9 +162,31 @@ def _give_back(pool: Any, words: Any, room: Any, begin: Any, end: Any) -> None:
         give_packet(pool, indices[i], lengths[i])
 
 
-def _free(pool: Any, words: Any, room: Any, count: Any) -> Any:
-    _give_back(pool_at(pool), words, room, U(0), count)
-    return count
+@inlined
+def _receive(queue: Any, batch: Any) -> Any:
+    if batch.count != U(0):
+        raise UsageError("this batch has packets: send or free them")
+    if batch.pool != queue.pool:
+        raise UsageError("this batch is of another session: open both ports with one open_ports")
+    batch.count = poll(queue.rx, pool_at(queue.pool), batch.words, batch.words + U(4) * batch.room, batch.room)
+    return batch.count
+
+
+@inlined
+def _send(queue: Any, batch: Any) -> Any:
+    count = batch.count
+    if count > batch.room:
+        raise IndexError("batch outside its arrays")
+    if batch.pool != queue.pool:
+        raise UsageError("these packets are of another session: open both ports with one open_ports")
+    pool, tx = pool_at(queue.pool), queue.tx
+    reclaim(tx, pool)
+    batch.count = U(0)
+    sent = send(tx, pool, batch.words, batch.words + U(4) * batch.room, count)
+    if sent != count:
+        _give_back(pool, batch.words, batch.room, sent, count)
+        tx.no_room += count - sent
+    return sent
 
 
 def kernel(packet: Any, length: Any) -> Any:
@@ -178,14 +194,16 @@ def kernel(packet: Any, length: Any) -> Any:
     raise NotImplementedError
 
 
-def _work(pool_address: Any, words: Any, room: Any, count: Any) -> Any:
+def _work(address: Any) -> Any:
     """Run the kernel over a batch. What it refuses goes to the end, and is freed when the kernel is through.
 
     So a kernel that raises leaves the batch whole, if in another order.
     """
+    batch = record_at(address, BATCH)
+    words, room, count = batch.words, batch.room, batch.count
     if count > room:
         raise IndexError("batch outside its arrays")
-    pool = pool_at(pool_address)
+    pool = pool_at(batch.pool)
     indices, lengths = words32_at(words, room), words32_at(words + U(4) * room, room)
     kept = U(0)
     for i in range(count):
@@ -197,29 +215,70 @@ def _work(pool_address: Any, words: Any, room: Any, count: Any) -> Any:
             indices[i], lengths[i] = indices[kept], lengths[kept]
             indices[kept], lengths[kept] = index, length
             kept += U(1)
+    batch.count = kept
     _give_back(pool, words, room, kept, count)
     return kept
 
 
-class Calls(NamedTuple):
-    """Functions of addresses, for Python; `words` is the address of uint32[2, room]: indices, then lengths."""
+def _receive_call(queue: Any, batch: Any) -> Any:
+    return _receive(record_at(queue, QUEUE), record_at(batch, BATCH))
 
-    receive: Callable[[int, int, int], int]  # queue pair, words, room; how many packets came
-    send: Callable[[int, int, int, int], int]  # queue pair, words, room, count; how many were sent, the rest is freed
-    free: Callable[[int, int, int, int], int]  # pool, words, room, count
+
+def _send_call(queue: Any, batch: Any) -> Any:
+    return _send(record_at(queue, QUEUE), record_at(batch, BATCH))
+
+
+def _free_call(address: Any) -> Any:
+    batch = record_at(address, BATCH)
+    count = batch.count
+    if count > batch.room:
+        raise IndexError("batch outside its arrays")
+    batch.count = U(0)
+    _give_back(pool_at(batch.pool), batch.words, batch.room, U(0), count)
+    return count
+
+
+def _receive_pair(address: Any) -> Any:
+    pair = record_at(address, PAIR)
+    return _receive(record_at(pair.queue, QUEUE), record_at(pair.batch, BATCH))
+
+
+def _send_pair(address: Any) -> Any:
+    pair = record_at(address, PAIR)
+    return _send(record_at(pair.queue, QUEUE), record_at(pair.batch, BATCH))
+
+
+class Calls(NamedTuple):
+    """Functions of addresses, for Python."""
+
+    receive: Callable[[int, int], int]  # queue pair, batch: how many packets came
+    send: Callable[[int, int], int]  # queue pair, batch: how many were sent; the rest is freed
+    free: Callable[[int], int]  # batch
 
 
 @functools.cache
 def calls() -> Calls:
     """The functions, compiled or loaded when they are first needed."""
-    return Calls(entry_point(_receive, 3), entry_point(_send, 4), entry_point(_free, 4))
+    return Calls(entry_point(_receive_call, 2), entry_point(_send_call, 2), entry_point(_free_call, 1))
 
 
-def work_for(function: Callable[..., Any]) -> Callable[[int, int, int, int], int]:
-    """A function of pool, words, room and count that runs a kernel (as in `forward`, without metadata) on a batch.
+@functools.cache
+def receiver() -> Entry:
+    """`receive`, of the address of a PAIR."""
+    return bindable(_receive_pair)
+
+
+@functools.cache
+def sender() -> Entry:
+    """`send`, of the address of a PAIR."""
+    return bindable(_send_pair)
+
+
+def work_for(function: Callable[..., Any]) -> Entry:
+    """A kernel (as in `forward`, without metadata), of the address of a batch.
 
     It returns how many packets are left; those that the kernel refused are freed.
     """
     if len(inspect.signature(function).parameters) != 2:
         raise UsageError(f"kernel {function.__name__}: a batch knows packet and length only")
-    return entry_point(rebound(_work, "work", kernel=inlined(function)), 4, cache=False)
+    return bindable(rebound(_work, "work", kernel=inlined(function)), cache=False)

@@ -46,7 +46,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ixy_vfio.core.compiled import compiled, entry_point, inlined, rebound
+from ixy_vfio.core.bound import Entry, bindable
+from ixy_vfio.core.compiled import compiled, inlined, rebound
 from ixy_vfio.core.pool import CHAIN_LIMIT, DATA, HEADROOM, STRIDE, give_packet, pool_at
 from ixy_vfio.core.unsafe import (
     bytes_at,
@@ -336,6 +337,6 @@ def _call(address: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=16)
-def call_for(function: Callable[..., Any]) -> Callable[[int], int]:
+def call_for(function: Callable[..., Any]) -> Entry:
     """The loop as a function of the address of its LOOP: for short calls from Python."""
-    return entry_point(rebound(_call, "call", loop=loop_for(function, "of_call", cache=False)), 1, cache=False)
+    return bindable(rebound(_call, "call", loop=loop_for(function, "of_call", cache=False)), cache=False)

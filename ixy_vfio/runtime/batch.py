@@ -20,27 +20,37 @@ class Batch:
     batch[i] is a writable uint8 array of the bytes in the packet's first buffer (all of them up to 2048); no copy.
     """
 
-    # Arrays of batches that are gone, by their room, and where they lie: to make one and ask for its address takes most
-    # of the time that a new batch takes. Only arrays that nobody else has a view of.
-    _spare: ClassVar[dict[int, list[tuple[NDArray[np.uint32], int]]]] = {}
+    # What batches that are gone were made of, by their room: to make arrays and ask for their addresses takes most of
+    # the time that a new batch takes. Only arrays that nobody else has a view of.
+    _spare: ClassVar[dict[int, list[tuple[NDArray[np.uint32], NDArray[np.uint64], int]]]] = {}
     _references = staticmethod(getrefcount)
 
-    __slots__ = ("_address", "_count", "_free", "_pool", "_pool_address", "_room", "_words")
+    __slots__ = ("_address", "_free", "_pool", "_room", "_state", "_words")
 
     def __init__(self, pool: Pool, room: int) -> None:
         """Empty, with room for so many packets."""
-        self._count = 0
         if room < 1:
             raise UsageError(f"a batch of {room} packets")
-        self._pool, self._pool_address = pool, pool.address
+        self._pool = pool
         self._words: NDArray[np.uint32]
+        self._state: NDArray[np.uint64]  # a BATCH: pool, words, room, count
         try:
-            self._words, self._address = self._spare[room].pop()
+            self._words, self._state, self._address = self._spare[room].pop()
         except LookupError:
-            self._words = np.empty((2, room), np.uint32)
-            self._address = int(self._words.ctypes.data)
+            self._words, self._state = np.empty((2, room), np.uint32), np.zeros(4, np.uint64)
+            self._state[1], self._state[2] = self._words.ctypes.data, room
+            self._address = int(self._state.ctypes.data)
+        self._state[0] = pool.address
         self._room = room
         self._free = calls().free
+
+    @property
+    def _count(self) -> int:
+        return self._state.item(3)
+
+    @_count.setter
+    def _count(self, count: int) -> None:
+        self._state[3] = count
 
     @property
     def indices(self) -> NDArray[np.uint32]:
@@ -76,27 +86,37 @@ class Batch:
 
     def free(self) -> None:
         """Drop all packets. Idempotent."""
-        count, self._count = self._count, 0
-        self._free(self._pool_address, self._address, self._room, count)
+        self._free(self._address)
 
     def __del__(self) -> None:
-        if self._count:
+        if not hasattr(self, "_free"):
+            return  # it was refused
+        if self._state.item(3):
             self.free()
-        if hasattr(self, "_room") and self._references(self._words) == 2:  # this slot, and the argument
+        if self._references(self._words) == 2:  # this slot, and the argument
             spare = self._spare.setdefault(self._room, [])
             if len(spare) < MOST_SPARE:
-                spare.append((self._words, self._address))
+                spare.append((self._words, self._state, self._address))
 
 
-def kernel(function: Callable[[Any, Any], Any]) -> Callable[[Batch], int]:
+class Kernel:
+    """A kernel compiled for batches: see `kernel`."""
+
+    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
+        self._work = work_for(function)
+
+    def __call__(self, batch: Batch) -> int:
+        """Run it on each packet of a batch; returns how many are left."""
+        return self._work.call(batch._address)
+
+    def on(self, batch: Batch) -> Callable[[], int]:
+        """The same as a function for this batch, to be called again and again: that is faster."""
+        return self._work.bind(batch._address, batch)
+
+
+def kernel(function: Callable[[Any, Any], Any]) -> Kernel:
     """Compile function(packet, length) -> bool for batches: kernel(batch) runs it on each packet.
 
     Packets that it refuses are freed; those it keeps stay in order. Returns how many are left. May be a decorator.
     """
-    work = work_for(function)
-
-    def apply(batch: Batch) -> int:
-        batch._count = count = work(batch._pool_address, batch._address, batch._room, batch._count)
-        return count
-
-    return apply
+    return Kernel(function)

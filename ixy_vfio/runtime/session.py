@@ -17,10 +17,11 @@ and faster, with a function compiled for a whole batch:
         return True                        # True: keep it, False: drop it
 
     batch = a.batch(32)
-    while True:
-        a.rx_into(batch)
-        touch(batch)
-        b.tx(batch)
+    receive, work, send = a.receiver(batch), touch.on(batch), b.sender(batch)
+    while True:                        # or, a little slower: a.rx_into(batch); touch(batch); b.tx(batch)
+        receive()
+        work()
+        send()
 
 This process holds the devices' file descriptors *and* looks at packets: isolation level L1. The commands keep the two
 apart (`control`, `worker`). The compiled functions are the same.
@@ -29,11 +30,16 @@ apart (`control`, `worker`). The compiled functions are the same.
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ixy_vfio import netdev
+from ixy_vfio.core.bound import Entry
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.pool import CHAIN_LIMIT, DATA, STRIDE, Pool
-from ixy_vfio.ixgbe.batch import calls
+from ixy_vfio.ixgbe.batch import PAIR, calls, receiver, sender
 from ixy_vfio.ixgbe.datapath import QueuePair, arm
 from ixy_vfio.ixgbe.forward import call_for
 from ixy_vfio.netdev import Counters, Link, PortConfig
@@ -50,38 +56,44 @@ class Port:
 
     def __init__(self, device: netdev.NetDevice, pair: QueuePair) -> None:
         self.device, self.pair = device, pair
-        self._address, self._pool = pair.address, pair.pool
+        self._address = pair.address
         self._receive, self._send, _ = calls()
 
     def rx(self, count: int = 32) -> Batch:
         """Up to `count` packets that have been received; does not wait."""
-        batch = Batch(self._pool, count)
-        batch._count = self._receive(self._address, batch._address, count)
+        batch = Batch(self.pair.pool, count)
+        self._receive(self._address, batch._address)
         return batch
 
     def batch(self, count: int = 32) -> Batch:
         """An empty batch with room for `count` packets, for `rx_into`."""
-        return Batch(self._pool, count)
+        return Batch(self.pair.pool, count)
 
     def rx_into(self, batch: Batch) -> int:
         """Like `rx`, into an empty batch that is used again and again: that is faster. Returns how many packets."""
-        if batch._count or batch._pool is not self._pool:
-            raise UsageError("this batch has packets (send or free them), or is of another session")
-        batch._count = count = self._receive(self._address, batch._address, batch._room)
-        return count
+        return self._receive(self._address, batch._address)
 
     def tx(self, batch: Batch) -> int:
         """Send a batch; returns how many packets the ring had room for. The others are dropped and counted."""
-        if batch._pool is not self._pool:
-            raise UsageError("these packets are of another session: open both ports with one open_ports")
-        count, batch._count = batch._count, 0
-        return self._send(self._address, batch._address, batch._room, count)
+        return self._send(self._address, batch._address)
+
+    def receiver(self, batch: Batch) -> Callable[[], int]:
+        """`rx_into` as a function for this batch, to be called again and again: the fastest way to have a batch."""
+        return self._bound(receiver(), batch)
+
+    def sender(self, batch: Batch) -> Callable[[], int]:
+        """`tx` as a function for this batch, to be called again and again."""
+        return self._bound(sender(), batch)
+
+    def _bound(self, entry: Entry, batch: Batch) -> Callable[[], int]:
+        pair: NDArray[Any] = np.array([(self._address, batch._address)], PAIR)
+        return entry.bind(int(pair.ctypes.data), (pair, batch, self))
 
     def new(self, count: int, length: int) -> Batch:
         """`count` fresh packets of `length` bytes (17 to 2048), to be filled and sent. Fewer when there are fewer."""
         if not 17 <= length <= DATA:
             raise UsageError(f"a packet of {length} bytes: 17 to {DATA}")
-        pool = self._pool
+        pool = self.pair.pool
         batch = self.batch(count)
         count = min(count, pool.free)
         batch._words[0, :count], batch._words[1] = pool.stack[pool.free - count : pool.free], length
@@ -123,9 +135,7 @@ class Port:
         widest = min(-(-(self.mtu + 26) // DATA), CHAIN_LIMIT)
         state, kept = loop_state(self.pair, to.pair, batch, both, packets, widest)
         state["rounds"], state["patience"] = rounds, rounds
-        call = partial(call_for(kernel), int(state.ctypes.data))
-        call.keep = (state, kept, self, to)  # type: ignore[attr-defined]  # as long as the function
-        return call
+        return call_for(kernel).bind(int(state.ctypes.data), (state, kept, self, to))
 
     @property
     def mtu(self) -> int:

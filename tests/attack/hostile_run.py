@@ -23,6 +23,8 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ixy_vfio.core.compiled import inlined
 from ixy_vfio.core.pool import give
 from ixy_vfio.ixgbe import batch, datapath, forward
@@ -53,13 +55,13 @@ class BatchApi:
 
     def __call__(self, state: Any) -> int:
         assert self.world is not None
-        room, total = self.world.batch, 0
-        words = self.world.words.address
+        world, total = self.world, 0
+        record = np.array([(world.pool.address, world.words.address, world.batch, 0)], batch.BATCH)
+        address = int(record.ctypes.data)
         for source, target in (self.world.pairs, self.world.pairs[::-1]) * ROUNDS:
-            count = self._calls.receive(source.address, words, room)
-            kept = self._work(self.world.pool.address, words, room, count)
-            self.refused += count - kept
-            self._calls.send(target.address, words, room, kept)
+            count = self._calls.receive(source.address, address)
+            self.refused += count - self._work.call(address)
+            self._calls.send(target.address, address)
             total += count
         return total
 

@@ -1,5 +1,6 @@
 """Batches as scripts use them, over two model NICs: what comes in, kernels, who owns what."""
 
+import gc
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -136,15 +137,15 @@ def test_a_view_outlives_its_batch_and_is_not_written_to() -> None:
     world, (a, b) = opened()
     bring(world, 60, 61, 62, 63)
     first = a.rx(2)
-    address, lengths = first._address, first.lengths
+    address, lengths = first._words.ctypes.data, first.lengths
     b.tx(first)
     del first
     second = a.rx(2)
     assert (lengths.tolist(), second.lengths.tolist()) == ([60, 61], [62, 63])
     b.tx(second)
-    used = second._address
+    used = second._words.ctypes.data
     del second
-    assert a.rx(2)._address == used != address  # nobody had a view of these arrays
+    assert a.rx(2)._words.ctypes.data == used != address  # nobody had a view of these arrays
     world.check()
 
 
@@ -211,6 +212,53 @@ def test_a_forwarder_forwards_one_batch_a_call() -> None:
     assert transmit(world.nics[1], 100) == 10
     assert int(world.pool.data(int(world.pairs[1].tx_slots[9, 0]), 60)[48]) == world.template.tobytes()[48] + 1
     world.check()
+
+
+def test_bound_to_a_batch_receive_work_and_send_do_what_the_methods_do() -> None:
+    world, (a, b) = opened()
+    batch = a.batch(4)
+    receive, work, send = a.receiver(batch), odd.on(batch), b.sender(batch)
+    bring(world, 60, 61, 62, 63, 65)
+    counts = []
+    for _ in range(3):
+        counts.append((receive(), work(), len(batch), send(), len(batch)))
+    assert counts == [(4, 2, 2, 2, 0), (1, 1, 1, 1, 0), (0, 0, 0, 0, 0)]
+    assert transmit(world.nics[1], 100) == 3
+    assert [int(world.pool.data(int(world.pairs[1].tx_slots[i, 0]), 60)[16]) for i in range(3)] == [99, 99, 99]
+    world.check()
+
+
+def test_what_is_bound_keeps_its_batch_and_port() -> None:
+    world, (a, b) = opened()
+    batch = a.batch(4)
+    receive, send = a.receiver(batch), b.sender(batch)
+    bring(world, 60, 61)
+    del a, b, batch
+    gc.collect()
+    assert (receive(), send(), receive()) == (2, 2, 0)
+    assert transmit(world.nics[1], 100) == 2
+    world.check()
+
+
+def test_what_is_bound_raises_as_the_methods_do() -> None:
+    world, (a, b) = opened()
+    _, (other, _) = opened()
+    bring(world, 60, 61, 62, 2048, 65)
+    batch = a.batch(8)
+    receive, work, send = a.receiver(batch), odd.on(batch), b.sender(batch)
+    assert receive() == 5
+    with pytest.raises(UsageError, match="has packets"):
+        receive()
+    with pytest.raises(IndexError):
+        work()
+    assert sorted(batch.lengths.tolist()) == [60, 61, 62, 65, 2048]
+    with pytest.raises(UsageError, match="another session"):
+        other.sender(batch)()
+    batch.indices[1] = 0xFFFF_FFFF
+    with pytest.raises(IndexError):
+        send()
+    with pytest.raises(UsageError, match="another session"):
+        other.receiver(batch)()
 
 
 def test_run_ends_with_the_packets_or_the_rounds() -> None:
