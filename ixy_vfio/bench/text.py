@@ -24,8 +24,8 @@ METHOD = """## How it is measured
   with -O2, each with and without link-time optimisation, all with -march=native. It was written to be fast.
 * The loop counts packets and bytes, and the reference does not: the comparison errs in favour of C there.
 * "Python, one call a batch" is `Port.forwarder`: a call forwards one batch. "Three calls" are `Port.receiver`, a kernel
-  of `ixy_vfio.kernel`, and `Port.sender`, each of one batch; "three methods" `Port.rx_into`, the kernel, `Port.tx`, with
-  "new batches" `Port.rx`. "Loop per packet" is a `for` over the arrays of a batch. All are timed by the clock that
+  of `ixy_vfio.kernel`, and `Port.sender`, each of one batch; "three methods" `Port.rx_into`, the kernel, `Port.tx`,
+  with "new batches" `Port.rx`. "Loop per packet" is a `for` over the arrays of a batch. All are timed by the clock that
   Python has, and include what Python itself needs for the calls.
 * Instructions are those of the driver's part alone, single-stepped; compiled for a fixed CPU, so that the number is the
   same everywhere: `scripts/instructions`. It is the gate of continuous integration; times are not.
