@@ -87,7 +87,7 @@ def bindable(function: Callable[[Any], Any], *, cache: bool = True) -> Entry:
     """Compile `function`, of one unsigned 64-bit integer, an address, that returns one."""
     result = compiled_for(function, ADDRESS, cache=cache)
     method = rebound(_method, f"{function.__name__}_method", boxed=_boxed_call(result))
-    made = cfunc(METHOD)(method)  # some 20 ms each time; a cache would have to know what `boxed` is
+    made = cfunc(METHOD)(method)  # a tenth of a second each time; a cache would have to know what `boxed` is
     definition = _Definition(function.__name__.encode(), made.address, METH_NOARGS, b"")
 
     def bind(address: int, keep: object) -> Callable[[], int]:

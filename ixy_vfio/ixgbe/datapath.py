@@ -13,8 +13,8 @@ to know them adds those of the other blocks (`bytes_of`).
 
 Every packet that is sent asks for a report (RS), though one in a block is looked at: a cache line that the device has
 written is had back sooner than one that it has only read. With the model on another core it takes nearly half off the
-time, with both on one core nothing (measured; not on a NIC, which writes a line of reports at a time: TXDCTL.WTHRESH in
-`init`, as ixy and Linux have it).
+time, with both on one core nothing (measured; not on a NIC, where `init` has a line of reports written at a time,
+TXDCTL.WTHRESH; ixy and Linux ask for each, too).
 
 In these functions `Any` is an unsigned 64-bit integer, a record, or an array: Numba's types are not Python's.
 
@@ -22,7 +22,8 @@ Ordering. A descriptor belongs to the device or to us. What passes it on is one 
 (we store it with release, after the descriptors) and the write-back word (the device stores it last; we load it
 with acquire, once, and use nothing but that value). Descriptors we own are plain memory in between.
 
-Nothing that the device writes is trusted: what cannot be is a counted drop; no buffer index comes from the device.
+Nothing that the device writes is trusted: what cannot be is a counted drop; no buffer index comes from the device. The
+bytes received are what it says: one that changes a descriptor afterwards falsifies their number, and nothing else.
 """
 
 # mypy: disable-error-code="type-arg"

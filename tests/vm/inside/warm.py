@@ -6,14 +6,16 @@ from numba import typeof
 from ixy_vfio.apps import compile as compiler
 from ixy_vfio.apps import kernels
 from ixy_vfio.ixgbe import batch
-from ixy_vfio.ixgbe.datapath import QUEUE, arm
+from ixy_vfio.ixgbe.datapath import QUEUE, arm, bytes_of
 
 
 def main() -> None:
-    """The loop, what fills a receive ring, and what receives and sends a batch."""
+    """The loop, what fills a receive ring, what counts bytes, and what receives and sends a batch."""
     compiler.forwarding_loop(kernels.load("none"))
     batch.calls()
-    arm.compile((typeof(np.zeros(1, QUEUE)),))  # type: ignore[attr-defined, no-untyped-call]
+    queue = (typeof(np.zeros(1, QUEUE)),)  # type: ignore[no-untyped-call]
+    arm.compile(queue)  # type: ignore[attr-defined]
+    bytes_of.compile(queue)  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":
