@@ -22,7 +22,7 @@ from ixy_vfio.core.errors import LeaseError
 from ixy_vfio.ixgbe.datapath import arm
 from ixy_vfio.runtime import control
 from ixy_vfio.runtime.control import Plan
-from ixy_vfio.runtime.worker import Job
+from ixy_vfio.runtime.worker import Job, counters
 from tests.attack import evil_dma as evil
 from tests.attack.evil_dma import Attack, Evil, Port, Target
 from tests.model_nic import World
@@ -114,7 +114,8 @@ def main(by_cdev: str, by_group: str, *ports: str) -> None:
     evil.DMA_DEADLINE = 10.0
     control.WORKER_DEADLINE = 30.0  # a worker that waits for QUIET answers nobody
     world = World(buffers=64)
-    arm(world.pairs[0].state)  # compiled now, while it may be written
+    arm(world.pairs[0].state)  # compiled now, while it may be written, as is what counts
+    counters(world.pairs[0])
     page, other = RootsPage(), Other(lambda: canaries(by_cdev, ports[2]))
     become(ATTACKER)
 
