@@ -1,6 +1,7 @@
 """Instructions a packet: the same number in every run, on every machine. The gate of CI.
 
-The driver's part is single-stepped (stepping.py): every instruction of two calls, from entry to return. The code is compiled for one kind of CPU (Haswell: AVX2), not for the one it runs on. Blind to stalls and caches.
+The driver's part is single-stepped (stepping.py): every instruction of two calls, from entry to return. The code is
+compiled for one kind of CPU (Haswell: AVX2), not for the one it runs on. Blind to stalls and caches.
 """
 
 import argparse

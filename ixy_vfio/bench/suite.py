@@ -26,7 +26,10 @@ USUAL = "60 bytes, rings of 512"
 FORWARD = "forward"
 METADATA = "forward, all metadata"
 SEALED = "sealed"
-SETS = 5  # of memory, for each comparison: where it happens to lie moves a ratio by a tenth at batch 1
+# Of memory, for each comparison: where it happens to lie moves a ratio by a tenth at batch 1. A set takes some 10 ms,
+# and a ratio also changes from one tenth of a second to the next, by some hundredths: many sets take longer than that.
+SETS, QUICK_SETS = 20, 5
+ROUNDS = 10  # of a set, or 5 when quick
 COLD_SLICES, COLD_PAUSE = 12, 0.2  # of the cold rounds, spread over seconds, for the host moves its cores
 Say = Callable[[str], None]
 Loop = Callable[[NDArray[Any]], int]
@@ -39,7 +42,7 @@ class Suite:
     def __init__(self, quick: bool, say: Say) -> None:
         self.quick, self.say = quick, say
         self.results = Results(published=PUBLISHED)
-        self.rounds = 25 if quick else 50
+        self.sets, self.rounds = (QUICK_SETS, ROUNDS // 2) if quick else (SETS, ROUNDS)
         self.builds, notes = reference.builds()
         self.results.notes += notes
         self.loop = forwarding_loop(kernels.load("touch"))
@@ -88,20 +91,25 @@ class Suite:
         """Rows of the sides that `make` makes, anew for each set; `alike` when all are to send the same bytes."""
         names: list[str] = []
         series = []
-        for _ in range(SETS):
+        for _ in range(self.sets):
             with make() as sides:
                 names = [side.name for side in sides]
                 for side in sides:
                     side.sizes([size])
                     side.configure(batch, burst)
-                series.append(measure.interleaved(sides, self.rounds // SETS))
+                series.append(measure.interleaved(sides, self.rounds))
                 if alike:
                     measure.check(sides)
         self.results.add(experiment, setting, batch, names, np.concatenate(series), base or self.base)
 
     def run(self) -> Results:
         """Everything, in order."""
-        self.results.settings = {"quick": self.quick, "rounds": self.rounds, "sets": SETS, "packets": measure.PACKETS}
+        self.results.settings = {
+            "quick": self.quick,
+            "sets": self.sets,
+            "rounds of a set": self.rounds,
+            "packets": measure.PACKETS,
+        }
         self.results.machine = machine.describe()
         always = (
             self.wire,
