@@ -204,13 +204,16 @@ class Suite:
             self.results.add("sealing", USUAL, 32, ["not sealed", SEALED], samples, "not sealed")
 
     def metadata(self) -> None:
-        """A kernel that is given all that the device says of a packet."""
+        """A kernel that is given all that the device says of a packet, beside the same sides as the main experiment.
+
+        The same, for with fewer of them each finds more of its memory still in the caches.
+        """
         self.say("metadata")
         loop = forwarding_loop(kernels.load(f"{metadata.__file__}:{metadata.every_field.__name__}"))
 
         @contextlib.contextmanager
         def make() -> Iterator[list[Side]]:
-            with self.sides(every_build=False) as sides, self.forwarders({METADATA: (loop, "metadata")}) as more:
+            with self.sides() as sides, self.forwarders({METADATA: (loop, "metadata")}) as more:
                 yield sides + more
 
         for batch in (1, 32, 256):
