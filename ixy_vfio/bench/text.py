@@ -36,7 +36,7 @@ compiler makes the reference; without one it is left out.
 """
 
 FROM_PYTHON = """From Python: a batch by one call, or taken into Python's hands in between, by three. Functions that
-are made for their batch once, and called without arguments, cost a quarter of what methods do:
+are made for their batch once, and called without arguments, cost a third of what methods do:
 """
 
 HAND_OFFS = """Batch 32, slice by slice of the run, from the nearest core to the farthest. A hand-off is the time for a
