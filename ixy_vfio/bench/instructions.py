@@ -1,13 +1,20 @@
 """Instructions a packet: the same number in every run, on every machine. The gate of CI.
 
-The driver's part is single-stepped (stepping.py): every instruction of two calls, from entry to return. The code is
-compiled for one kind of CPU (Haswell: AVX2), not for the one it runs on. Blind to stalls and caches.
+The driver's part is single-stepped (stepping.py): every instruction of two calls, from entry to return. Callgrind, as a
+second opinion, counts the same by the name of a function; compiled Python has none, so it is called by one of the C
+reference (a compiler is needed), which adds less than a hundredth of an instruction a packet.
+
+The code is compiled for one kind of CPU (Haswell: AVX2), not for the one it runs on. Blind to stalls and caches.
 """
 
 import argparse
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 LIMIT = 60.0  # instructions a packet at batch 32
@@ -43,22 +50,49 @@ def _stepped(side: Any) -> int:
     return stepping.count(side.driver.address, body, 1, TIMES)  # but for the first call, which may warm something
 
 
-def inner(name: str, batch: int) -> None:
-    """The process that holds the side: prints the instructions of TIMES calls."""
+def _called(side: Any) -> None:
+    """TIMES calls through the function that Callgrind is told of."""
+    from ixy_vfio.bench import measure, reference
+    from ixy_vfio.bench.entry import Entry
+
+    (build, *_), _ = reference.builds(march=MARCH, everything=False)
+    build.library.reference_driver(reference.ffi.cast("int64_t (*)(uint64_t)", side.driver.address))
+    driver, side.driver = side.driver, Entry(reference.address_of(build.library, "reference_call"))
+    measure.sample(side, 2 * BURST * TIMES)
+    side.driver = driver
+
+
+def inner(name: str, batch: int, callgrind: bool) -> None:
+    """The process that holds the side: prints the instructions of TIMES calls, or makes the calls for Callgrind."""
     from ixy_vfio.bench import measure
 
     side = _side(name)
     side.configure(batch, BURST)
     measure.sample(side, 2 * BURST * 4)  # rings in their steady state
-    print(_stepped(side))
+    if callgrind:
+        _called(side)
+    else:
+        print(_stepped(side))
 
 
-def count(name: str = "forward", batch: int = BATCH) -> float:
+def count(name: str = "forward", batch: int = BATCH, callgrind: bool = False) -> float:
     """Instructions a packet. Raises CalledProcessError where it cannot be measured."""
     inner = [sys.executable, "-m", "ixy_vfio.bench.instructions", "--batch", str(batch), "--inner", name]
     environment = {**os.environ, **CPU, "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(inner, env=environment, check=True, capture_output=True, text=True, timeout=DEADLINE)
-    return int(done.stdout) / (2 * BURST * TIMES)
+
+    def run(*command: str) -> str:
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=DEADLINE)
+        return done.stdout
+
+    if not callgrind:
+        return int(run(*inner)) / (2 * BURST * TIMES)
+    run(*inner, "--callgrind")  # compiles, outside Valgrind
+    with tempfile.TemporaryDirectory() as directory:
+        out = Path(directory) / "out"
+        valgrind = ["valgrind", "--tool=callgrind", "--collect-atstart=no", "--toggle-collect=reference_call"]
+        run(*valgrind, f"--callgrind-out-file={out}", *inner, "--callgrind")
+        found = re.search(r"^(?:totals|summary): (\d+)", out.read_text(), re.MULTILINE)
+        return (int(found[1]) if found else 0) / (2 * BURST * TIMES)
 
 
 def main() -> int:
@@ -66,15 +100,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/instructions", description="Instructions a packet.")
     parser.add_argument("--inner", metavar="SIDE", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, default=BATCH, metavar="N", help=f"packets a poll ({BATCH})")
+    parser.add_argument("--callgrind", action="store_true", help="count with Callgrind (a minute)")
     parser.add_argument("--reference", action="store_true", help="the C reference, too")
     arguments = parser.parse_args()
     if arguments.inner:
-        inner(arguments.inner, arguments.batch)
+        inner(arguments.inner, arguments.batch, arguments.callgrind)
         return 0
+    if arguments.callgrind and not (shutil.which("valgrind") and shutil.which("gcc")):
+        print("scripts/instructions: --callgrind needs Valgrind and gcc (Debian: valgrind, gcc)", file=sys.stderr)
+        return 2
     missed = False
     for name in SIDES if arguments.reference else SIDES[:1]:
         try:
-            found = count(name, arguments.batch)
+            found = count(name, arguments.batch, arguments.callgrind)
         except subprocess.CalledProcessError as error:
             said = (error.stderr or "").strip().splitlines() or ["no reason given"]
             print(f"scripts/instructions: {name}: {said[-1]}", file=sys.stderr)

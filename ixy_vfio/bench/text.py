@@ -41,7 +41,7 @@ are made for their batch once, and called without arguments, cost a third of wha
 
 HAND_OFFS = """Batch 32, slice by slice of the run, from the nearest core to the farthest. A hand-off is the time for a
 word to get to the other core and back. A host moves the virtual cores of a guest as it likes: to two threads of one
-core, to cores that share a cache, to cores that do not; and that decides more than the driver does. ns a packet:
+core, to cores that share a cache, to cores that do not; and that decides as much as the driver does. ns a packet:
 """
 
 TWO_CORES = """The model's work is included, and done by each worker for itself. The other rows say what two

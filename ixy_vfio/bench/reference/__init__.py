@@ -26,6 +26,8 @@ MAIN = "gcc -O3"  # the one that ratios are taken to, unless they say "best"
 ffi = FFI()
 ffi.cdef("""
 int64_t reference_forward(void *reference);
+void reference_driver(int64_t (*function)(uint64_t state));
+int64_t reference_call(uint64_t state);
 void reference_configure(void *reference, uint32_t batch, uint32_t rounds);
 void *reference_new(void);
 void reference_port(void *reference, uint32_t number, void *ring, uint32_t size, void *rdt, void *tdt,
