@@ -14,9 +14,6 @@ SIZE = 512
 _HEADER = struct.Struct("<II")  # kind, length of the text
 TEXT = SIZE - _HEADER.size
 
-_PORT = 9  # words of a PortCounters
-_STATISTICS = struct.Struct(f"<{1 + 2 * _PORT}Q")
-
 
 class Kind(IntEnum):
     """Of a message."""
@@ -43,6 +40,10 @@ class PortCounters:
     sent: int = 0
     sent_bytes: int = 0
     no_room: int = 0
+
+
+_PORT = len(PortCounters.__slots__)
+_STATISTICS = struct.Struct(f"<{1 + 2 * _PORT}Q")
 
 
 @dataclass(frozen=True, slots=True)
