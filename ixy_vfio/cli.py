@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ixy_vfio.core.errors import IxyError
+from ixy_vfio.core.shown import shown_lines
 
 # command -> (module, one line of help). A module is imported only when its command is used.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -42,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = importlib.import_module(COMMANDS[parsed.command][0]).run(parsed)
         return status
     except IxyError as error:
-        print(f"ixy-vfio {parsed.command}: {error}", file=sys.stderr)
+        # An error may quote a device, a file or another process.
+        print("\n".join(shown_lines(f"ixy-vfio {parsed.command}: {error}")), file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

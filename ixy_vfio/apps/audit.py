@@ -19,6 +19,7 @@ from ixy_vfio.audit.scene import draw
 from ixy_vfio.audit.sessions import parse_address
 from ixy_vfio.audit.system import LiveSystem, System
 from ixy_vfio.core.errors import UsageError
+from ixy_vfio.core.shown import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +110,7 @@ def _attack(arguments: argparse.Namespace) -> Report:
     host = Host(LiveSystem())
     device = host.devices.get(address)
     field = Field(address, arguments.helper, arguments.attack_msi)
-    results = attacks.run(field, chosen, lambda line: print(line, file=sys.stderr, flush=True))
+    results = attacks.run(field, chosen, lambda line: print(shown(line), file=sys.stderr, flush=True))
     return make_report(host, address, results, draw(host, [device] if device else [], []))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ixy_vfio.audit.report import Report, Result
+from ixy_vfio.core.shown import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,8 @@ def compare(before: Report, after: Report) -> list[Change]:
 def render(before: Report, after: Report) -> Iterator[str]:
     """The lines."""
     changes = compare(before, after)
-    yield f"{before.target} {before.time} (uid {before.uid}) -> {after.target} {after.time} (uid {after.uid})"
-    yield from map(str, changes)
+    yield shown(f"{before.target} {before.time} (uid {before.uid}) -> {after.target} {after.time} (uid {after.uid})")
+    yield from (shown(str(change)) for change in changes)
     same = len(after.results) - sum(change.after is not None for change in changes)
     yield f"{len(changes)} changed, {same} the same"
 

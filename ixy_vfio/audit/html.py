@@ -1,12 +1,13 @@
 """A report as one page that needs nothing else: the picture, then the table with its details."""
 
 from collections.abc import Iterator
-from html import escape
 
 from ixy_vfio.audit import picture
 from ixy_vfio.audit.model import CHECKS
+from ixy_vfio.audit.picture import escaped
 from ixy_vfio.audit.report import Report, Result
 from ixy_vfio.audit.table import sessions, summary
+from ixy_vfio.core.shown import shown_lines
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2128; --dim: #656d76; --paper: #fff; --card: #f6f8fa; --edge: #d0d7de;
@@ -54,15 +55,15 @@ def render(report: Report) -> str:
 
 
 def _page(report: Report) -> Iterator[str]:
-    title = f"Audit of {escape(report.target)}"
+    title = f"Audit of {escaped(report.target)}"
     yield f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
     yield f'<meta name="viewport" content="width=device-width"><style>\n{STYLE}\n</style></head><body>'
     who = "root" if report.uid == 0 else f"uid {report.uid}, who does not see everything"
-    yield f'<h1>{title}</h1><div class="note">Linux {escape(report.kernel)}, {escape(report.time)}, as {who}</div>'
+    yield f'<h1>{title}</h1><div class="note">Linux {escaped(report.kernel)}, {escaped(report.time)}, as {who}</div>'
     chips = (f'<span class="{name}">{count} {name}</span>' for name, count in report.counts.items())
     yield f'<div class="counts">{"".join(chips)}</div>'
     yield "<h2>The isolation</h2>"
-    yield from (f'<div class="note">{escape(line)}</div>' for line in sessions(report))
+    yield from (f'<div class="note">{escaped(line)}</div>' for line in sessions(report))
     yield f'{picture.draw(report)}<div class="note">{LEGEND}</div>'
     yield "<h2>Checks, the worst first</h2>"
     for result in report.worst_first:
@@ -71,17 +72,18 @@ def _page(report: Report) -> Iterator[str]:
 
 
 def _row(result: Result) -> Iterator[str]:
-    name, status = escape(result.check), result.status.name
-    where = f"{escape(result.subject)}: " if result.subject else ""
+    name, status = escaped(result.check), result.status.name
+    where = f"{escaped(result.subject)}: " if result.subject else ""
     yield f'<details><summary><b class="{status}">{status}</b><code>{name}</code>'
-    yield f"<span>{where}{escape(summary(result))}</span></summary><div>"
-    yield f"<div>{escape(result.title)}. Severity: {result.severity.name.lower()}.</div>"
+    yield f"<span>{where}{escaped(summary(result))}</span></summary><div>"
+    yield f"<div>{escaped(result.title)}. Severity: {result.severity.name.lower()}.</div>"
     for finding in result.findings:
         if len(result.findings) > 1:
-            yield f'<div class="{finding.status.name}">{escape(finding.text)}</div>'
+            yield f'<div class="{finding.status.name}">{escaped(finding.text)}</div>'
         for reading in finding.evidence:
             value = "(not there)" if reading.value is None else reading.value or "(empty)"
-            yield f"<code>{escape(reading.path)}</code><pre>{escape(value)}</pre>"
+            lines = "\n".join(map(escaped, shown_lines(value)))
+            yield f"<code>{escaped(reading.path)}</code><pre>{lines}</pre>"
     if check := CHECKS.get(result.check):
-        yield f"<p><b>Why it matters.</b> {escape(check.why)}</p><p><b>What to do.</b> {escape(check.remedy)}</p>"
+        yield f"<p><b>Why it matters.</b> {escaped(check.why)}</p><p><b>What to do.</b> {escaped(check.remedy)}</p>"
     yield "</div></details>"

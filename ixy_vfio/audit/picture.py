@@ -10,11 +10,17 @@ from html import escape
 from ixy_vfio.audit.model import Status
 from ixy_vfio.audit.report import Report
 from ixy_vfio.audit.scene import DeviceBox, ProcessBox, SessionBox
+from ixy_vfio.core.shown import shown
 
 WIDTH, LINE, GAP, PAD = 1180, 17, 16, 12
 PROCESSES, DEVICES, IOMMU, MEMORY = (16, 340), (440, 250), (780, 44), (900, 264)  # columns: x, width
 LETTERS = 7.0  # pixels a letter takes
 BAR_SIZE = 0x80000  # of the strip: BAR 0 of an 82599
+
+
+def escaped(text: str) -> str:
+    """Text of a stranger as it may stand in the page."""
+    return escape(shown(text))
 
 
 class Canvas:
@@ -29,11 +35,12 @@ class Canvas:
 
     def text(self, x: float, y: float, text: str, style: str = "", width: float = 0) -> None:
         """One line, cut to `width` pixels; the whole of it shows when it is pointed at."""
+        text = shown(text)
         more = ""
         if width and len(text) * LETTERS > width:
-            more = f"<title>{escape(text)}</title>"
+            more = f"<title>{escaped(text)}</title>"
             text = text[: int(width / LETTERS) - 1] + "…"
-        self.parts.append(f'<text class="{style}" x="{x}" y="{y}">{escape(text)}{more}</text>')
+        self.parts.append(f'<text class="{style}" x="{x}" y="{y}">{escaped(text)}{more}</text>')
 
     def line(self, x1: float, y1: float, x2: float, y2: float, style: str) -> None:
         """A curve from left to right."""

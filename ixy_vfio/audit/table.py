@@ -5,23 +5,28 @@ from collections.abc import Iterator
 
 from ixy_vfio.audit.model import CHECKS, Status
 from ixy_vfio.audit.report import Report, Result
+from ixy_vfio.core.shown import shown, shown_lines
 
 COLOURS = {Status.FAIL: "31;1", Status.WARN: "33", Status.SKIP: "2", Status.PASS: "32"}
 EVIDENCE_LINES = 12  # of one file
 
 
 def render(report: Report, width: int = 100, colour: bool = False, verbose: bool = False) -> Iterator[str]:
-    """The lines: a check a line, worst first; with `verbose` each with its evidence, why it matters, what to do."""
+    """The lines: a check a line, worst first; with `verbose` each with its evidence, why it matters, what to do.
+
+    Names of processes, devices and files stand in them: each line is `shown`, and has no end of a line in it.
+    """
     subjects = [result.subject for result in report.results if result.subject]
     names = max(len(result.check) for result in report.results)
     in_short = {subject: _short(subject) for subject in subjects}
-    yield f"Audit of {report.target}, Linux {report.kernel}, as {'root' if report.uid == 0 else f'uid {report.uid}'}"
-    yield from (f"  {line}" for line in sessions(report))
+    who = "root" if report.uid == 0 else f"uid {report.uid}"
+    yield shown(f"Audit of {report.target}, Linux {report.kernel}, as {who}")
+    yield from (f"  {shown(line)}" for line in sessions(report))
     yield ""
     for result in report.worst_first:
         head = f"{result.status.name}  {result.check:<{names}}  "
         text = (f"{in_short[result.subject]}: " if result.subject else "") + summary(result)
-        line = head + text
+        line = shown(head + text)
         if len(line) > width and not verbose:
             line = line[: width - 3].rstrip() + "..."
         yield _paint(line, result.status, colour)
@@ -66,10 +71,10 @@ def _paint(line: str, status: Status, colour: bool) -> str:
 def _details(result: Result, width: int) -> Iterator[str]:
     for finding in result.findings:
         if len(result.findings) > 1:
-            yield f"      - {finding.status.name}: {finding.text}"
+            yield shown(f"      - {finding.status.name}: {finding.text}")
         for reading in finding.evidence:
-            lines = ["(not there)"] if reading.value is None else reading.value.splitlines() or ["(empty)"]
-            yield f"      {reading.path}: {lines[0] if len(lines) == 1 else ''}".rstrip()
+            lines = ["(not there)"] if reading.value is None else shown_lines(reading.value or "(empty)")
+            yield f"      {shown(reading.path)}: {lines[0] if len(lines) == 1 else ''}".rstrip()
             if len(lines) > 1:
                 yield from (f"        {line}" for line in lines[:EVIDENCE_LINES])
                 if len(lines) > EVIDENCE_LINES:

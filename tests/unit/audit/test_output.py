@@ -14,9 +14,11 @@ import pytest
 
 from ixy_vfio.audit import compare, html, pages, report, table, tree
 from ixy_vfio.audit.model import CHECKS
+from ixy_vfio.audit.tree import Tree
 from ixy_vfio.cli import main
 from ixy_vfio.core.errors import UsageError
-from tests.unit.audit.audit_support import HERE, edit, look, machine, write
+from ixy_vfio.core.shown import shown
+from tests.unit.audit.audit_support import HERE, edit, link, look, machine, write
 
 DOCS = HERE.parents[2] / "docs" / "audit"
 MACHINES = ["sound", "intel-desktop", "hpe-rmrr", "amd-epyc", "cloud-vm"]
@@ -123,6 +125,44 @@ def test_names_from_the_machine_are_escaped() -> None:
     page = html.render(look(found))
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
+
+
+EVIL = "\x1b]0;x\x07\x1b[2J\u202e\u200b\x9b\nPASS"
+
+
+def named_by_a_stranger() -> Tree:
+    """A machine on which all that a stranger can name is named so that it acts on a terminal."""
+    found = machine("hpe-rmrr")
+    edit(found, "/proc/4711/status", "dpdk-testpmd", EVIL.replace("\n", " "))
+    for fd, what in enumerate((f"/tmp/{EVIL}\udcff", f"/dev/shm/{EVIL}", "/dev/mem"), 90):
+        link(found, f"/proc/4711/fd/{fd}", what)
+    write(found, "/proc/4711/cmdline", EVIL)
+    write(found, "/proc/sys/kernel/osrelease", f"6.8.0-{EVIL}")
+    write(found, "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", f"{EVIL}=Y")
+    return found
+
+
+def test_what_a_stranger_named_reaches_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = look(named_by_a_stranger())
+    lines = list(table.render(found, width=2000, verbose=True))
+    assert all(line == shown(line) for line in lines)
+    assert any(r"\x1b]0;x\x07\x1b[2J\u202e\u200b\x9b" in line for line in lines)
+    page = html.render(found)
+    assert all(line == shown(line) for line in page.split("\n"))
+    assert r"\x1b]0;x\x07" in page
+    path = tmp_path / "evil.json"
+    path.write_text(json.dumps(found.to_json()))
+    assert report.from_json(json.loads(path.read_text())).results == found.worst_first
+    assert path.read_text().isascii()
+    assert "\\x1b" not in path.read_text()  # raw: as JSON writes it
+    run("--compare", str(path), str(path))
+    said = capsys.readouterr().out
+    assert [line for line in said.split("\n") if line != shown(line)] == []
+
+
+def test_an_error_that_quotes_a_stranger(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--replay", "/no\x1b[2J") == 2
+    assert capsys.readouterr().err == "ixy-vfio audit: /no\\x1b[2J: No such file or directory\n"
 
 
 # -- table

@@ -1,0 +1,47 @@
+"""The filter for text of strangers: nothing that acts on a terminal, or that cannot be seen, gets through."""
+
+import sys
+import unicodedata
+
+import pytest
+
+from ixy_vfio.core.shown import shown, shown_lines
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", ""),
+        ("ixy-fwd 03:00.0", "ixy-fwd 03:00.0"),
+        ("\x1b[2J\x1b]0;title\x07", r"\x1b[2J\x1b]0;title\x07"),
+        ("\x9b2J", r"\x9b2J"),  # a control sequence by one character
+        ("one\ntwo\r\x0b\x0c\x85\u2028\u2029\ttab", r"one\ntwo\r\x0b\x0c\x85\u2028\u2029\ttab"),
+        ("\u202egpj.exe\u2066\u200e", r"\u202egpj.exe\u2066\u200e"),
+        ("ro\u200bot\ufeff\u2060\u00ad", r"ro\u200bot\ufeff\u2060\xad"),
+        ("a\u3164\u115f\u2800\u034f\ufe0fb", r"a\u3164\u115f\u2800\u034f\ufe0fb"),
+        ("\u00a0\u3000\u2003", r"\xa0\u3000\u2003"),
+        ("\udc9b\ud800", r"\udc9b\ud800"),
+        ("\U000e0041\U000e0100", r"\U000e0041\U000e0100"),
+        ("\ue000\U0010ffff\u0378", r"\ue000\U0010ffff\u0378"),  # private use, no character, not assigned
+        ("Gerät 東京 ελ 😀 é", "Gerät 東京 ελ 😀 é"),
+        (r"C:\temp \x1b", r"C:\temp \x1b"),
+        ("\x7f\x00", r"\x7f\x00"),
+    ],
+)
+def test_what_is_shown(text: str, said: str) -> None:
+    assert shown(text) == said
+    assert shown(said) == said
+
+
+def test_of_every_character_only_what_can_be_seen_is_left() -> None:
+    kept = {unicodedata.category(one) for one in map(chr, range(sys.maxunicode + 1)) if shown(one) == one}
+    assert not kept & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+    assert [
+        one for one in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(one) == "Zs" and shown(one) == one
+    ] == [" "]
+    assert all(shown(chr(code)).encode() for code in range(sys.maxunicode + 1))  # it can be printed
+
+
+def test_lines() -> None:
+    assert shown_lines("a\tb\n\x1bc\rd\x85e\n") == ["a       b", r"\x1bc\rd\x85e"]
+    assert shown_lines("") == [""]
