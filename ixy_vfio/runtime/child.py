@@ -1,5 +1,6 @@
 """A running worker, as control sees it: what it says, how it ended."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ from ixy_vfio.runtime import messages
 from ixy_vfio.runtime.messages import Kind, Statistics
 from ixy_vfio.runtime.sandbox import Seal
 
+DEADLINE = 5.0  # seconds for a worker to take a message, to answer, to seal itself, to stop
 DEATH = 5.0  # seconds for a worker to be gone after SIGKILL
 
 
@@ -25,6 +27,14 @@ class Worker:
     statistics: Statistics = field(default_factory=Statistics)
     done: bool = False
     status: int | None = None  # of waitpid
+
+    def send(self, kind: Kind) -> None:
+        """Tell it something. WorkerError when it does not read; where it is gone, `receive` says why."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            try:
+                messages.send(self.connection, kind)
+            except (BlockingIOError, TimeoutError):
+                raise WorkerError(f"worker {self.pid} does not read what control tells it") from None
 
     def receive(self) -> None:
         """Take one message. WorkerError when the worker failed or died."""

@@ -24,7 +24,7 @@ from ixy_vfio.core.errors import DeviceError, IxyError, LinkDown, SealError, Wor
 from ixy_vfio.core.pool import STRIDE, Pool
 from ixy_vfio.ixgbe.datapath import QueuePair, arm
 from ixy_vfio.netdev import Counters, Link, NetDevice, PortConfig
-from ixy_vfio.runtime import control_seal, messages, worker
+from ixy_vfio.runtime import child, control_seal, worker
 from ixy_vfio.runtime.child import Worker
 from ixy_vfio.runtime.messages import Kind, Statistics
 from ixy_vfio.runtime.sandbox import Seal
@@ -32,7 +32,6 @@ from ixy_vfio.runtime.worker import Idle, Job
 from ixy_vfio.transport.base import Device
 from ixy_vfio.transport.lease import Lease, Purpose
 
-WORKER_DEADLINE = 5.0  # seconds for a worker to seal itself, or to stop
 _FRAME = 26  # Ethernet header, two VLAN tags, CRC
 WATCH = 0.25  # seconds between looks at the devices
 LAST_WORD = 1.0  # seconds; a helper that ends a lease takes the devices back first and says why last
@@ -153,7 +152,7 @@ class Control:
         self.notes += lease.notes
         lease.seal()
         for one in self.workers:
-            self._expect_ready(one)
+            one.receive()
         self._check_seals()
         for port, address in self._named_ports():
             with self._device(address):
@@ -161,7 +160,7 @@ class Control:
         if self.stopping:
             return
         for one in self.workers:
-            messages.send(one.connection, Kind.GO)
+            one.send(Kind.GO)
         for port, address in self._named_ports():
             with self._device(address):
                 port.enable_receive()
@@ -190,13 +189,9 @@ class Control:
         widest = -(-(config.mtu + _FRAME) // config.buffer_size)
         job = Job(plan.kernel, plan.loop, pool, (a, b), plan.batch, plan.both, limit, widest, core, plan.idle, wakeups)
         one = Worker(*worker.start(job), core)
+        one.connection.settimeout(child.DEADLINE)  # also for what is sent: a worker need not read
         self.workers.append(one)
         self._selector.register(one.connection, selectors.EVENT_READ, one)
-
-    def _expect_ready(self, one: Worker) -> None:
-        one.connection.settimeout(WORKER_DEADLINE)
-        one.receive()
-        one.connection.settimeout(None)
 
     def _check_seals(self) -> None:
         """What the sandboxes lack is a note, or the end. The kernel is the same for all of them."""
@@ -281,12 +276,11 @@ class Control:
         asked = [one for one in self.workers if not one.done]
         before = {one.pid: one.statistics for one in asked}
         for one in asked:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `receive` says why
-                messages.send(one.connection, Kind.ASK)
-        end = time.monotonic() + WORKER_DEADLINE
+            one.send(Kind.ASK)
+        end = time.monotonic() + child.DEADLINE
         while any(not one.done and one.statistics is before[one.pid] for one in asked):
             if time.monotonic() > end:
-                raise WorkerError(f"a worker did not answer in {WORKER_DEADLINE:.0f} s")
+                raise WorkerError(f"a worker did not answer in {child.DEADLINE:.0f} s")
             self._handle(0.05)
 
     def take_snapshot(self) -> Snapshot:
@@ -304,15 +298,14 @@ class Control:
         if self._stopped:
             return
         self._stopped = True
-        for one in self.workers:
-            if not one.done:
-                with contextlib.suppress(OSError):
-                    messages.send(one.connection, Kind.STOP)
         with contextlib.ExitStack() as always:  # each of it, also when what came before has failed
             for port in reversed(self.ports):
                 always.callback(self._stop_port, port)
             for one in self.workers:
                 always.callback(one.kill)
+            for one in self.workers:
+                if not one.done:
+                    one.send(Kind.STOP)
             self._await_workers()
         if self.ports:
             links = self.snapshot.links if self.snapshot else ()
@@ -324,11 +317,11 @@ class Control:
         self.notes += port.stop()
 
     def _await_workers(self) -> None:
-        end = time.monotonic() + WORKER_DEADLINE
+        end = time.monotonic() + child.DEADLINE
         for one in self.workers:
             while not one.done and one.connection.fileno() >= 0:
                 if time.monotonic() > end:
-                    raise WorkerError(f"worker {one.pid} did not stop in {WORKER_DEADLINE:.0f} s")
+                    raise WorkerError(f"worker {one.pid} did not stop in {child.DEADLINE:.0f} s")
                 one.connection.settimeout(max(end - time.monotonic(), 0.01))
                 one.receive()
-            one.wait(WORKER_DEADLINE)
+            one.wait(child.DEADLINE)

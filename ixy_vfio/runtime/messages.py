@@ -1,6 +1,7 @@
 """What control and a worker say to each other: messages of one size over a SOCK_SEQPACKET socketpair.
 
-Control trusts nothing that a worker says: a message of another size or kind is an error, a counter is only shown.
+Control trusts nothing that a worker says: a message of another size or kind is an error, a counter is only shown. Nor
+does it trust a worker to read: a message that finds no room is an error, and nobody waits for it.
 """
 
 import socket
@@ -68,9 +69,12 @@ class Statistics:
 
 
 def send(connection: socket.socket, kind: Kind, payload: bytes = b"") -> None:
-    """Send one message; a text that is too long is cut. Raises OSError when the other side is gone."""
+    """Send one message; a text that is too long is cut. Raises OSError when the other side is gone.
+
+    BlockingIOError when the other side does not read; TimeoutError, and later, on a socket with a timeout.
+    """
     payload = payload[:TEXT]
-    connection.send((_HEADER.pack(kind, len(payload)) + payload).ljust(SIZE, b"\0"))
+    connection.send((_HEADER.pack(kind, len(payload)) + payload).ljust(SIZE, b"\0"), socket.MSG_DONTWAIT)
 
 
 def receive(connection: socket.socket, *, wait: bool = True) -> tuple[Kind, bytes] | None:

@@ -56,7 +56,7 @@ def worker_rules(fd: int, waker: int | None = None) -> list[Rule]:
         *wait,
         Rule(24),  # sched_yield
         Rule(45, (*socket, Check(3, _WORD & ~_MSG_DONTWAIT, 0))),  # recvfrom
-        Rule(44, (*socket, Check(3, _WORD, 0))),  # sendto
+        Rule(44, (*socket, Check(3, _WORD & ~_MSG_DONTWAIT, 0))),  # sendto
         Rule(228),  # clock_gettime: where the vDSO cannot read the clock
         Rule(12),  # brk
         Rule(9, (Check(2, _ALL & ~_PROT_READ_WRITE, 0), Check(3, _ALL, _MAP_PRIVATE_ANONYMOUS))),  # mmap

@@ -127,8 +127,8 @@ def _main(job: Job, connection: socket.socket, waker: select.epoll | None, paren
         else:
             messages.send(connection, Kind.DONE, Statistics().pack())
         return 0
-    except (BrokenPipeError, ConnectionResetError):
-        return 1  # control is gone
+    except (BrokenPipeError, ConnectionResetError, BlockingIOError):
+        return 1  # control is gone, or reads nothing: there is nobody to tell
     except Exception as error:
         text = f"kernel {job.name}: {type(error).__name__}: {error}"
         messages.send(connection, Kind.ERROR, " ".join(text.split()).encode()[: messages.TEXT])

@@ -97,18 +97,18 @@ NEAR: dict[str, Target] = {
 }
 
 
-def run(sim: Simulator, attack: Attack, duration: float = 30.0) -> str:
+def run(sim: Simulator, attack: Attack, duration: float = 30.0, interval: float = 0.2) -> str:
     """Run `attack` in the worker of a lease of ports 0 and 1; what it told."""
-    return run_evil(sim, Evil(attack), duration)
+    return run_evil(sim, Evil(attack), duration, interval)
 
 
-def run_evil(sim: Simulator, one: Evil, duration: float = 30.0) -> str:
+def run_evil(sim: Simulator, one: Evil, duration: float = 30.0, interval: float = 0.2) -> str:
     """The same; `one` knows its job afterwards."""
     plan = Plan((address(0), address(1)), one, "evil", helper=sim.helper, link_deadline=30.0)
-    return drive(plan, one, duration)
+    return drive(plan, one, duration, interval)
 
 
-def drive(plan: Plan, evil: Evil, duration: float) -> str:
+def drive(plan: Plan, evil: Evil, duration: float, interval: float = 0.2) -> str:
     """A whole run of control with the attack in its worker; what it told. LeaseError when the helper ends it."""
     real = worker.start
 
@@ -120,7 +120,7 @@ def drive(plan: Plan, evil: Evil, duration: float) -> str:
     try:
         with Control(plan) as running:
             assert all("seccomp" in one.seal.applied for one in running.workers)
-            for _ in running.watch(0.2, duration):
+            for _ in running.watch(interval, duration):
                 pass
     except WorkerError as error:
         return str(error).partition("kernel evil: ")[2].removeprefix("Told: ") or str(error)

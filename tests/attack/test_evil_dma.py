@@ -5,6 +5,8 @@ matter for a guest.)
 """
 
 import ctypes
+import re
+import signal
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ import dpkt
 import pytest
 
 from ixy_vfio.core.memory import DmaMemory
-from ixy_vfio.runtime import control
+from ixy_vfio.runtime import child
 from ixy_vfio.runtime.messages import SIZE, Kind, Statistics
 from ixy_vfio.transport.lease import Lease, Purpose
 from tests.attack import evil_dma as evil
@@ -102,7 +104,7 @@ def test_transmit_from_memory_not_its_own(field: Range) -> None:
 
 
 def test_a_ring_in_memory_not_its_own(field: Range, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "WORKER_DEADLINE", 60.0)  # the attack waits long, and answers nobody
+    monkeypatch.setattr(child, "DEADLINE", 60.0)  # the attack waits long, and answers nobody
     said, iovas = attacked(field, evil.ring_at, lambda port: port.packets.iova + 4096)
     assert said == told("sent", "not sent", iovas)
     assert field.frames() == [evil.FRAME]
@@ -159,3 +161,23 @@ def test_a_worker_that_talks_for_ever(field: Range) -> None:
     told = evil.run(field.sim, evil.flood(statistics.ljust(SIZE, b"\0")), duration=1.0)
     assert "did not stop in" in told
     assert field.sim.ask("counters", port=0)["bus_master"] is False
+
+
+def test_a_worker_that_never_reads(field: Range, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sends valid statistics, and reads nothing: what control has to tell it fills its socket. Control goes on."""
+    monkeypatch.setattr(child, "DEADLINE", 0.5)
+    statistics = HEADER.pack(Kind.STATISTICS, len(Statistics().pack())) + Statistics().pack()
+
+    def stuck(number: int, frame: object) -> None:
+        raise AssertionError("control waits for a worker that reads nothing")
+
+    before = signal.signal(signal.SIGALRM, stuck)
+    signal.setitimer(signal.ITIMER_REAL, 30)
+    try:
+        told = evil.run(field.sim, evil.flood(statistics.ljust(SIZE, b"\0")), 20.0, interval=0.0001)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert re.fullmatch(r"worker \d+ does not read what control tells it", told)
+    counters = field.sim.ask("counters", port=0)
+    assert (counters["bus_master"], counters["windows"]) == (False, 0)

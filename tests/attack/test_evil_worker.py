@@ -197,6 +197,7 @@ RIGHT: dict[str, tuple[int, tuple[int, ...]]] = {
     "recvfrom": (45, (SOCKET, 1, 2, 0, 0, 0)),
     "recvfrom, not waiting": (45, (SOCKET, 1, 2, 0x40, 0, 5)),
     "sendto": (44, (SOCKET, 1, 2, 0, 0, 0)),
+    "sendto, not waiting": (44, (SOCKET, 1, 2, 0x40, 0, 5)),
     "epoll_wait": (232, (WAKER, 1, 2, 3, 0, 0)),
 }
 
@@ -265,6 +266,7 @@ def test_right_arguments_do_not_kill() -> None:
         "mmap, nothing allowed": "a value",
         "recvfrom, not waiting": "EAGAIN",
         "sendto": "EFAULT",
+        "sendto, not waiting": "EFAULT",
         "epoll_wait": "nothing",
     }
 

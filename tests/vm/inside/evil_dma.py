@@ -20,7 +20,7 @@ from typing import Any
 import ixy_vfio.transport.vfio  # noqa: F401  (now, while it may be read)
 from ixy_vfio.core.errors import LeaseError
 from ixy_vfio.ixgbe.datapath import arm
-from ixy_vfio.runtime import control
+from ixy_vfio.runtime import child
 from ixy_vfio.runtime.control import Plan
 from ixy_vfio.runtime.worker import Job, counters
 from tests.attack import evil_dma as evil
@@ -112,7 +112,7 @@ class Attacker:
 
 def main(by_cdev: str, by_group: str, *ports: str) -> None:
     evil.DMA_DEADLINE = 10.0
-    control.WORKER_DEADLINE = 30.0  # a worker that waits for QUIET answers nobody
+    child.DEADLINE = 30.0  # a worker that waits for QUIET answers nobody
     world = World(buffers=64)
     arm(world.pairs[0].state)  # compiled now, while it may be written, as is what counts
     counters(world.pairs[0])
