@@ -13,7 +13,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from ixy_vfio_helper import bind, policy, server
+from ixy_vfio_helper import bind, locks, policy, server
 from ixy_vfio_helper.claims import Claims
 from ixy_vfio_helper.kernel import ROOT, VFIO_PCI, KernelBackend, PciDevice, full_address
 from ixy_vfio_helper.monitor import Refusal, log
@@ -102,10 +102,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 def run(argv: Sequence[str]) -> int:
     """Run a command; returns the exit status (0 done, 1 failed, 2 wrong use or refused)."""
     arguments = _parse(argv)
-    claims, journal = Claims(arguments.run / "leases"), bind.Journal(arguments.run / "bound")
+    journal = bind.Journal(arguments.run / "bound")
     try:
-        for directory in (arguments.run, claims.directory, journal.directory):
-            directory.mkdir(mode=0o755, exist_ok=True)
+        for directory in (arguments.run, journal.directory):
+            locks.make_directory(directory, 0o755)
+        claims = Claims(arguments.run / "leases")
         if arguments.command == "serve":
             _serve(arguments, claims, journal)
         elif arguments.command == "status":
@@ -113,7 +114,7 @@ def run(argv: Sequence[str]) -> int:
         else:
             with journal:
                 _change(arguments, claims, journal)
-    except (Refusal, policy.PolicyError) as refusal:
+    except (Refusal, locks.Held, policy.PolicyError) as refusal:
         print(f"ixy-vfio-helper: {refusal}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -127,6 +128,7 @@ def main() -> int:
     if not (sys.flags.isolated and sys.flags.no_site):
         here = os.path.dirname(os.path.abspath(__file__))
         os.execv(sys.executable, [sys.executable, "-I", "-S", here, *sys.argv[1:]])
+    os.umask(0o022)
     return run(sys.argv[1:])
 
 

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from ixy_vfio_helper import locks
 from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice
 from ixy_vfio_helper.monitor import Refusal
 
@@ -50,15 +51,17 @@ class Entry:
 
 
 class Journal:
-    """What must be put back, one file per device. Whoever changes something holds it by `with`, alone."""
+    """What must be put back, one file per device, for everybody to read. Whoever changes something holds it by `with`.
+
+    One process at a time does; the next one waits, and raises Held after locks.DEADLINE.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._lock = -1
 
     def __enter__(self) -> Self:
-        self._lock = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._lock = locks.wait(self.directory.with_name(f"{self.directory.name}.lock"), f"process {os.getpid()}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,6 +73,7 @@ class Journal:
     def write(self, entry: Entry) -> None:
         """Write an entry: it is there whole or not at all."""
         new = self.directory / f"{entry.address}.new"
+        new.unlink(missing_ok=True)  # whatever it is, perhaps a link
         new.write_text(json.dumps(asdict(entry)))
         new.rename(self._path(entry.address))
 

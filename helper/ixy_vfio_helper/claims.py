@@ -1,44 +1,46 @@
 """What the helper writes down of its leases: who has which device, and for an audit what is mapped.
 
-    LEASES/ADDRESS.lease    1000 4711                       user and process; a lock, which dies with that process
+    LEASES/locks/ADDRESS    1000 4711                       user and process; a lock, which dies with that process
+    LEASES/ADDRESS.lease    1000 4711                       the same for everybody to read
     LEASES/ADDRESS.ledger   0x1000000000 0x2000 rw rings    IOVA, size, rights of the device, purpose: a line a mapping
 
-No file is ever removed, so that no two of one name can be in use.
+Nobody but root can open what is in `locks`. No file is ever removed, so that no two of one name can be in use.
 """
 
-import fcntl
 import os
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from ixy_vfio_helper import locks
 from ixy_vfio_helper.memory import Memory
 from ixy_vfio_helper.protocol import Purpose
 
-_FLOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid (which must be 0)
-_WHOLE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
-
-def _open(path: Path, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+def _publish(path: Path) -> int:
+    """A file that everybody may read, empty."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """Lock files in `directory`."""
+    """Who has which device. Makes its directories; raises OSError if they are there and somebody else's."""
 
     directory: Path
 
+    def __post_init__(self) -> None:
+        """Nothing can be made later: the process of a lease may write files here, and make no directory."""
+        locks.make_directory(self.directory, 0o755)
+        locks.make_directory(self.directory / "locks", 0o700)
+
     def claim(self, address: str, uid: int) -> int | None:
         """Take a device; the file descriptor returned holds it until it is closed. None if somebody has it."""
-        fd = _open(self.directory / f"{address}.lease", os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _WHOLE)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, b"%d %d\n" % (uid, os.getpid()), 0)
-        except BlockingIOError:
-            os.close(fd)
+        who = f"{uid} {os.getpid()}"
+        if (fd := locks.take(self.directory / "locks" / address, who)) is None:
             return None
+        try:
+            published = _publish(self.directory / f"{address}.lease")
+            os.write(published, f"{who}\n".encode())
+            os.close(published)
         except BaseException:
             os.close(fd)
             raise
@@ -46,24 +48,18 @@ class Claims:
 
     def holder(self, address: str) -> tuple[int, int] | None:
         """User and process id of the lease that has the device; None if it is free."""
-        try:
-            fd = _open(self.directory / f"{address}.lease", os.O_RDONLY)
-        except FileNotFoundError:
+        who = locks.holder(self.directory / "locks" / address)
+        if who is None:
             return None
-        try:
-            if _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _WHOLE))[0] == fcntl.F_UNLCK:
-                return None
-            uid, pid = (int(word) for word in [*os.read(fd, 64).split(), b"-1", b"-1"][:2])
-            return uid, pid
-        finally:
-            os.close(fd)
+        uid, pid = (int(word) for word in [*who.split(), "-1", "-1"][:2])
+        return uid, pid
 
 
 class Ledger:
     """The mappings of one device. Opened when it is leased, for later nothing can be opened; blank afterwards."""
 
     def __init__(self, directory: Path, address: str) -> None:
-        self._fd = _open(directory / f"{address}.ledger", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        self._fd = _publish(directory / f"{address}.ledger")
 
     def add(self, iova: int, memory: Memory, purpose: int) -> None:
         """Write a line before the mapping is made."""

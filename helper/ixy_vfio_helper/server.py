@@ -1,7 +1,6 @@
 """The listening process: who connects, may they, and one process per lease. It never reads a message."""
 
 import contextlib
-import fcntl
 import os
 import select
 import signal
@@ -13,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ixy_vfio_helper import protocol
+from ixy_vfio_helper import locks, protocol
 from ixy_vfio_helper.claims import Claims
 from ixy_vfio_helper.monitor import Backend, Monitor, Refusal, log
 from ixy_vfio_helper.policy import Grant, Policy, PolicyError
@@ -30,8 +29,11 @@ def listen(path: Path, mode: int) -> tuple[socket.socket, int]:
     With that lock, a socket that is found there was left behind and is replaced. Raises Refusal.
     """
     try:
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        name = path.with_name(f"{path.name}.lock")
+        if (lock := locks.take(name, f"process {os.getpid()}")) is None:
+            raise Refusal(
+                f"{path}: another helper serves this socket ({locks.holder(name)}); stop it first, or use another one"
+            )
         if path.is_socket():
             path.unlink()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -41,8 +43,6 @@ def listen(path: Path, mode: int) -> tuple[socket.socket, int]:
         finally:
             os.umask(mask)
         listener.listen(16)
-    except BlockingIOError:
-        raise Refusal(f"{path}: another helper serves this socket; stop it first, or use another one") from None
     except OSError as error:
         raise Refusal(f"{path}: {error.strerror or error}") from None
     return listener, lock

@@ -1,18 +1,19 @@
 """What setup did, in order, written before each step is taken; so that all of it can be undone, also after a crash."""
 
 import contextlib
-import fcntl
 import json
 import os
 from types import TracebackType
 from typing import Any, Self
 
+from ixy_vfio_helper import locks
 from ixy_vfio_helper.monitor import Refusal
 
 from ixy_vfio_setup.system import System
 
 DIRECTORY = "/var/lib/ixy_vfio"
 FILE = f"{DIRECTORY}/setup.json"
+LOCK = f"{DIRECTORY}/lock"
 Record = dict[str, Any]  # "kind" (which undo), "device" ("" if all devices need it), and what the undo needs
 
 
@@ -28,12 +29,10 @@ class Journal:
         directory = self._system.at(DIRECTORY)
         if not directory.is_dir():
             self._system.make_directory(DIRECTORY)
-        self._lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise Refusal("another setup is at work; wait for its end") from None
+        lock = locks.take(self._system.at(LOCK), f"process {os.getpid()}")
+        if lock is None:
+            raise Refusal(f"another setup is at work ({locks.holder(self._system.at(LOCK))}); wait for its end")
+        self._lock = lock
         self.records = json.loads(self._system.text(FILE) or "[]")
         return self
 
@@ -42,6 +41,7 @@ class Journal:
     ) -> None:
         if not self.records:
             self._system.at(FILE).unlink(missing_ok=True)
+            self._system.at(LOCK).unlink()
             with contextlib.suppress(OSError):
                 self._system.at(DIRECTORY).rmdir()
         os.close(self._lock)
@@ -59,7 +59,11 @@ class Journal:
     def _write(self, records: list[Record]) -> None:
         self._system.write_file(FILE, json.dumps(records, indent=1) + "\n", 0o644)  # --dry-run needs no root
         self.records = records
-        os.fsync(self._lock)
+        directory = os.open(self._system.at(DIRECTORY), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
     def devices(self) -> list[str]:
         """The devices that were set up."""

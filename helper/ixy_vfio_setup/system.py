@@ -102,6 +102,8 @@ class System:
     def listener(self, name: str) -> int:
         """The process that listens at a SOCK_SEQPACKET socket; 0 when nobody does."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+            wait = struct.pack("@ll", 5, 0)  # seconds: anybody can fill the queue of a helper that does not accept
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
             try:
                 client.connect(str(self.at(name)))
             except OSError:

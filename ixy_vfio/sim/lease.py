@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = frozenset(address(port) for port in range(arguments.ports))
     policy = {os.getuid(): Grant(os.getuid(), names, MEMORY, LEASES)}
     try:
-        (arguments.dir / "leases").mkdir(mode=0o700, exist_ok=True)
+        claims = Claims(arguments.dir / "leases")
         listener, lock = server.listen(arguments.dir / "helper.sock", 0o600)
     except (OSError, Refusal) as error:
         print(f"simulated helper: {error}", file=sys.stderr)
@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     backend = Ports(arguments.dir, arguments.ports)
     sandbox = Sandbox({arguments.dir: READ, arguments.dir / "leases": RECORDS}, SIMULATED)
     print("ready", flush=True)
-    server.Server(listener, lambda: policy, backend, Claims(arguments.dir / "leases"), sandbox, lock).run()
+    server.Server(listener, lambda: policy, backend, claims, sandbox, lock).run()
     return 0
 
 

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ixy_vfio_helper import bind
+from ixy_vfio_helper import bind, locks
 from ixy_vfio_helper.bind import Interface, Journal, recover, unbind
 from ixy_vfio_helper.monitor import Refusal
 
@@ -47,12 +47,34 @@ def test_bind_and_unbind(kernel: Kernel, journal: Journal) -> None:
     assert list(journal.directory.iterdir()) == []
 
 
-def test_the_journal_is_one_process_s_at_a_time(journal: Journal) -> None:
+def test_the_journal_is_one_process_s_at_a_time(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks.wait, "__defaults__", (0.2,))
+    lock = journal.directory.with_name(f"{journal.directory.name}.lock")
+    with journal:
+        held = f"^{lock}: held by process {os.getpid()}; that must end first$"
+        with pytest.raises(locks.Held, match=held), Journal(journal.directory):
+            pass
+    with Journal(journal.directory):
+        pass
+
+
+def test_who_locks_the_journal_s_directory_keeps_nobody_from_it(journal: Journal) -> None:
+    """Anybody may: it is there to be read."""
     other = os.open(journal.directory, os.O_RDONLY)
-    with journal, pytest.raises(BlockingIOError):
-        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with journal:
+        pass
     os.close(other)
+
+
+def test_an_entry_is_not_written_through_a_link(journal: Journal, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("as it was")
+    (journal.directory / f"{NIC}.new").symlink_to(victim)
+    entry = bind.Entry(NIC, "ixgbe", "", [])
+    with journal:
+        journal.write(entry)
+    assert (victim.read_text(), journal.read(NIC)) == ("as it was", entry)
 
 
 def test_an_entry_that_another_version_wrote_is_understood(kernel: Kernel, journal: Journal) -> None:

@@ -175,7 +175,7 @@ def test_a_second_helper_for_the_same_socket_is_refused_and_a_left_behind_socket
     second = subprocess.run(helper_command(tmp_path, 2), capture_output=True, text=True, timeout=60, check=False)
     assert second.returncode == 2
     assert second.stderr.startswith(
-        f"simulated helper: {tmp_path}/helper.sock: another helper serves this socket; stop"
+        f"simulated helper: {tmp_path}/helper.sock: another helper serves this socket (process "
     )
     Lease(helper.path).close()  # the first one still does
     helper.process.kill()

@@ -301,7 +301,7 @@ def test_a_device_that_is_not_bound_is_refused_without_a_claim(tmp_path: Path) -
         assert client.ask(List(0)) == Listed(2, A, 0x8086, 0x10FB, State.UNBOUND, 1, "vfio-pci")
         assert client.ask(Attach(A)) == Refused(f"{A}: not bound")
         assert client.ask(Memory(4096, 1, RINGS)) == Ended("Memory is not permitted without a device")
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_a_device_is_leased_once(tmp_path: Path) -> None:

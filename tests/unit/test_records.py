@@ -37,6 +37,7 @@ def test_a_claim_says_who_has_the_device_and_ends_with_its_descriptor(tmp_path: 
     assert file.read_text() == f"1000 {os.getpid()}\n"
     assert (claims.holder(A), claims.claim(A, 1001), claims.holder(B)) == ((1000, os.getpid()), None, None)
     assert file.read_text() == f"1000 {os.getpid()}\n"
+    assert (tmp_path / "locks" / A).read_text() == f"1000 {os.getpid()}\n"
     os.ftruncate(claim, 0)
     assert claims.holder(A) == (-1, -1)  # it is just being taken
     os.close(claim)
