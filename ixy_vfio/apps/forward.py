@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cores", metavar="LIST", help="cores to pin the workers to, like 1,2 or 2-5")
     add("--mtu", type=int, default=1500, metavar="N", help="largest packet, without its Ethernet header (1500)")
     add("--duration", type=float, metavar="SECONDS", help="stop after this time")
-    add("--packets", type=int, metavar="N", help="stop after this many packets have been received")
+    add(
+        "--packets", type=int, metavar="N", help="stop after exactly this many received packets, of all queues together"
+    )
     add("--one-way", action="store_true", help="from A to B only")
     add(
         "--idle",
@@ -80,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         helper=arguments.helper,
         batch=arguments.batch,
         both=not arguments.one_way,
-        limit=arguments.packets or 0,
+        limit=arguments.packets,
         cores=_cores(arguments.cores),
         idle=Idle(arguments.idle),
         link_deadline=arguments.link_deadline,

@@ -23,16 +23,28 @@ class Worker:
     pid: int
     connection: socket.socket
     core: int | None
+    granted: int | None = None  # packets that it may receive, but for what it has returned; None: any number
+    granted_at: int = 0  # when that was last more, on CLOCK_MONOTONIC in nanoseconds
     seal: Seal = field(default_factory=Seal)
     statistics: Statistics = field(default_factory=Statistics)
     done: bool = False
     status: int | None = None  # of waitpid
 
-    def send(self, kind: Kind) -> None:
+    @property
+    def may_receive(self) -> int:
+        """How many packets it could have received when it was granted the last ones: some of them it has."""
+        return 0 if self.granted is None else max(self.granted - self.statistics.returned, 0)
+
+    @property
+    def at_limit(self) -> bool:
+        """It has received all that it may, and waits."""
+        return self.granted is not None and not self.done and self.statistics.taken >= self.may_receive
+
+    def send(self, kind: Kind, payload: bytes = b"") -> None:
         """Tell it something. WorkerError when it does not read; where it is gone, `receive` says why."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             try:
-                messages.send(self.connection, kind)
+                messages.send(self.connection, kind, payload)
             except (BlockingIOError, TimeoutError):
                 raise WorkerError(f"worker {self.pid} does not read what control tells it") from None
 

@@ -13,18 +13,18 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from numpy.typing import NDArray
 
 from ixy_vfio import netdev
-from ixy_vfio.core.errors import DeviceError, IxyError, LinkDown, SealError, WorkerError
+from ixy_vfio.core.errors import DeviceError, IxyError, LeaseError, LinkDown, SealError, WorkerError
 from ixy_vfio.core.pool import STRIDE, Pool
 from ixy_vfio.ixgbe.datapath import QueuePair, arm
 from ixy_vfio.netdev import Counters, Link, NetDevice, PortConfig
-from ixy_vfio.runtime import child, control_seal, worker
+from ixy_vfio.runtime import child, control_seal, shares, worker
 from ixy_vfio.runtime.child import Worker
 from ixy_vfio.runtime.messages import Kind, Statistics
 from ixy_vfio.runtime.sandbox import Seal
@@ -49,7 +49,7 @@ class Plan:
     helper: str | None = None
     batch: int = 32
     both: bool = True
-    limit: int = 0
+    limit: int | None = None  # packets, of all workers together
     cores: tuple[int, ...] = ()
     idle: Idle = Idle.SLEEP
     link_deadline: float = 10.0
@@ -59,7 +59,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything counted so far; `time` is CLOCK_MONOTONIC in seconds."""
+    """Everything counted so far, as far as it is known; `time` is CLOCK_MONOTONIC in seconds."""
 
     time: float
     workers: tuple[Statistics, ...]
@@ -78,11 +78,14 @@ class Control:
         self.macs: list[bytes] = []
         self.workers: list[Worker] = []
         self.seal = Seal()
-        self.snapshot: Snapshot | None = None
+        self.snapshot: Snapshot | None = None  # the last one; after a run there is one, however it ended
+        self.began = 0.0  # when packets may first have come, on CLOCK_MONOTONIC; 0: not yet
         self.stopping = False
         self._selector = selectors.DefaultSelector()
         self._stack = contextlib.ExitStack()
         self._stopped = False
+        self._counters = [Counters(0, 0, 0, 0, 0, 0, (), {})] * 2  # of the ports; the last that are known
+        self._links = [Link(up=False, speed=0)] * 2  # likewise
 
     def __enter__(self) -> Self:
         try:
@@ -100,6 +103,8 @@ class Control:
             if kind is None:
                 self.stop()
                 self._stack.close()
+            elif isinstance(value, IxyError):
+                self._keep_what_is_known(value)
         finally:
             self._abandon()
 
@@ -117,7 +122,7 @@ class Control:
             self._stack.close()
 
     def _catch_signals(self) -> None:
-        """SIGINT and SIGTERM set `stopping` and wake `watch`."""
+        """SIGINT, SIGTERM and SIGHUP (unless it is ignored, as by nohup) set `stopping` and wake `watch`."""
         reader, writer = os.pipe()
         self._stack.callback(os.close, reader)
         self._stack.callback(os.close, writer)
@@ -130,7 +135,8 @@ class Control:
         def stop(number: int, frame: FrameType | None) -> None:
             self.stopping = True
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        for number in (signal.SIGINT, signal.SIGTERM, *(() if ignored else (signal.SIGHUP,))):
             self._stack.callback(signal.signal, number, signal.signal(number, stop))
 
     def start(self) -> None:
@@ -154,11 +160,13 @@ class Control:
         for one in self.workers:
             one.receive()
         self._check_seals()
-        for port, address in self._named_ports():
+        for index, (port, address) in enumerate(self._named_ports()):
             with self._device(address):
                 self._wait_link(port)
+                self._links[index] = port.link()
         if self.stopping:
             return
+        self.began = time.monotonic()
         for one in self.workers:
             one.send(Kind.GO)
         for port, address in self._named_ports():
@@ -183,12 +191,11 @@ class Control:
         a, b = (QueuePair(port.queue(index), pool) for port in self.ports)
         for pair in (a, b):
             arm(pair.state)
-        count = config.queues
-        limit = plan.limit // count + (index < plan.limit % count)
+        limit = None if plan.limit is None else shares.part(plan.limit, config.queues, index)
         core = plan.cores[index % len(plan.cores)] if plan.cores else None
         widest = -(-(config.mtu + _FRAME) // config.buffer_size)
         job = Job(plan.kernel, plan.loop, pool, (a, b), plan.batch, plan.both, limit, widest, core, plan.idle, wakeups)
-        one = Worker(*worker.start(job), core)
+        one = Worker(*worker.start(job), core, limit)
         one.connection.settimeout(child.DEADLINE)  # also for what is sent: a worker need not read
         self.workers.append(one)
         self._selector.register(one.connection, selectors.EVENT_READ, one)
@@ -236,21 +243,27 @@ class Control:
         self.lease.check(wait)
 
     def watch(self, interval: float, duration: float | None = None) -> Iterator[Snapshot]:
-        """A snapshot every `interval` seconds until a signal, the duration's or the packet limit's end."""
+        """A snapshot every `interval` seconds until a signal, the duration's or the packet limit's end.
+
+        Intervals that were missed are left out: a snapshot's own `time` says how much has passed.
+        """
         assert self.lease is not None
         self._selector.register(self.lease.fileno(), selectors.EVENT_READ)
         begin = time.monotonic()
         shown = begin
         while not self.stopping and not all(one.done for one in self.workers):
+            if self.plan.limit is not None and shares.used_up(self.plan.limit, self.workers, self._ask_workers):
+                return
             now = time.monotonic()
             if duration is not None and now >= begin + duration:
                 return
             wait = WATCH if duration is None else min(WATCH, begin + duration - now)
             self._handle(min(wait, max(shown + interval - now, 0.0)))
             self._look_at_ports()
-            if time.monotonic() >= shown + interval:
-                shown += interval
-                self._ask_workers()
+            now = time.monotonic()
+            if now >= shown + interval:
+                shown += (now - shown) // interval * interval
+                self._ask_workers(Kind.ASK, self.workers)
                 yield self.take_snapshot()
 
     def _handle(self, timeout: float) -> None:
@@ -267,16 +280,16 @@ class Control:
 
     def _look_at_ports(self) -> None:
         """Raises DeviceGone when a device was removed."""
-        for port, address in self._named_ports():
+        for index, (port, address) in enumerate(self._named_ports()):
             with self._device(address):
-                port.link()
+                self._links[index] = port.link()
 
-    def _ask_workers(self) -> None:
+    def _ask_workers(self, what: Kind, workers: Sequence[Worker]) -> None:
         """Bring the workers' statistics up to date."""
-        asked = [one for one in self.workers if not one.done]
+        asked = [one for one in workers if not one.done]
         before = {one.pid: one.statistics for one in asked}
         for one in asked:
-            one.send(Kind.ASK)
+            one.send(what)
         end = time.monotonic() + child.DEADLINE
         while any(not one.done and one.statistics is before[one.pid] for one in asked):
             if time.monotonic() > end:
@@ -285,31 +298,54 @@ class Control:
 
     def take_snapshot(self) -> Snapshot:
         """All counters, now."""
-        self.snapshot = Snapshot(
-            time.monotonic(),
-            tuple(one.statistics for one in self.workers),
-            tuple(port.counters() for port in self.ports),
-            tuple(port.link() for port in self.ports),
-        )
+        for index, (port, address) in enumerate(self._named_ports()):
+            with self._device(address):
+                self._counters[index] = port.counters()
+        return self._gather()
+
+    def _gather(self) -> Snapshot:
+        """What is known of counters and links, without a look at the devices."""
+        statistics = tuple(one.statistics for one in self.workers)
+        self.snapshot = Snapshot(time.monotonic(), statistics, tuple(self._counters), tuple(self._links))
         return self.snapshot
+
+    def _keep_what_is_known(self, error: IxyError) -> None:
+        """The last snapshot of a run that ends by an error: from workers that still answer, and devices still there."""
+        if not self.began:
+            return
+        end = time.monotonic() + LAST_WORD
+        for one in self.workers:
+            with contextlib.suppress(IxyError, OSError):
+                one.send(Kind.STOP)
+                while not one.done and one.connection.fileno() >= 0 and time.monotonic() < end:
+                    one.connection.settimeout(max(end - time.monotonic(), 0.01))
+                    one.receive()
+        if not isinstance(error, LeaseError):  # else the helper has reset them
+            for index, port in enumerate(self.ports):
+                with contextlib.suppress(IxyError, OSError):
+                    self._counters[index] = port.counters()
+        self._gather()
 
     def stop(self) -> None:
         """Stop the workers, then the devices; take the last snapshot; close the ports. Idempotent."""
         if self._stopped:
             return
         self._stopped = True
-        with contextlib.ExitStack() as always:  # each of it, also when what came before has failed
-            for port in reversed(self.ports):
-                always.callback(self._stop_port, port)
-            for one in self.workers:
-                always.callback(one.kill)
-            for one in self.workers:
-                if not one.done:
-                    one.send(Kind.STOP)
-            self._await_workers()
-        if self.ports:
-            links = self.snapshot.links if self.snapshot else ()
-            self.snapshot = replace(self.take_snapshot(), links=links)
+        try:
+            with contextlib.ExitStack() as always:  # each of it, also when what came before has failed
+                for port in reversed(self.ports):
+                    always.callback(self._stop_port, port)
+                for one in self.workers:
+                    always.callback(one.kill)
+                for one in self.workers:
+                    if not one.done:
+                        one.send(Kind.STOP)
+                self._await_workers()
+            if self.ports:
+                self.take_snapshot()
+        except IxyError as error:
+            self._keep_what_is_known(error)
+            raise
         for port in self.ports:
             port.close()
 

@@ -24,8 +24,10 @@ class Kind(IntEnum):
     ASK = 3  # control: send STATISTICS
     STATISTICS = 4  # worker
     STOP = 5  # control: end
-    DONE = 6  # worker: ended, as told or because the packet limit was reached; the last statistics
+    DONE = 6  # worker: ended, as told; the last statistics
     ERROR = 7  # worker: ended; a line that says why
+    GIVE_BACK = 8  # control: half of what you may still receive; answered by STATISTICS
+    GRANT = 9  # control: so many packets may come in all (`NUMBER`), but for what was given back
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,29 +45,35 @@ class PortCounters:
     no_room: int = 0
 
 
+NUMBER = struct.Struct("<Q")
 _PORT = len(PortCounters.__slots__)
-_STATISTICS = struct.Struct(f"<{1 + 2 * _PORT}Q")
+_STATISTICS = struct.Struct(f"<{3 + 2 * _PORT}Q")
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """A worker's totals. `first_packet` is CLOCK_MONOTONIC in nanoseconds, 0 when there was none yet."""
+    """A worker's totals. `first_packet` is CLOCK_MONOTONIC in nanoseconds, 0 when there was none yet.
+
+    Of the packets that it was granted it has `taken` so many, and has `returned` so many to be granted to others.
+    """
 
     first_packet: int = 0
     ports: tuple[PortCounters, PortCounters] = (PortCounters(), PortCounters())
+    taken: int = 0
+    returned: int = 0
 
     def pack(self) -> bytes:
         """As a message's payload."""
         words = [getattr(port, name) for port in self.ports for name in PortCounters.__slots__]
-        return _STATISTICS.pack(self.first_packet, *words)
+        return _STATISTICS.pack(self.first_packet, self.taken, self.returned, *words)
 
     @classmethod
     def unpack(cls, payload: bytes) -> "Statistics":
         """From a message's payload. WorkerError unless it has the length of one."""
         if len(payload) != _STATISTICS.size:
             raise WorkerError(f"malformed statistics: {len(payload)} bytes, not {_STATISTICS.size}")
-        first, *words = _STATISTICS.unpack(payload)
-        return cls(first, (PortCounters(*words[:_PORT]), PortCounters(*words[_PORT:])))
+        first, taken, returned, *words = _STATISTICS.unpack(payload)
+        return cls(first, (PortCounters(*words[:_PORT]), PortCounters(*words[_PORT:])), taken, returned)
 
 
 def send(connection: socket.socket, kind: Kind, payload: bytes = b"") -> None:

@@ -44,7 +44,7 @@ class Job:
     pairs: tuple[QueuePair, QueuePair]
     batch: int
     both: bool
-    limit: int  # packets; 0: none
+    limit: int | None  # packets that may come before control grants more; None: any number
     widest: int  # descriptors that the longest packet takes
     core: int | None
     idle: Idle
@@ -150,16 +150,72 @@ def _waker(job: Job, connection: socket.socket) -> select.epoll | None:
     return waker
 
 
+class _Run:
+    """What a worker that runs knows, and how it answers control."""
+
+    def __init__(self, job: Job, connection: socket.socket) -> None:
+        self.job, self._connection = job, connection
+        self.state, self._scratch = loop_state(*job.pairs, job.batch, job.both, widest=job.widest)
+        self.first_packet = 0
+        self._granted, self._returned = job.limit, 0
+        self._set_limit()
+
+    @property
+    def _taken(self) -> int:
+        return int(self.state["received"][0])
+
+    @property
+    def at_limit(self) -> bool:
+        """Every packet that may come has come."""
+        return self._granted is not None and self._taken >= self._granted - self._returned
+
+    def _set_limit(self) -> None:
+        self.state["limit"] = 0 if self._granted is None else self._granted - self._returned
+
+    def say(self, kind: Kind) -> None:
+        """The statistics."""
+        pairs = self.job.pairs
+        statistics = Statistics(
+            self.first_packet, (counters(pairs[0]), counters(pairs[1])), self._taken, self._returned
+        )
+        messages.send(self._connection, kind, statistics.pack())
+
+    def obey(self, *, wait: bool) -> bool:
+        """Do what control asked for meanwhile, if it did. True when it is time to stop."""
+        try:
+            message = messages.receive(self._connection, wait=wait)
+        except BlockingIOError:
+            return False
+        if message is None or message[0] is Kind.STOP:
+            return True
+        kind, payload = message
+        if kind is Kind.GRANT:
+            (self._granted,) = messages.NUMBER.unpack(payload)
+        else:
+            if kind is Kind.GIVE_BACK and self._granted is not None:
+                left = self._granted - self._returned - self._taken
+                self._returned += left - left // 2
+            self.say(Kind.STATISTICS)
+        self._set_limit()
+        return False
+
+
 def _run(job: Job, connection: socket.socket, waker: select.epoll | None) -> None:
-    state, _scratch = loop_state(*job.pairs, job.batch, job.both, job.limit, job.widest)
-    first_packet = 0
+    run = _Run(job, connection)
+    state = run.state
+    stop = False
     busy_at = last_look = time.monotonic()
-    while True:
+    while not stop:
+        if run.at_limit:
+            run.say(Kind.STATISTICS)  # control grants more, or ends the run
+            while run.at_limit and not stop:
+                stop = run.obey(wait=True)
+            continue
         begin = time.monotonic()
         received = job.loop(state)
         now = time.monotonic()
         if received:
-            first_packet = first_packet or time.monotonic_ns()
+            run.first_packet = run.first_packet or time.monotonic_ns()
             busy_at = now
             if now - begin < LOOK_UP / 2 and state["rounds"][0] < MAX_ROUNDS:
                 state["rounds"] *= 2
@@ -171,24 +227,7 @@ def _run(job: Job, connection: socket.socket, waker: select.epoll | None) -> Non
                 now = time.monotonic()
             else:
                 os.sched_yield()
-        done = bool(job.limit) and int(state["received"][0]) >= job.limit
-        if now - last_look < LOOK_UP and not done:
-            continue
-        last_look = now
-        if _look_up(job, connection, first_packet) or done:
-            statistics = Statistics(first_packet, (counters(job.pairs[0]), counters(job.pairs[1])))
-            messages.send(connection, Kind.DONE, statistics.pack())
-            return
-
-
-def _look_up(job: Job, connection: socket.socket, first_packet: int) -> bool:
-    """Answer what control asked meanwhile. True when it is time to stop."""
-    try:
-        message = messages.receive(connection, wait=False)
-    except BlockingIOError:
-        return False
-    if message is None or message[0] is Kind.STOP:
-        return True
-    statistics = Statistics(first_packet, (counters(job.pairs[0]), counters(job.pairs[1])))
-    messages.send(connection, Kind.STATISTICS, statistics.pack())
-    return False
+        if now - last_look >= LOOK_UP:
+            last_look = now
+            stop = run.obey(wait=False)
+    run.say(Kind.DONE)

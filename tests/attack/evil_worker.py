@@ -65,7 +65,7 @@ def evil_job(function: Callable[[Job], str], world: World) -> Job:
             raise Told(errno.errorcode.get(error.errno or 0, "?")) from None
 
     pairs = (world.pairs[0], world.pairs[1])
-    job = Job("evil", loop, world.pool, pairs, 32, True, 0, 1, None, Idle.SLEEP)
+    job = Job("evil", loop, world.pool, pairs, 32, True, None, 1, None, Idle.SLEEP)
     return job
 
 

@@ -29,7 +29,7 @@ Attack = Callable[[Job], str]
 
 def idle_job(loop: Callable[[object], int] = lambda _: 0, idle: Idle = Idle.POLL) -> Job:
     world = World(buffers=64)
-    return Job("evil", loop, world.pool, (world.pairs[0], world.pairs[1]), 32, True, 0, 1, None, idle)
+    return Job("evil", loop, world.pool, (world.pairs[0], world.pairs[1]), 32, True, None, 1, None, idle)
 
 
 def layers() -> Seal:

@@ -207,6 +207,20 @@ def test_packet_limit_and_one_way(simulator: StartSimulator) -> None:
     assert summary["balanced"] is True
 
 
+@pytest.mark.parametrize(("streams", "queues", "packets"), [(1, 2, 2000), (1, 4, 3), (64, 2, 20_001)])
+def test_several_queues_share_the_packet_limit(
+    simulator: StartSimulator, streams: int, queues: int, packets: int
+) -> None:
+    """It ends after exactly so many, also when all of them come to one queue; and short as it is, it knows the link."""
+    sim = simulator(cables=[f"0:gen:streams={streams},expect=1", "1:gen:count=0,expect=0"])
+    argv = ["forward", address(0), address(1), "--helper", sim.helper, "--json"]
+    result = run(*argv, "--packets", str(packets), "--queues", str(queues), timeout=60)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert summary["ports"][0]["rx_packets"] == summary["ports"][1]["tx_packets"] == packets
+    assert [port["link"] for port in summary["ports"]] == ["up, 10 Gbit/s"] * 2
+
+
 def test_info_and_list(simulator: StartSimulator) -> None:
     sim = simulator(cables=generators(10))
     listed = json.loads(run("list", "--helper", sim.helper, "--json").stdout)

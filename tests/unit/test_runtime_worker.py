@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import select
 import signal
 import socket
 import time
@@ -58,7 +59,7 @@ def job() -> Job:
     for pair in world.pairs:
         arm(pair.state)
     loop = forwarding_loop(kernels.load("touch"))
-    made = Job("touch", loop, world.pool, (world.pairs[0], world.pairs[1]), 32, True, 0, 1, None, Idle.YIELD)
+    made = Job("touch", loop, world.pool, (world.pairs[0], world.pairs[1]), 32, True, None, 1, None, Idle.YIELD)
     _worlds[id(made)] = world
     return made
 
@@ -158,15 +159,55 @@ def test_only_its_own_shared_memory_is_mapped(job: Job) -> None:
         process.worker.kill()
 
 
-def test_the_limit_ends_it(job: Job) -> None:
+def test_at_its_limit_it_waits_for_more(job: Job) -> None:
+    """Exactly so many are received; of what is left it gives back half when it is asked."""
     process = Process(dataclasses.replace(job, limit=100), _worlds.pop(id(job)))
-    try:
-        process.go()
+    connection = process.worker.connection
+
+    def feed_until_it_reports() -> Statistics:
         end = time.monotonic() + 20
-        while process.worker.wait(0) is None and time.monotonic() < end:
+        while not select.select([connection], [], [], 0)[0] and time.monotonic() < end:
             deliver(process.world.nics[0], 8, PLAIN, 60)
             transmit(process.world.nics[1], 64)
-        assert Statistics.unpack(process.expect(Kind.DONE)).ports[0].received == 100
+        return Statistics.unpack(process.expect(Kind.STATISTICS))
+
+    try:
+        process.go()
+        seen = feed_until_it_reports()
+        assert (seen.taken, seen.returned, seen.ports[0].received) == (100, 0, 100)
+        messages.send(connection, Kind.GRANT, messages.NUMBER.pack(107))
+        seen = feed_until_it_reports()
+        assert (seen.taken, seen.ports[0].received) == (107, 107)
+        messages.send(connection, Kind.STOP)
+        assert Statistics.unpack(process.expect(Kind.DONE)) == seen
+    finally:
+        process.worker.kill()
+
+
+def test_it_gives_back_half_of_what_may_still_come(job: Job) -> None:
+    process = Process(dataclasses.replace(job, limit=101), _worlds.pop(id(job)))
+    try:
+        process.go()
+        returned = []
+        for _ in range(8):
+            messages.send(process.worker.connection, Kind.GIVE_BACK)
+            returned.append(Statistics.unpack(process.expect(Kind.STATISTICS)).returned)
+            if returned[-1] == 101:
+                break
+        assert returned == [51, 76, 89, 95, 98, 100, 101]
+    finally:
+        process.worker.kill()
+
+
+def test_no_packet_may_come_to_a_worker_without_a_share(job: Job) -> None:
+    process = Process(dataclasses.replace(job, limit=0), _worlds.pop(id(job)))
+    try:
+        process.go()
+        process.expect(Kind.STATISTICS)
+        deliver(process.world.nics[0], 5, PLAIN, 60)
+        time.sleep(0.05)
+        messages.send(process.worker.connection, Kind.STOP)
+        assert Statistics.unpack(process.expect(Kind.DONE)) == Statistics()
     finally:
         process.worker.kill()
 
@@ -179,7 +220,7 @@ def test_a_kernel_that_fails_is_reported_in_a_line(tmp_path: Path) -> None:
         arm(pair.state)
     kernel = kernels.load(f"{path}:far")
     job = Job(
-        "far", forwarding_loop(kernel), world.pool, (world.pairs[0], world.pairs[1]), 32, True, 0, 1, None, Idle.POLL
+        "far", forwarding_loop(kernel), world.pool, (world.pairs[0], world.pairs[1]), 32, True, None, 1, None, Idle.POLL
     )
     process = Process(job, world)
     try:
@@ -217,6 +258,6 @@ def test_messages_of_another_size_or_kind_are_refused() -> None:
 
 
 def test_statistics_survive_the_journey() -> None:
-    one = Statistics(2**64 - 1, (PortCounters(*range(9)), PortCounters(*range(100, 109))))
+    one = Statistics(2**64 - 1, (PortCounters(*range(9)), PortCounters(*range(100, 109))), 7, 8)
     assert Statistics.unpack(one.pack()) == one
     assert len(one.pack()) <= messages.TEXT
