@@ -23,8 +23,10 @@ MAX_RANGES = 64
 class CdevSession(KernelSession):
     """By /dev/vfio/devices/vfioN and /dev/iommu."""
 
-    def __init__(self, address: str, name: str) -> None:
-        super().__init__(address)
+    def __init__(
+        self, address: str, name: str, group: str, neighbours: Sequence[str] = (), twins: Sequence[str] = ()
+    ) -> None:
+        super().__init__(address, group, neighbours, twins)
         self._name = name
         self._iommufd = -1
         self._ioas = 0
@@ -35,6 +37,10 @@ class CdevSession(KernelSession):
         self._iommufd = self.own(os.open("/dev/iommu", os.O_RDWR | os.O_CLOEXEC))
         try:
             control(device, DEVICE_BIND_IOMMUFD, "IiI", 0, self._iommufd, 0)
+        except PermissionError:  # the kernel says the same to both
+            other = f"another program has a device of IOMMU group {self.group} open, or "
+            reason = "the IOMMU does not remap interrupts; turn that on in the firmware"
+            raise OSError(errno.EPERM, other * bool(self.neighbours) + reason) from None
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise

@@ -9,6 +9,8 @@ from ixy_vfio_helper.protocol import ADDRESS, Listed, State
 from ixy_vfio_helper.vfio import GroupSession
 
 VFIO_PCI = "vfio-pci"
+HARMLESS = ("", VFIO_PCI, "pci-stub", "pcieport")  # drivers that do no DMA: a group of these alone can be leased
+BRIDGE = 0x06  # base class of PCI
 ROOT = Path("/")
 
 
@@ -57,6 +59,16 @@ class PciDevice:
         """Vendor and device, like 8086:10fb."""
         return f"{self.number('vendor'):04x}:{self.number('device'):04x}"
 
+    def neighbours(self) -> list["PciDevice"]:
+        """The other devices of its IOMMU group, without bridges."""
+        others = [PciDevice(name, self.root) for name in self.entries("iommu_group/devices") if name != self.address]
+        return [other for other in others if other.number("class") >> 16 != BRIDGE]
+
+    def twins(self) -> list[str]:
+        """Devices of the same number in other PCI segments. Those behind a VMD (5 digits) do DMA in its name."""
+        names = [name for name in os.listdir(self.path.parent) if ADDRESS.fullmatch(name)]
+        return sorted(name for name in names if name != self.address and name[4:] == self.address[4:])
+
     def refuse_without_iommu(self) -> None:
         """Raise Refusal unless the device is behind a real IOMMU. There is no way around this."""
         group = self.link("iommu_group")
@@ -88,9 +100,15 @@ class KernelBackend:
         device.refuse_without_iommu()
         if device.driver != VFIO_PCI:
             raise Refusal(f"{address}: driver is {device.driver or 'none'}; run: sudo ixy-vfio-helper bind {address}")
+        group, neighbours = device.link("iommu_group"), device.neighbours()
+        for other in neighbours:
+            if other.driver not in HARMLESS:
+                reason = f"shares IOMMU group {group} with {other.address}, which the driver {other.driver} uses"
+                raise Refusal(f"{address}: {reason}; take that from its driver too, or use a slot with ACS")
+        names, twins = [other.address for other in neighbours], device.twins()
         cdev = device.entries("vfio-dev")
         if self._way == "cdev" or (self._way == "auto" and cdev and (self._root / "dev/iommu").exists()):
             if not cdev:
                 raise Refusal(f"{address}: this kernel has no VFIO character devices; serve with --way auto")
-            return CdevSession(address, cdev[0])
-        return GroupSession(address, device.link("iommu_group"))
+            return CdevSession(address, cdev[0], group, names, twins)
+        return GroupSession(address, group, names, twins)

@@ -40,11 +40,13 @@ class Session(Protocol):
     """One device of one lease. Making one touches nothing; what undoes may be called although nothing was done."""
 
     kind: Kind
+    group: str  # of the IOMMU; it cannot tell the devices of a group apart
+    neighbours: Sequence[str]  # other devices of the group
 
     def open(self) -> int:
         """Take the device, alone in an IOMMU domain of its own; returns the fd for the client, still owned here.
 
-        OSError with EBUSY when somebody else has it open.
+        OSError with EBUSY when somebody else has it open, with EPERM when the kernel does not give it to a program.
         """
 
     def usable(self) -> Sequence[Range]:
@@ -128,7 +130,7 @@ class Monitor:
         except (LeaseOver, ProtocolError) as end:
             reason = str(end)
         except Exception as error:
-            reason = f"failed: {error}"
+            reason = f"failed: {str(error) or type(error).__name__}"
             log.error("lease %s", reason, exc_info=not isinstance(error, OSError))
         failures = self._undo()
         log.info("lease of uid %d ended: %s%s", self.grant.uid, reason, f" ({failures} failures)" * bool(failures))
@@ -237,12 +239,25 @@ class Monitor:
         try:
             fd = session.open()
         except OSError as error:
-            if error.errno != errno.EBUSY:
+            if error.errno not in (errno.EBUSY, errno.EPERM):
                 raise
             self._devices.pop(address).release.close()
-            raise Refusal(f"{address}: a process still has it open; try again when that has ended") from None
+            raise Refusal(f"{address}: {self._taken(session, error)}") from None
         log.info("uid %d attached %s", uid, address)
         return protocol.Attached(len(self._devices) - 1, session.kind), (os.dup(fd),)
+
+    def _taken(self, session: Session, error: OSError) -> str:
+        """Why the kernel does not give away a device that nobody leases."""
+        for other in session.neighbours:
+            holder = self.claims.holder(other)
+            whose = "this lease has" if other in self._devices else f"uid {holder[0]} leases" if holder else ""
+            if whose:
+                shared = f"shares IOMMU group {session.group} with {other}, which {whose}"
+                return f"{shared}: lease one at a time, or use a slot with ACS"
+        if error.errno == errno.EPERM:
+            return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        shared = f" or {session.neighbours[0]} of its IOMMU group {session.group}" if session.neighbours else ""
+        return f"a process still has it{shared} open; try again when that has ended"
 
     def _allocate(self, request: protocol.Memory) -> Answer:
         if request.devices >> len(self._devices):

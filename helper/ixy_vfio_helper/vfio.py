@@ -8,10 +8,10 @@ import errno
 import fcntl
 import mmap
 import os
-import re
 import struct
 from collections.abc import Sequence
 
+from ixy_vfio_helper.kernel_log import WANTED, KernelLog
 from ixy_vfio_helper.libc import address_of
 from ixy_vfio_helper.memory import WINDOW, Memory, Range
 from ixy_vfio_helper.monitor import log
@@ -36,40 +36,18 @@ def control(fd: int, number: int, layout: str, *fields: int, room: int = 0) -> b
     return data
 
 
-class FaultLog:
-    """The kernel log from now on: an IOMMU fault of this device means that its data cannot be trusted."""
-
-    def __init__(self, address: str, path: str = "/dev/kmsg") -> None:
-        domain, _, rest = address.partition(":")
-        name = rf"(?<![0-9a-f:])(?:{domain}:)?{re.escape(rest)}\b"  # VT-d leaves the domain out
-        self._pattern = re.compile(rf"(?=.*\b(?:DMAR|AMD-Vi)\b)(?=.*fault).*{name}", re.IGNORECASE)
-        self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        os.lseek(self.fd, 0, os.SEEK_END)
-
-    def fault(self) -> str | None:
-        """The first line about a fault of the device that came since the last call."""
-        while True:
-            try:
-                record = os.read(self.fd, 8192).decode("utf-8", "replace")
-            except BlockingIOError:
-                return None
-            except BrokenPipeError:  # records were overwritten before they were read
-                continue
-            head, _, text = record.partition(";")
-            if int(head.split(",")[0]) >> 3 == 0 and self._pattern.search(text):  # facility 0: the kernel itself
-                return text.splitlines()[0]
-
-
 class KernelSession:
     """A device of vfio-pci. Subclasses open it, alone in an IOMMU domain, and map."""
 
     kind = Kind.VFIO
-    _log: FaultLog  # from `open` on
+    _log: KernelLog  # from `open` on
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, group: str, neighbours: Sequence[str] = (), twins: Sequence[str] = ()) -> None:
         self.address = address
+        self.group, self.neighbours = group, neighbours
+        self._twins = twins  # devices of the same number in other PCI segments
         self._fds = contextlib.ExitStack()  # closed together; mappings are gone by then
-        self._device = self._request = -1
+        self._device = self._request = self._error = -1
         self._config = 0
 
     def own(self, fd: int) -> int:
@@ -83,15 +61,18 @@ class KernelSession:
 
     def open(self) -> int:
         """Take the device, and ask to be told when the kernel wants it back or it has a fatal error."""
-        self._log = FaultLog(self.address)
+        if self._twins:
+            twins = ", ".join(self._twins)
+            log.warning("%s: a fault logged without a PCI segment ends no lease: it may be %s's", self.address, twins)
+        self._log = KernelLog(self.address, self._twins)
         self.own(self._log.fd)
         device = self.open_device()
         info = control(device, DEVICE_GET_REGION_INFO, "IIIQQ", 0, CONFIG_REGION, 0, 0, 0)
         self._device, self._config = device, struct.unpack_from("=Q", info, 24)[0]
-        self._request = self.own(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+        self._request, self._error = (self.own(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)) for _ in range(2))
         control(self._device, DEVICE_SET_IRQS, "IIIIi", EVENTFD_TRIGGER, REQ_IRQ, 0, 1, self._request)
         with contextlib.suppress(OSError):  # a device without PCI Express error reporting has no such interrupt
-            control(self._device, DEVICE_SET_IRQS, "IIIIi", EVENTFD_TRIGGER, ERR_IRQ, 0, 1, self._request)
+            control(self._device, DEVICE_SET_IRQS, "IIIIi", EVENTFD_TRIGGER, ERR_IRQ, 0, 1, self._error)
         return self._device
 
     def bus_master_off(self) -> None:
@@ -108,38 +89,35 @@ class KernelSession:
         self._device = -1
 
     def watch(self) -> Sequence[int]:
-        """The device's own requests, and the kernel log."""
-        return self._request, self._log.fd
+        """The device's own requests, and the kernel log: whoever holds the device can take these interrupts away."""
+        return self._request, self._error, self._log.fd
 
     def trouble(self) -> str | None:
         """Why the lease must end."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._request)
-            return f"{self.address}: the kernel wants the device back, or it reported a fatal error"
-        fault = self._log.fault()
-        return f"{self.address}: its DMA was blocked: {fault}" if fault else None
+        for eventfd, reason in ((self._request, WANTED), (self._error, "it reported a fatal error")):
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(eventfd)
+                return f"{self.address}: {reason}"
+        logged = self._log.trouble()
+        return f"{self.address}: {logged}" if logged else None
 
 
 class GroupSession(KernelSession):
     """By /dev/vfio/GROUP and a container."""
 
-    def __init__(self, address: str, group: str) -> None:
-        super().__init__(address)
-        self._group = group
-        self._container = -1
+    _container = -1
 
     def open_device(self) -> int:
         """SET_CONTAINER, SET_IOMMU, GET_DEVICE_FD."""
         self._container = self.own(os.open("/dev/vfio/vfio", os.O_RDWR | os.O_CLOEXEC))
-        group = self.own(os.open(f"/dev/vfio/{self._group}", os.O_RDWR | os.O_CLOEXEC))  # EBUSY: somebody has it
+        group = self.own(os.open(f"/dev/vfio/{self.group}", os.O_RDWR | os.O_CLOEXEC))  # EBUSY: somebody has it
         if not struct.unpack_from("=I", control(group, GROUP_GET_STATUS, "I", 0), 4)[0] & GROUP_VIABLE:
-            raise OSError(errno.EPERM, f"IOMMU group {self._group} has a device that another driver uses")
+            raise OSError(errno.EPERM, f"IOMMU group {self.group} has a device that another driver uses")
         fcntl.ioctl(group, GROUP_SET_CONTAINER, struct.pack("i", self._container))
         try:
             fcntl.ioctl(self._container, SET_IOMMU, TYPE1V2_IOMMU)
         except PermissionError:
-            log.error("%s: the IOMMU does not remap interrupts; turn that on in the firmware", self.address)
-            raise
+            raise OSError(errno.EPERM, "the IOMMU does not remap interrupts; turn that on in the firmware") from None
         return self.own(fcntl.ioctl(group, GROUP_GET_DEVICE_FD, bytearray(self.address.encode() + b"\0")))
 
     def usable(self) -> Sequence[Range]:

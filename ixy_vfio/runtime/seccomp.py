@@ -75,7 +75,9 @@ _CONTROL = (
     131, 186, 202, 204, 217, 219, 228, 229, 230, 231, 232, 233, 247,  # futex, clocks, epoll, waitid
     262, 267, 270, 271, 281, 291, 318, 332, 334, 439,  # newfstatat, pselect6, ppoll, epoll, getrandom, statx
 )  # fmt: skip
-_VFIO_DEVICE = range(0x3B6B, 0x3B70)  # info, regions, interrupts, reset: no memory, no attaching, no hot reset
+# Device information, regions, interrupts, reset: no memory, no attaching, no hot reset. No SET_IRQS: a filter
+# cannot see which interrupt it sets, and one of them tells the helper that the kernel wants the device back.
+_VFIO_DEVICE = (0x3B6B, 0x3B6C, 0x3B6D, 0x3B6F)
 _TERMINAL = (0x5401, 0x5413, 0x5421, 0x5451)  # TCGETS, TIOCGWINSZ, FIONBIO, FIOCLEX
 _DESCRIPTORS = (1, 2, 3, 4, 1030)  # fcntl: flags, and F_DUPFD_CLOEXEC; F_SETOWN and F_SETSIG would send signals
 _PROT_EXEC = 4

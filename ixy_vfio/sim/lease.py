@@ -87,6 +87,8 @@ class PortSession:
     """One simulated port of one lease: `owner` maps and resets, the second connection is passed to the client."""
 
     kind = Kind.VFIO_USER
+    group = ""
+    neighbours: Sequence[str] = ()
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -12,7 +12,8 @@ from tests.attack.evil_calls import CONTROL, LAST_SYSCALL, call
 
 Attack = Callable[[Path], str]
 PIPE = os.pipe()  # made before any sealing: each process that is taken over has it
-DEVICE_INFO, RESET, MAP_DMA, DEVICE_FEATURE, ATTACH, DETACH = 0x3B6B, 0x3B6F, 0x3B71, 0x3B75, 0x3B77, 0x3B78
+DEVICE_INFO, SET_IRQS, RESET, MAP_DMA = 0x3B6B, 0x3B6E, 0x3B6F, 0x3B71
+DEVICE_FEATURE, ATTACH, DETACH = 0x3B75, 0x3B77, 0x3B78
 HOT_RESET = MAP_DMA  # the same number, of a device and not of a container
 UNMAP_DMA = 0x3B72
 FIONREAD, TIOCSTI = 0x541B, 0x5412

@@ -25,6 +25,7 @@ ATTACKS: dict[str, tuple[Attack, str, str]] = {
     "map memory": (evil.map_private, "mapped", "mapped"),
     "device information": (evil.ioctl(evil.DEVICE_INFO), "ENOTTY", "ENOTTY"),
     "reset": (evil.ioctl(evil.RESET), "ENOTTY", "ENOTTY"),
+    "take an interrupt": (evil.ioctl(evil.SET_IRQS), "ENOTTY", "EPERM"),
     "hot reset": (evil.ioctl(evil.HOT_RESET), "ENOTTY", "EPERM"),
     "device feature": (evil.ioctl(evil.DEVICE_FEATURE), "ENOTTY", "EPERM"),
     "detach": (evil.ioctl(evil.DETACH), "ENOTTY", "EPERM"),

@@ -1,7 +1,6 @@
 """What the tests of leases share: a backend that records what is done to it, and a monitor at the end of a socket."""
 
 import contextlib
-import errno
 import os
 import socket
 import threading
@@ -27,8 +26,10 @@ class FakeSession:
     """Records every call in the backend's log; fails where the backend says."""
 
     kind = Kind.VFIO
+    group = "7"
 
     def __init__(self, backend: "FakeBackend", address: str) -> None:
+        self.neighbours: Sequence[str] = backend.neighbours.get(address, ())
         self._backend = backend
         self._address = address
         self._fds: list[int] = []
@@ -45,7 +46,7 @@ class FakeSession:
         self._fds = [hears, self.speak, os.open(os.devnull, os.O_RDONLY)]
         self._do("open")
         if self._backend.busy:
-            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            raise self._backend.busy
         return self._fds[2]
 
     def usable(self) -> Sequence[Range]:
@@ -79,7 +80,8 @@ class FakeBackend:
     def __init__(self, *failing: str) -> None:
         self.log: list[str] = []
         self.failing = set(failing)
-        self.busy = False  # somebody has every device open
+        self.busy: OSError | None = None  # why the kernel gives no device away
+        self.neighbours: dict[str, Sequence[str]] = {}
         self.heard: Callable[[str], None] = lambda entry: None  # called with each entry of the log
         self.ranges: dict[str, Sequence[Range]] = {}
         self.sessions: list[FakeSession] = []

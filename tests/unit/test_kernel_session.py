@@ -5,7 +5,7 @@ import os
 import struct
 
 import pytest
-from ixy_vfio_helper import iommufd, memory, vfio
+from ixy_vfio_helper import iommufd, kernel_log, memory, vfio
 from ixy_vfio_helper.iommufd import CdevSession
 from ixy_vfio_helper.vfio import GroupSession, KernelSession
 
@@ -27,7 +27,7 @@ def opened(calls: Calls, session: KernelSession, command: int = 0x0107) -> int:
 
 @pytest.fixture(params=["group", "cdev"])
 def session(request: pytest.FixtureRequest) -> KernelSession:
-    return GroupSession(HERE, "17") if request.param == "group" else CdevSession(HERE, "vfio3")
+    return GroupSession(HERE, "17") if request.param == "group" else CdevSession(HERE, "vfio3", "17")
 
 
 def test_opening_asks_to_be_told_when_the_kernel_wants_the_device_back(
@@ -36,13 +36,17 @@ def test_opening_asks_to_be_told_when_the_kernel_wants_the_device_back(
     calls = Calls(monkeypatch)
     calls.answers[vfio.DEVICE_SET_IRQS] = lambda data: failing(errno.EINVAL)(data) if data[12] == vfio.ERR_IRQ else 0
     opened(calls, session)  # a device without error reporting is as good
-    monkeypatch.setattr(vfio.FaultLog, "fault", lambda self: None)
-    request, _ = session.watch()
+    monkeypatch.setattr(kernel_log.KernelLog, "trouble", lambda self: None)
+    request, error, _ = session.watch()
     asked = [data for _, number, data in calls.made if number == vfio.DEVICE_SET_IRQS]
-    assert asked == [struct.pack("=IIIIIi", 24, 0x24, index, 0, 1, request) for index in (4, 3)]
-    assert session.trouble() is None
-    os.eventfd_write(request, 1)
-    assert session.trouble() == f"{HERE}: the kernel wants the device back, or it reported a fatal error"
+    assert asked == [
+        struct.pack("=IIIIIi", 24, 0x24, 4, 0, 1, request),
+        struct.pack("=IIIIIi", 24, 0x24, 3, 0, 1, error),
+    ]
+    for eventfd, reason in ((request, "the kernel wants the device back"), (error, "it reported a fatal error")):
+        assert session.trouble() is None
+        os.eventfd_write(eventfd, 1)
+        assert session.trouble() == f"{HERE}: {reason}"
     assert session.trouble() is None
     session.close()
 
@@ -50,11 +54,12 @@ def test_opening_asks_to_be_told_when_the_kernel_wants_the_device_back(
 def test_a_fault_in_the_kernel_log_is_trouble(monkeypatch: pytest.MonkeyPatch, session: KernelSession) -> None:
     calls = Calls(monkeypatch)
     opened(calls, session)
-    _, log = session.watch()
-    text = "DMAR: [DMA Write NO_PASID] Request device [03:00.0] fault addr 0x900000 [fault reason 0x05]"
-    records = {log: f"4,1,2,-;{text}\n".encode()}
-    monkeypatch.setattr(os, "read", lambda fd, size: records[fd])
-    assert session.trouble() == f"{HERE}: its DMA was blocked: {text}"
+    *_, log = session.watch()
+    faulted = "DMAR: [DMA Write NO_PASID] Request device [03:00.0] fault addr 0x900000 [fault reason 0x05] PTE Write"
+    wanted = f"vfio-pci {HERE}: No device request channel registered, blocked until released by user"
+    for text, reason in ((faulted, f"its DMA was blocked: {faulted}"), (wanted, "the kernel wants the device back")):
+        monkeypatch.setattr(os, "read", lambda fd, size, text=text: {log: f"4,1,2,-;{text}\n".encode()}[fd])
+        assert session.trouble() == f"{HERE}: {reason}"
     monkeypatch.undo()
     session.close()
 
@@ -82,13 +87,27 @@ def test_close(monkeypatch: pytest.MonkeyPatch, session: KernelSession) -> None:
     assert calls.numbers() == []
 
 
-@pytest.mark.parametrize(("answer", "told"), [(errno.EINVAL, errno.EBUSY), (errno.ENODEV, errno.ENODEV)])
-def test_a_character_device_that_is_bound_is_busy(monkeypatch: pytest.MonkeyPatch, answer: int, told: int) -> None:
+NO_REMAPPING = "the IOMMU does not remap interrupts; turn that on in the firmware"
+
+
+@pytest.mark.parametrize(
+    ("answer", "told", "neighbours", "reason"),
+    [
+        (errno.EINVAL, errno.EBUSY, [], os.strerror(errno.EBUSY)),
+        (errno.ENODEV, errno.ENODEV, [], os.strerror(errno.ENODEV)),
+        (errno.EPERM, errno.EPERM, [], f"] {NO_REMAPPING}$"),
+        (errno.EPERM, errno.EPERM, ["0000:03:00.1"],
+         f"another program has a device of IOMMU group 17 open, or {NO_REMAPPING}$"),
+    ],
+)  # fmt: skip
+def test_a_character_device_that_cannot_be_bound(
+    monkeypatch: pytest.MonkeyPatch, answer: int, told: int, neighbours: list[str], reason: str
+) -> None:
     calls = Calls(monkeypatch)
     calls.answers[iommufd.DEVICE_BIND_IOMMUFD] = failing(answer)
     before = len(os.listdir("/proc/self/fd"))
-    session = CdevSession(HERE, "vfio3")
-    with pytest.raises(OSError, match=os.strerror(told)) as raised:
+    session = CdevSession(HERE, "vfio3", "17", neighbours)
+    with pytest.raises(OSError, match=reason) as raised:
         session.open()
     assert raised.value.errno == told
     session.close()
@@ -97,7 +116,7 @@ def test_a_character_device_that_is_bound_is_busy(monkeypatch: pytest.MonkeyPatc
 
 def test_a_character_device_is_bound_and_attached_before_it_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls(monkeypatch)
-    session = CdevSession(HERE, "vfio3")
+    session = CdevSession(HERE, "vfio3", "17")
     opened(calls, session)
     (context,) = [fd for fd, path in calls.paths.items() if path == "/dev/iommu"]
     device = "/dev/vfio/devices/vfio3"
@@ -111,7 +130,7 @@ def test_a_character_device_is_bound_and_attached_before_it_is_passed(monkeypatc
 
 def test_the_ranges_of_an_address_space(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls(monkeypatch)
-    session = CdevSession(HERE, "vfio3")
+    session = CdevSession(HERE, "vfio3", "17")
     opened(calls, session)
     there = struct.pack("=4Q", 0, 0xFEDFFFFF, 0xFEF00000, (1 << 39) - 1)
 
@@ -131,7 +150,7 @@ def test_the_ranges_of_an_address_space(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("number", [errno.ENOTTY, errno.EOPNOTSUPP])
 def test_before_linux_6_13_memory_is_mapped_by_its_address(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     calls = Calls(monkeypatch)
-    session = CdevSession(HERE, "vfio3")
+    session = CdevSession(HERE, "vfio3", "17")
     opened(calls, session)
     made = memory.allocate(8192, huge=False)
     calls.answers[iommufd.IOAS_MAP_FILE] = failing(number)
@@ -155,7 +174,7 @@ def test_before_linux_6_13_memory_is_mapped_by_its_address(monkeypatch: pytest.M
 
 def test_another_error_of_the_kernel_is_not_tried_around(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls(monkeypatch)
-    session = CdevSession(HERE, "vfio3")
+    session = CdevSession(HERE, "vfio3", "17")
     opened(calls, session)
     made = memory.allocate(4096, huge=False)
     calls.answers[iommufd.IOAS_MAP_FILE] = failing(errno.ENOMEM)

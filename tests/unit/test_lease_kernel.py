@@ -1,4 +1,4 @@
-"""What of the kernel's backend can be tested without VFIO; the rest is in tests/vm/test_helper.py."""
+"""What of the listening process and the kernel's backend can be tested without VFIO; the rest is in tests/vm."""
 
 import mmap
 import os
@@ -15,55 +15,10 @@ from ixy_vfio_helper.monitor import Refusal
 from ixy_vfio_helper.policy import Grant, Policy, PolicyError
 from ixy_vfio_helper.sandbox import Sandbox
 from ixy_vfio_helper.server import MAX_LEASES, Server, activated
-from ixy_vfio_helper.vfio import FaultLog
 
 from tests.unit.lease_support import FakeBackend
 
 HERE = "0000:04:00.0"
-FAULTS = [
-    "DMAR: [DMA Write NO_PASID] Request device [04:00.0] fault addr 0x900000 [fault reason 0x05] PTE Write access",
-    "DMAR: [DMA Read NO_PASID] Request device [0000:04:00.0] fault addr 0x900000 [fault reason 0x06] PTE Read access",
-    "DMAR: [DMA Write] Request device [04:00.0] PASID ffffffff fault addr 900000 [fault reason 05] PTE Write access",
-    "DMAR: [INTR-REMAP] Request device [04:00.0] fault index 0x1234 [fault reason 0x22] Present field in the IRTE",
-    "DMAR: [INTR-REMAP] Request device [0000:04:00.0] fault index 0x0 [fault reason 0x25] Blocked a compatibility",
-    "AMD-Vi: Event logged [IO_PAGE_FAULT device=0000:04:00.0 domain=0x0011 address=0x900000 flags=0x0020]",
-    "AMD-Vi: Event logged [IO_PAGE_FAULT device=04:00.0 domain=0x0011 address=0x900000 flags=0x0020]",
-    "vfio-pci 0000:04:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x0011 address=0x900000 flags=0x0020]",
-]
-OTHERS = [
-    "DMAR: [DMA Write NO_PASID] Request device [04:00.1] fault addr 0x900000 [fault reason 0x05] PTE Write access",
-    "DMAR: [DMA Write NO_PASID] Request device [0001:04:00.0] fault addr 0x900000 [fault reason 0x05] PTE",
-    "DMAR: [DMA Write NO_PASID] Request device [14:00.0] fault addr 0x900000 [fault reason 0x05] PTE Write access",
-    "vfio-pci 0000:05:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x0011 address=0x900000 flags=0x0020]",
-    "vfio-pci 0000:04:00.0: resetting",
-    "ixgbe 0000:04:00.0 eth0: page fault of another kind",
-]
-
-
-@pytest.mark.parametrize("line", FAULTS + OTHERS)
-def test_which_lines_of_the_kernel_log_are_faults_of_the_device(
-    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "kmsg").write_text("")
-    log = FaultLog(HERE, str(tmp_path / "kmsg"))
-    # /dev/kmsg gives a record a read; the second is no record of the kernel's own (facility 1).
-    records: list[bytes | OSError] = [
-        b"4,1,2,-;something else\n", f"12,2,2,-;{line}\n".encode(), BrokenPipeError(),
-        f"4,3,3,-;{line}\n k=v\n".encode(),
-        BlockingIOError(), BlockingIOError(),
-    ]  # fmt: skip
-
-    def read(fd: int, size: int) -> bytes:
-        record = records.pop(0)
-        if isinstance(record, OSError):
-            raise record
-        return record
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "read", read)
-        assert log.fault() == (line if line in FAULTS else None)
-        assert len(records) == (2 if line in FAULTS else 1)  # it was the fourth record, or none
-    os.close(log.fd)
 
 
 def test_where_a_buffer_lies() -> None:

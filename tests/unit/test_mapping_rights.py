@@ -25,7 +25,7 @@ def test_memory_that_devices_may_only_read(
         monkeypatch.setattr(module, "control", control)
     try:
         GroupSession("0000:03:00.0", "17").map(made, 0x10_0000_0000)
-        CdevSession("0000:03:00.0", "vfio0").map(made, 0x10_0000_0000)
+        CdevSession("0000:03:00.0", "vfio0", "17").map(made, 0x10_0000_0000)
     finally:
         os.close(made.fd)
     assert asked == [(vfio.IOMMU_MAP_DMA, container), (iommufd.IOAS_MAP_FILE, file)]

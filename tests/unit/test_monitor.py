@@ -1,6 +1,7 @@
 """The monitor: what is permitted when, and that anything else ends the lease with everything undone."""
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -320,6 +321,38 @@ def test_a_device_is_leased_once(tmp_path: Path) -> None:
     assert second.log == [f"open {A}", f"bus_master_off {A}", f"close {A}"]
 
 
+BUSY, FORBIDDEN = OSError(errno.EBUSY, "busy"), OSError(errno.EPERM, "no remapping")  # by groups, by iommufd
+SHARED = "lease one at a time, or use a slot with ACS"
+
+
+@pytest.mark.parametrize("error", [BUSY, FORBIDDEN])
+def test_a_device_whose_group_somebody_leases(tmp_path: Path, error: OSError) -> None:
+    backend = FakeBackend()
+    backend.neighbours = {A: [C, B]}
+    with served(backend, tmp_path) as one, served(backend, tmp_path, uid=1001) as two:
+        one.ask(Hello())
+        two.ask(Hello())
+        assert isinstance(one.ask(Attach(B)), Attached)
+        backend.busy = error
+        assert one.ask(Attach(A)) == Refused(f"{A}: shares IOMMU group 7 with {B}, which this lease has: {SHARED}")
+        assert two.ask(Attach(A)) == Refused(f"{A}: shares IOMMU group 7 with {B}, which uid 1000 leases: {SHARED}")
+        assert Claims(tmp_path).holder(A) is None
+        assert one.ask(Hello()) != Hello()  # ends it: B is free now
+        one.wait()
+        reason = f"a process still has it or {C} of its IOMMU group 7 open; try again when that has ended"
+        assert two.ask(Attach(A)) == Refused(f"{A}: {reason if error is BUSY else 'no remapping'}")
+        backend.busy = None
+        assert isinstance(two.ask(Attach(A)), Attached)
+
+
+def test_a_file_that_may_not_be_opened_is_named(tmp_path: Path) -> None:
+    backend = FakeBackend()
+    backend.busy = PermissionError(errno.EPERM, "Operation not permitted", "/dev/kmsg")
+    with served(backend, tmp_path) as client:
+        client.ask(Hello())
+        assert client.ask(Attach(A)) == Refused(f"{A}: /dev/kmsg: Operation not permitted")
+
+
 def test_a_device_that_somebody_still_has_open_is_refused_and_the_lease_goes_on(tmp_path: Path) -> None:
     backend = FakeBackend()
     with served(backend, tmp_path) as client:
@@ -327,11 +360,11 @@ def test_a_device_that_somebody_still_has_open_is_refused_and_the_lease_goes_on(
         assert isinstance(client.ask(Attach(B)), Attached)
         client.ask(List(9))  # it closes what it passed after it was passed
         before = open_fds()
-        backend.busy = True
+        backend.busy = BUSY
         assert client.ask(Attach(A)) == Refused(f"{A}: a process still has it open; try again when that has ended")
         assert open_fds() == before
         assert Claims(tmp_path).holder(A) is None
-        backend.busy = False
+        backend.busy = None
         assert client.ask(Attach(A)) == Attached(1, Kind.VFIO)
         assert backend.log == [f"open {B}", f"open {A}", f"close {A}", f"open {A}"]
 

@@ -34,7 +34,7 @@ class NoIommu(GroupSession):
 
     def open_device(self) -> int:
         self._container = self.own(os.open("/dev/vfio/vfio", os.O_RDWR | os.O_CLOEXEC))
-        group = self.own(os.open(f"/dev/vfio/noiommu-{self._group}", os.O_RDWR | os.O_CLOEXEC))
+        group = self.own(os.open(f"/dev/vfio/noiommu-{self.group}", os.O_RDWR | os.O_CLOEXEC))
         fcntl.ioctl(group, GROUP_SET_CONTAINER, struct.pack("i", self._container))
         fcntl.ioctl(self._container, SET_IOMMU, NOIOMMU_IOMMU)
         return self.own(fcntl.ioctl(group, GROUP_GET_DEVICE_FD, bytearray(self.address.encode() + b"\0")))
