@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ixy_vfio.core.errors import IxyError
+from ixy_vfio.core.options import Parser
 from ixy_vfio.core.shown import shown_lines
 
 # command -> (module, one line of help). A module is imported only when its command is used.
@@ -23,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ixy-vfio", description="A user-space driver for Intel ixgbe NICs.")
+    parser: argparse.ArgumentParser = Parser(prog="ixy-vfio", description="A user-space driver for Intel ixgbe NICs.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")

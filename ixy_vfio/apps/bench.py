@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ixy_vfio.core.errors import UsageError
+
 if TYPE_CHECKING:
     from ixy_vfio.bench.results import Results
 
@@ -65,7 +67,13 @@ def _redraw(arguments: argparse.Namespace) -> int:
 
     from ixy_vfio.bench.results import Results
 
-    _write(Results.from_dict(json.loads(arguments.plot.read_text())), arguments.output or arguments.plot.parent)
+    try:
+        results = Results.from_dict(json.loads(arguments.plot.read_text()))
+    except OSError as error:
+        raise UsageError(f"--plot {arguments.plot}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"--plot {arguments.plot}: no performance.json of this program: {error}") from None
+    _write(results, arguments.output or arguments.plot.parent)
     return 0
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from ixy_vfio.apps import report
 from ixy_vfio.core.errors import IxyError
+from ixy_vfio.core.options import number
 from ixy_vfio.sim.ask import ask
 from ixy_vfio.sim.lab import ADDRESSES, Lab, LabError
 
@@ -36,7 +37,12 @@ class DemoError(IxyError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `ixy-vfio demo`."""
-    parser.add_argument("--megabytes", type=int, default=100, help="size of each TCP transfer (default %(default)s)")
+    parser.add_argument(
+        "--megabytes",
+        type=number(1, 1_000_000),
+        default=100,
+        help="size of each TCP transfer in MiB (default %(default)s)",
+    )
     parser.add_argument("--generator", action="store_true", help="use the built-in generator, not the network stack")
 
 

@@ -17,14 +17,17 @@ With --json one object is printed at the end:
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
 
 from ixy_vfio.apps import kernels, report
 from ixy_vfio.core.errors import UsageError
+from ixy_vfio.core.options import number, seconds
 from ixy_vfio.netdev import PortConfig
 
+MOST_DESCRIPTORS = 4096  # of a ring
 UNSEEN = 10.0  # seconds between looks at counters that nobody is shown; one of 36 bits counts bytes, for 55 s at least
 
 
@@ -40,15 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="none, touch, swap, drop, sample, udp, intact, or FILE.py:FUNCTION (none)",
     )
-    add("--batch", type=int, default=32, metavar="N", help="packets per poll (32)")
-    add("--ring", type=int, default=512, metavar="N", help="descriptors per ring, a power of two, 64 to 4096 (512)")
-    add("--queues", type=int, default=1, metavar="N", help="queue pairs per port, with a worker process each (1)")
+    most = MOST_DESCRIPTORS
+    add("--batch", type=number(1, most), default=32, metavar="N", help="packets per poll (32)")
+    text = f"descriptors per ring, a power of two, 64 to {most} (512)"
+    add("--ring", type=number(64, most), default=512, metavar="N", help=text)
+    text = "queue pairs per port, 16 at most, with a worker process each (1)"
+    add("--queues", type=number(1, 16), default=1, metavar="N", help=text)
     add("--cores", metavar="LIST", help="cores to pin the workers to, like 1,2 or 2-5")
-    add("--mtu", type=int, default=1500, metavar="N", help="largest packet, without its Ethernet header (1500)")
-    add("--duration", type=float, metavar="SECONDS", help="stop after this time")
-    add(
-        "--packets", type=int, metavar="N", help="stop after exactly this many received packets, of all queues together"
-    )
+    text = "largest packet, without its Ethernet header, 68 to 9200 (1500)"
+    add("--mtu", type=number(68, 9200), default=1500, metavar="N", help=text)
+    add("--duration", type=seconds(0.001), metavar="SECONDS", help="stop after this time")
+    text = "stop after exactly this many received packets, of all queues together"
+    add("--packets", type=number(1, 10**18), metavar="N", help=text)
     add("--one-way", action="store_true", help="from A to B only")
     add(
         "--idle",
@@ -58,8 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--require-sealed", action="store_true", help="refuse to run when a layer of a sandbox is missing")
     add("--not-promiscuous", action="store_true", help="receive only what is addressed to the ports themselves")
-    add("--link-deadline", type=float, default=10.0, metavar="SECONDS", help="wait so long for the links (10)")
-    add("--interval", type=float, default=1.0, metavar="SECONDS", help="between two lines of numbers (1)")
+    add("--link-deadline", type=seconds(0), default=10.0, metavar="SECONDS", help="wait so long for the links (10)")
+    add("--interval", type=seconds(0.01), default=1.0, metavar="SECONDS", help="between two tables of numbers (1)")
     add("--json", action="store_true", help="print one JSON object at the end, and no table")
     add("--quiet", action="store_true", help="print nothing but errors")
     add("--announce", action="store_true", help='print a line that begins with "forwarding" when packets may come')
@@ -120,20 +126,10 @@ def check(arguments: argparse.Namespace) -> None:
     if names[0] == names[1]:
         raise UsageError(f"{arguments.a}: the same port twice")
     ring = arguments.ring
-    if ring < 64 or ring > 4096 or ring & (ring - 1):
-        raise UsageError(f"--ring {ring}: a power of two from 64 to 4096")
-    if not 1 <= arguments.batch <= ring:
+    if ring & (ring - 1):
+        raise UsageError(f"--ring {ring}: a power of two from 64 to {MOST_DESCRIPTORS}")
+    if arguments.batch > ring:
         raise UsageError(f"--batch {arguments.batch}: a batch is 1 to {ring} packets, the length of the ring")
-    if arguments.queues < 1:
-        raise UsageError(f"--queues {arguments.queues}: at least one queue pair")
-    if not 68 <= arguments.mtu <= 9200:
-        raise UsageError(f"--mtu {arguments.mtu}: an mtu is 68 to 9200 bytes")
-    for name in ("duration", "packets"):
-        value = getattr(arguments, name)
-        if value is not None and not value > 0:
-            raise UsageError(f"--{name} {value}: packets and duration are more than 0")
-    if not arguments.interval > 0 or not arguments.link_deadline >= 0:
-        raise UsageError("--interval and --link-deadline are times in seconds")
     _cores(arguments.cores)
 
 
@@ -155,16 +151,17 @@ def _cores(text: str | None) -> tuple[int, ...]:
     if text is None:
         return ()
     cores: list[int] = []
-    try:
-        for part in text.split(","):
-            first, dash, last = part.partition("-")
-            cores.extend(range(int(first), int(last if dash else first) + 1))
-    except ValueError:
-        raise UsageError(f"--cores {text}: a list of cores like 1,2 or 2-5") from None
     allowed = os.sched_getaffinity(0)
-    for core in cores:
-        if core not in allowed:
-            raise UsageError(f"--cores {text}: there is no core {core} for this process; it may use {sorted(allowed)}")
+    for part in text.split(","):
+        found = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if first > last:
+            raise UsageError(f"--cores {text}: a list of cores like 1,2 or 2-5")
+        for core in range(first, last + 1):
+            if core not in allowed:
+                may = ",".join(map(str, sorted(allowed)))
+                raise UsageError(f"--cores {text}: there is no core {core} for this process; it may use {may}")
+            cores.append(core)
     return tuple(cores)
 
 

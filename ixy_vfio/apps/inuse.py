@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ixy_vfio.core.errors import UsageError
+from ixy_vfio.core.options import number
 
 ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 NO_INTERFACE = ("", "vfio-pci", "pci-stub", "uio_pci_generic", "igb_uio")  # drivers that make no network interface
@@ -307,8 +308,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("device", metavar="DEV", help="PCI address, like 03:00.0")
     parser.add_argument("--force", action="store_true", help="do not refuse: tell what will be cut")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--home", type=int, metavar="FD", help=argparse.SUPPRESS)
-    parser.add_argument("--below", type=int, action="append", default=[], metavar="INDEX", help=argparse.SUPPRESS)
+    parser.add_argument("--home", type=number(0, 2**31 - 1), metavar="FD", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--below", type=number(1, 2**31 - 1), action="append", default=[], metavar="INDEX", help=argparse.SUPPRESS
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """Runs the checks on a machine, or on one device of it."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -50,7 +51,7 @@ def _subjects(host: Host, target: str | None) -> tuple[Sequence[PciDevice], Sequ
     if target is None:
         used = {address for session in every for address in session.devices}
         return [one for one in host.devices.values() if one.in_user_space or one.address in used], every
-    if target.isdigit():
+    if re.fullmatch(r"[0-9]{1,9}", target):
         sessions = [session for session in every if int(target) in {one.pid for one in session.processes}]
         if not sessions:
             raise UsageError(f"process {target}: uses no device that you may see; name a device, or run as root")

@@ -17,6 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ixy_vfio.core.options import number
+
 LIMIT = 60.0  # instructions a packet at batch 32
 SLACK = 1.05
 CPU = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+bmi,+bmi2,+fma,+lzcnt,+movbe,+popcnt"}
@@ -99,7 +101,7 @@ def main() -> int:
     """Print the number beside its goal; 1 when it is missed or something fails, 2 when it cannot be measured here."""
     parser = argparse.ArgumentParser(prog="scripts/instructions", description="Instructions a packet.")
     parser.add_argument("--inner", metavar="SIDE", help=argparse.SUPPRESS)
-    parser.add_argument("--batch", type=int, default=BATCH, metavar="N", help=f"packets a poll ({BATCH})")
+    parser.add_argument("--batch", type=number(1, 512), default=BATCH, metavar="N", help=f"packets a poll ({BATCH})")
     parser.add_argument("--callgrind", action="store_true", help="count with Callgrind (a minute)")
     parser.add_argument("--reference", action="store_true", help="the C reference, too")
     arguments = parser.parse_args()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ixy_vfio.core import libc
 from ixy_vfio.core.errors import LeaseError, UsageError
+from ixy_vfio.core.options import number
 
 if TYPE_CHECKING:
     from ixy_vfio.sim.server import Server
@@ -26,7 +27,7 @@ MAX_PORTS = 32
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("--dir", type=Path, required=True, help="directory for the sockets; made if it is not there")
-    parser.add_argument("--ports", type=int, default=2, help="how many ports (default: 2)")
+    parser.add_argument("--ports", type=number(1, MAX_PORTS), default=2, help="how many ports (default: 2)")
     parser.add_argument(
         "--cable",
         action="append",
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--trap", action="store_true", help="no register page can be mapped: every access is a message")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write every register access to FILE")
-    parser.add_argument("--seed", type=int, help="seed of generators without a seed of their own")
+    parser.add_argument("--seed", type=number(0, 2**63 - 1), help="seed of generators without a seed of their own")
     parser.add_argument(
         "--hostile",
         metavar="SEED[,KIND...]",
@@ -52,8 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM, SIGINT or the control socket's `stop`."""
-    if not 1 <= arguments.ports <= MAX_PORTS:
-        raise UsageError(f"--ports {arguments.ports}: 1 to {MAX_PORTS} can be simulated")
     if arguments.die_with_parent:
         parent = os.getppid()
         libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGTERM)

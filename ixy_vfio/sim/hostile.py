@@ -40,7 +40,7 @@ class Spec:
         """`SEED[,KIND...]`. UsageError for anything else."""
         seed, *kinds = text.split(",")
         unknown = [kind for kind in kinds if kind not in MOVES and kind not in KINDS]
-        if not seed.isascii() or not seed.isdigit() or unknown:
+        if not seed.isascii() or not seed.isdigit() or len(seed) > 18 or unknown:
             known = ", ".join([*MOVES, *KINDS])
             raise UsageError(f"hostile {text}: give SEED[,KIND...], a number and some of {known}")
         kinds = kinds or [*MOVES, *KINDS]
