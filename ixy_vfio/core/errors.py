@@ -2,6 +2,7 @@
 
 IxyError
 +- UsageError        2  asked for something that cannot be: a bad address, a ring of 100 descriptors
+|  +- CaptureError   2  a capture file cannot be read, or what is in it cannot be put on a wire
 +- RefusedError      2  the helper said no, and why
 +- SealError         2  this kernel lacks a layer of the workers' sandbox, and --require-sealed was given
 +- LeaseError        1  the helper is gone, or ended the lease
@@ -23,6 +24,10 @@ class UsageError(IxyError):
     """The caller asked for something that cannot be. Nothing was touched."""
 
     exit_status = 2
+
+
+class CaptureError(UsageError):
+    """A capture file cannot be read, or holds what cannot be put on an Ethernet wire as it was."""
 
 
 class RefusedError(IxyError):

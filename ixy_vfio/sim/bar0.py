@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TextIO
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,13 @@ TRACE_KEPT = 100_000  # accesses kept for the control socket
 
 Reader = Callable[[int], int]  # index of the register -> value
 Writer = Callable[[int, int], None]  # index of the register, value
+
+
+class TraceSink(Protocol):
+    """Where the lines of a trace go."""
+
+    def write(self, text: str, /) -> object:
+        """Take a line. Does not raise."""
 
 
 class Bar0Memory:
@@ -80,7 +87,7 @@ class Bar0:
         self.words = words
         self.violate = violate
         self.trace: list[tuple[str, int, int]] | None = None  # (operation, offset, value), when switched on
-        self.trace_file: TextIO | None = None
+        self.trace_file: TraceSink | None = None
         self.label = ""
         self._cells: dict[int, Cell] = {}
         for rule in RULES:

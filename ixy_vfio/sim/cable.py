@@ -16,6 +16,13 @@ class Cable:
         self.ports = ports  # numbers of the ports at its ends: one, or two back to back
         self.alive = True  # False once the far end is gone for good: no carrier
         self.plane: DataPlane | None = None  # where it is plugged in
+        self.notes: list[str] = []  # what it had to tell
+
+    def tell(self, text: str) -> None:
+        """Let the people who run the simulator know `text`, one line."""
+        self.notes.append(text)
+        if self.plane is not None:
+            self.plane.notes.append(f"cable {self.spec}: {text}")
 
     def attach(self, plane: "DataPlane") -> None:
         """The ports are there and free: take hold of what is needed. Raises UsageError."""
@@ -34,7 +41,7 @@ class Cable:
 
     def status(self) -> dict[str, object]:
         """What the control socket shows of it: counters, and the state of a generator and its sink."""
-        return {"spec": self.spec, "alive": self.alive}
+        return {"spec": self.spec, "alive": self.alive, "notes": list(self.notes)}
 
     def close(self) -> None:
         """Give up every file descriptor. Idempotent."""

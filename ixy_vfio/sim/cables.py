@@ -4,7 +4,7 @@
 0:tap:NAME            a TAP interface
 0:packet:IFNAME       a packet socket on an interface (a veth end, say)
 0:fd:N                an inherited packet socket or TAP file descriptor
-0:pcapng:IN,OUT       frames from a capture, and into one; either may be left out
+0:pcapng:IN,OUT       frames from a capture (pcapng, pcap, .gz), and into one (pcapng); either may be left out
 0:gen:KEY=VALUE,...   a generator and a sink; see generator_cable.py
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.sim.cable import Cable
+from ixy_vfio.sim.captures import CaptureCable
 from ixy_vfio.sim.generator_cable import GeneratorCable
 from ixy_vfio.sim.packet_socket import open_fd, open_packet
 from ixy_vfio.sim.tap import open_tap
@@ -31,18 +32,12 @@ def _port(spec: str, port: int, rest: str) -> Cable:
     return Cable(spec, port, other)
 
 
-def _capture(spec: str, port: int, rest: str) -> Cable:
-    from ixy_vfio.sim.pcapng import CaptureCable  # loads all of dpkt, which most runs do not need
-
-    return CaptureCable(spec, port, rest)
-
-
 KINDS: dict[str, Callable[[str, int, str], Cable]] = {
     "port": _port,
     "tap": open_tap,
     "packet": open_packet,
     "fd": open_fd,
-    "pcapng": _capture,
+    "pcapng": CaptureCable,
     "gen": GeneratorCable,
 }
 

@@ -1,6 +1,7 @@
 """`ixy-vfio sim`: run simulated 82599 ports, and a helper that leases them."""
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,11 +9,12 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from ixy_vfio.core import libc
 from ixy_vfio.core.errors import LeaseError, UsageError
 from ixy_vfio.core.options import number
+from ixy_vfio.wires.files import is_regular, open_to_write
 
 if TYPE_CHECKING:
     from ixy_vfio.sim.server import Server
@@ -95,21 +97,52 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _set_up(server: "Server", arguments: argparse.Namespace) -> None:
-    """Trace and cables; and compile what has to be compiled before anybody waits for an answer."""
-    if arguments.trace is not None:
-        try:
-            file = arguments.trace.open("w", buffering=1)
-        except OSError as error:
-            raise UsageError(f"--trace {arguments.trace}: {error.strerror or error}") from error
-        for nic in server.nics:
-            nic.bar.trace_file = file
-            nic.bar.label = f"{nic.number} "
+    """Cables and trace; and compile what has to be compiled before anybody waits for an answer."""
+    _claim_outputs(server)
     for spec in arguments.cable:
         server.connect(_seeded(spec, arguments.seed))
+    if arguments.trace is not None:
+        trace = _Trace(server, arguments.trace)
+        for nic in server.nics:
+            nic.bar.trace_file = trace
+            nic.bar.label = f"{nic.number} "
     if arguments.hostile is not None:
         for nic in server.nics:
             server.make_hostile(nic.number, arguments.hostile)
     server.turn()
+
+
+def _claim_outputs(server: "Server") -> None:
+    """No capture goes where standard output or error goes, when that is a file."""
+    for fd, name in ((1, "standard output"), (2, "standard error")):
+        # Closed, or both the same: nothing to be said.
+        with contextlib.suppress(OSError, UsageError):
+            server.plane.files.claim(fd, name, name, writes=True)
+
+
+class _Trace:
+    """The file of --trace. When it takes no more (a full disk), that is told once, and the ports go on."""
+
+    def __init__(self, server: "Server", path: Path) -> None:
+        try:
+            fd, _ = open_to_write(str(path))
+            server.plane.files.claim(fd, str(path), "--trace", writes=True)
+        except UsageError as error:
+            raise UsageError(f"--trace {error}") from None
+        if is_regular(fd):
+            os.truncate(fd, 0)
+        self._server, self._path = server, path
+        self._file: TextIO | None = os.fdopen(fd, "w", buffering=1)
+
+    def write(self, text: str) -> None:
+        """Add a line."""
+        if self._file is None:
+            return
+        try:
+            self._file.write(text)
+        except OSError as error:
+            self._file = None
+            self._server.plane.notes.append(f"--trace {self._path}: {error.strerror or error}: no more is traced")
 
 
 def _seeded(spec: str, seed: int | None) -> str:

@@ -13,6 +13,7 @@
     {"cmd": "hostile", "port": 0}                  -> {"descriptors": ..., "moves": {...}, "lies": {...}}
     {"cmd": "cable", "spec": "0:port:1"}           -> {}
     {"cmd": "cables"}                              -> {"cables": [{"spec": "0:port:1", "ports": [0, 1], ...}]}
+    {"cmd": "notes"}                               -> {"notes": ["cable ...", ...]}; what was told on standard error
     {"cmd": "stop"}                                -> {}; ends the simulator
 
 What is wrong with a request is said in {"error": "..."}.
@@ -170,6 +171,9 @@ class Control:
                 for cable in cables
             ]
         }
+
+    def _do_notes(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"notes": list(self._server.notes)}
 
     def _do_stop(self, _: dict[str, Any]) -> dict[str, Any]:
         self._server.stopping = True

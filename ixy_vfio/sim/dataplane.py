@@ -24,6 +24,7 @@ from ixy_vfio.sim.mac import receive_from_wire
 from ixy_vfio.sim.receive import receive
 from ixy_vfio.sim.state import FIFO, FLOW, MAX_PORTS, PORT, QUEUE, QUEUES, Int
 from ixy_vfio.sim.transmit import transmit
+from ixy_vfio.wires.files import Files
 
 
 class Statistics:
@@ -148,6 +149,8 @@ class DataPlane:
         self.ports: list[Port] = []
         self.cables: list[Cable] = []
         self._outside: list[Cable] = []
+        self.files = Files()
+        self.notes: list[str] = []  # what is to be told, a line each; who tells it empties the list
         self.hostile: dict[int, Callable[[], None]] = {}  # by port: what a hostile one does at each step
 
     def _allocate(self, size: int) -> int:

@@ -42,11 +42,12 @@ class OutsideCable(Cable):
         """Send one frame."""
 
     def failed(self, error: OSError) -> None:
-        """A far end that is gone ends the cable; anything else that is not a passing state is raised."""
-        if error.errno in _GONE:
-            self.alive = False
-        elif error.errno not in _NOT_NOW:
-            raise error
+        """What is no passing state ends the cable, never the simulator, and is told unless the far end just went."""
+        if error.errno in _NOT_NOW:
+            return
+        self.alive = False
+        if error.errno not in _GONE:
+            self.tell(f"{error.strerror or error}: the cable is dead")
 
     def bring(self, plane: "DataPlane", budget: int) -> int:
         """Frames from outside into the port's packet buffer."""

@@ -4,16 +4,20 @@ Messages first, then one bounded step of the data plane, again. Nothing runs bes
 means that the model has finished what was begun before.
 """
 
+import contextlib
 import errno
 import os
 import select
 import socket
+import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from ixy_vfio.core.errors import DeviceError, UsageError
+from ixy_vfio.core.shown import shown
 from ixy_vfio.sim.cable import Cable
 from ixy_vfio.sim.cables import parse_cable
 from ixy_vfio.sim.control import Control
@@ -53,6 +57,7 @@ class Server:
         self._moved_at = self._busy_at = time.monotonic()
         self.ports: list[Port] = []
         self.hostile: dict[int, Hostile] = {}
+        self.notes: deque[str] = deque(maxlen=256)
         self.control = Control(self)
         try:
             for number in range(ports):
@@ -117,12 +122,22 @@ class Server:
             if then is not None and (soonest is None or then < soonest):
                 soonest = then
         self._repeat_misses()
+        if self.plane.notes:
+            self._tell()
         if handled or moved:
             self._busy_at = now
         if moved:
             self._moved_at = now
         else:
             self._nap(now, soonest)
+
+    def _tell(self) -> None:
+        """Notes, on standard error, whatever has become of that; the last ones can be asked for."""
+        notes, self.plane.notes = self.plane.notes, []
+        for note in notes:
+            self.notes.append(note)
+            with contextlib.suppress(OSError, ValueError):
+                print(f"ixy-vfio sim: {shown(note)}", file=sys.stderr, flush=True)
 
     def _nap(self, now: float, soonest: float | None) -> None:
         idle = now - self._busy_at
@@ -241,6 +256,7 @@ class Server:
                 nic.drain()
                 nic.close()
             self.plane.close()
+            self._tell()
             self._epoll.close()
 
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import dpkt
 import pytest
 
 from ixy_vfio.core.memory import DmaMemory
 from ixy_vfio.runtime import child
 from ixy_vfio.runtime.messages import SIZE, Kind, Statistics
 from ixy_vfio.transport.lease import Lease, Purpose
+from ixy_vfio.wires.capture import packets
 from tests.attack import evil_dma as evil
 from tests.attack.evil_dma import Evil, Port, Target
 from tests.conftest import Simulator, StartSimulator, address
@@ -39,7 +39,7 @@ class Range:
     def frames(self) -> list[bytes]:
         """What port 0 has put on its wire."""
         with self.wire.open("rb") as file:
-            return [bytes(frame) for _, frame in dpkt.pcapng.Reader(file)]
+            return [packet.data for packet in packets(file)]
 
     def misses(self) -> list[list[object]]:
         """What the NIC could not reach: IOVA, length, whether it was a write."""

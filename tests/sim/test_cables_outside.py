@@ -60,6 +60,7 @@ def test_a_capture_goes_in_and_another_comes_out(tmp_path: Path) -> None:
     assert [port.get(BUFFERS + 2048 * i, len(one)) for i, one in enumerate(frames)] == frames
     assert cable.status() == {
         "spec": cable.spec, "alive": True, "received": 3, "sent": 0, "dropped": 0, "oversize": 0, "done": True,
+        "notes": [],
     }  # fmt: skip
     for one in frames:
         port.send(one)

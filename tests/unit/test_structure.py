@@ -21,7 +21,10 @@ ALLOWED: dict[str, set[str]] = {
     "ixy_vfio.transport": {"ixy_vfio.core", "ixy_vfio.transport", "ixy_vfio_helper.protocol"},
     "ixy_vfio.ixgbe": {"ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.base", "ixy_vfio.netdev", "ixy_vfio.ixgbe"},
     "ixy_vfio.netdev": {"ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.base", *DRIVERS},
-    "ixy_vfio.sim": {"ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.wire", "ixy_vfio.sim", "ixy_vfio_helper"},
+    "ixy_vfio.wires": {"ixy_vfio.core", "ixy_vfio.wires"},
+    "ixy_vfio.sim": {
+        "ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.wire", "ixy_vfio.wires", "ixy_vfio.sim", "ixy_vfio_helper",
+    },
     "ixy_vfio.runtime": {
         "ixy_vfio.core", "ixy_vfio.transport", "ixy_vfio.netdev", *DRIVERS, "ixy_vfio.runtime",
         "ixy_vfio_helper.protocol",
