@@ -13,10 +13,10 @@
 `runtime/session.py` has the rest. Nothing heavy is imported before it is used.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as in `typing`, which takes a few milliseconds of each start
 if TYPE_CHECKING:
+    from typing import Any
+
     from ixy_vfio.netdev import PortConfig
     from ixy_vfio.runtime.batch import Batch, kernel
     from ixy_vfio.runtime.session import Port
@@ -35,8 +35,10 @@ _WHERE = {
 __all__ = ["Batch", "Lease", "Port", "PortConfig", "kernel", "open_ports"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
     module, attribute = _WHERE[name]
     return getattr(importlib.import_module(module), attribute)

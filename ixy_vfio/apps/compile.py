@@ -4,6 +4,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from ixy_vfio.core import compiler  # noqa: F401  # before Numba: it says why that cannot be had
+
+# isort: split
 import numba.core.errors
 import numpy as np
 from numba import types

@@ -14,15 +14,16 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ixy_vfio.apps import report
+from ixy_vfio.core import signals
 from ixy_vfio.core.errors import IxyError
 from ixy_vfio.core.options import number
+from ixy_vfio.core.temporary import workplace
 from ixy_vfio.sim.ask import ask
 from ixy_vfio.sim.lab import ADDRESSES, Lab, LabError
 
@@ -48,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demonstration; 0 when everything was as it should be."""
-    with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ixy_vfio-demo-")))
+    with signals.unwinding(), contextlib.ExitStack() as stack:
+        directory = stack.enter_context(workplace("ixy_vfio-demo-"))
         lab = None
         if not arguments.generator:
             try:
@@ -83,8 +84,11 @@ def _say(text: str) -> None:
 
 @contextlib.contextmanager
 def _child(argv: list[str], **options: Any) -> Iterator["subprocess.Popen[str]"]:
-    """A child process of this command; ended by SIGTERM, then SIGKILL, when the block is left."""
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, **options)
+    """A child process of this command; ended by SIGTERM, then SIGKILL, when the block is left.
+
+    In a session of its own: Ctrl-C ends this command, which ends its children in their order.
+    """
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True, **options)
     try:
         yield process
     finally:
@@ -100,7 +104,7 @@ def _child(argv: list[str], **options: Any) -> Iterator["subprocess.Popen[str]"]
 
 
 def _ixy_vfio(*words: str) -> list[str]:
-    return [sys.executable, "-m", "ixy_vfio.cli", *words]
+    return [sys.executable, "-P", "-m", "ixy_vfio.cli", *words]
 
 
 @contextlib.contextmanager
@@ -127,7 +131,7 @@ def _forwarder(directory: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 def _traffic(*words: str) -> list[str]:
-    return [sys.executable, "-m", "ixy_vfio.sim.traffic", *words]
+    return [sys.executable, "-P", "-m", "ixy_vfio.sim.traffic", *words]
 
 
 def _ping_and_transfer(lab: Lab, size: int) -> None:

@@ -77,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     kernel = kernels.load(arguments.kernel)
     # What is needed to say no is imported above; what compiles, here.
     from ixy_vfio.apps.compile import forwarding_loop
+    from ixy_vfio.core import cache
     from ixy_vfio.runtime.control import Control, Plan
     from ixy_vfio.runtime.worker import Idle
 
@@ -98,6 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     shown = not (arguments.json or arguments.quiet)
     started = _process_start()
     control = Control(plan)
+    control.notes += cache.notes()
     table = report.Table(sys.stdout)
     with control:
         begin = time.monotonic()

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from numba import cfunc, types
-from numba.core import config
+from numba import types
+from numba.core.ccallback import CFunc
+from numba.core.sigutils import normalize_signature
 from numpy.typing import NDArray
 
 from ixy_vfio.bench import model
+from ixy_vfio.core.cache import keep
 from ixy_vfio.core.compiled import cache_directory, rebound
 from ixy_vfio.core.unsafe import records_at
 from ixy_vfio.ixgbe.forward import LOOP
@@ -48,8 +50,10 @@ def _step(address: Any) -> Any:
 
 def of_function(function: Callable[..., Any], *, cache: bool = True) -> Entry:
     """A plain function of an address, compiled."""
-    config.CACHE_DIR = str(cache_directory(Path(function.__code__.co_filename))) if cache else ""
-    made = cfunc(SIGNATURE, cache=cache)(function)
+    made = CFunc(function, normalize_signature(SIGNATURE), {}, {})
+    if cache:
+        keep(made, function, cache_directory(Path(function.__code__.co_filename)))
+    made.compile()
     return Entry(int(made.address or 0), made)
 
 

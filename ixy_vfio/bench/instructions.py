@@ -13,11 +13,10 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from ixy_vfio.core.options import number
+from ixy_vfio.core.temporary import workplace
 
 LIMIT = 60.0  # instructions a packet at batch 32
 SLACK = 1.05
@@ -79,7 +78,7 @@ def inner(name: str, batch: int, callgrind: bool) -> None:
 
 def count(name: str = "forward", batch: int = BATCH, callgrind: bool = False) -> float:
     """Instructions a packet. Raises CalledProcessError where it cannot be measured."""
-    inner = [sys.executable, "-m", "ixy_vfio.bench.instructions", "--batch", str(batch), "--inner", name]
+    inner = [sys.executable, "-P", "-m", "ixy_vfio.bench.instructions", "--batch", str(batch), "--inner", name]
     environment = {**os.environ, **CPU, "OPENBLAS_NUM_THREADS": "1"}
 
     def run(*command: str) -> str:
@@ -89,8 +88,8 @@ def count(name: str = "forward", batch: int = BATCH, callgrind: bool = False) ->
     if not callgrind:
         return int(run(*inner)) / (2 * BURST * TIMES)
     run(*inner, "--callgrind")  # compiles, outside Valgrind
-    with tempfile.TemporaryDirectory() as directory:
-        out = Path(directory) / "out"
+    with workplace("ixy_vfio-bench-") as directory:
+        out = directory / "out"
         valgrind = ["valgrind", "--tool=callgrind", "--collect-atstart=no", "--toggle-collect=reference_call"]
         run(*valgrind, f"--callgrind-out-file={out}", *inner, "--callgrind")
         found = re.search(r"^(?:totals|summary): (\d+)", out.read_text(), re.MULTILINE)

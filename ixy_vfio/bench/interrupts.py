@@ -5,13 +5,12 @@ the packet is back. The two modes take turns; the ratio is the median of those o
 interrupt takes longer for each packet than one that may not, and that is in the ratio, too.
 """
 
-import tempfile
 import time
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from ixy_vfio.bench.system import PORTS, NotMeasured, running, simulator
+from ixy_vfio.core.temporary import workplace
 from ixy_vfio.sim.ask import ask
 
 ROUNDS = 7  # the 99th percentile of one run is often that of the machine's pauses
@@ -34,8 +33,8 @@ def percentile(histogram: dict[int, int], share: float) -> float:
 def _histogram(idle: str) -> dict[int, int]:
     """Latencies in ns of both directions, in one run."""
     with (
-        tempfile.TemporaryDirectory(prefix="ixy_vfio-bench-") as name,
-        simulator(Path(name) / "sim", CABLES) as helper,
+        workplace("ixy_vfio-bench-") as directory,
+        simulator(directory / "sim", CABLES) as helper,
     ):
         words = ["--helper", str(helper), "--quiet", "--announce", "--idle", idle]
         with running("forward", "forwarding", "forward", *PORTS, *words):

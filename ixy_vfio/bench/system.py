@@ -6,11 +6,12 @@ import os
 import select
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from ixy_vfio.core.temporary import workplace
 
 DEADLINE = 60.0  # a cold compilation on a busy machine
 PORTS = ("8259:00:00.0", "8259:00:01.0")
@@ -24,7 +25,7 @@ class NotMeasured(Exception):
 
 def command(*words: str) -> list[str]:
     """`ixy-vfio` with these words."""
-    return [sys.executable, "-m", "ixy_vfio.cli", *words]
+    return [sys.executable, "-P", "-m", "ixy_vfio.cli", *words]
 
 
 @contextlib.contextmanager
@@ -39,6 +40,7 @@ def running(
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        start_new_session=True,  # Ctrl-C ends this command, which ends its children
     )
     try:
         expect(process, ready, what)
@@ -106,8 +108,8 @@ def _forward(cache: str | None, watch: bool) -> dict[str, Any]:
     if cache:
         environment["XDG_CACHE_HOME"] = cache
     with (
-        tempfile.TemporaryDirectory(prefix="ixy_vfio-bench-") as directory,
-        simulator(Path(directory) / "sim") as helper,
+        workplace("ixy_vfio-bench-") as directory,
+        simulator(directory / "sim") as helper,
     ):
         words = ["--helper", str(helper), "--json", "--announce", "--duration", "4" if watch else "1"]
         with running("forward", "forwarding", "forward", *PORTS, *words, environment=environment) as process:
@@ -144,7 +146,7 @@ _HELPER = (
 
 
 def _python(program: str) -> float:
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise NotMeasured((done.stderr.strip().splitlines() or ["no output"])[-1])
     return float(done.stdout)
@@ -161,8 +163,8 @@ def measure(cold: bool = True) -> tuple[dict[str, Any], list[str]]:
         found |= _forward(None, True)
         found["first_packet_warm"] = found.pop("first_packet")
         if cold:
-            with tempfile.TemporaryDirectory(prefix="ixy_vfio-cache-") as cache:
-                found["first_packet_cold"] = _forward(cache, False)["first_packet"]
+            with workplace("ixy_vfio-cache-") as cache:
+                found["first_packet_cold"] = _forward(str(cache), False)["first_packet"]
     except (NotMeasured, OSError, subprocess.TimeoutExpired) as error:
         notes.append(f"not all of the system was measured: {error}")
     return found, notes

@@ -11,6 +11,9 @@ import ctypes
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ixy_vfio.core import compiler  # noqa: F401  # before Numba: it says why that cannot be had
+
+# isort: split
 from numba import cfunc, types
 from numba.core import cgutils
 from numba.extending import intrinsic

@@ -5,34 +5,32 @@ file nor another NUMBA_BOUNDSCHECK. So each state of a file and of what it impor
 directory of its own, named by a digest of everything that can end up in the machine code.
 """
 
-import atexit
-import contextlib
 import functools
 import hashlib
 import os
 import platform
 import re
-import shutil
-import tempfile
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
 from typing import Any, NoReturn, TypeVar, cast
 
+from ixy_vfio.core import compiler  # noqa: F401  # before Numba: it says why that cannot be had
+
+# isort: split
 import llvmlite.binding
 import numba
 import numpy as np
 from numba import njit, types
-from numba.core import config
 from numba.core.registry import CPUDispatcher
+
+from ixy_vfio.core.cache import directory, keep
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 PACKAGE = Path(__file__).parent.parent
-UNUSED = 30 * 86400  # seconds after which compiled code that nobody has loaded is removed: each edit makes new one
-_STATE = re.compile(r"[0-9a-f]{24}")  # the name of a cache directory
 _IMPORT = re.compile(r"^\s*(?:from|import) ixy_vfio((?:\.\w+)*)(?: import (\([^)]*\)|[^\n]*)|\s)", re.MULTILINE)
 
 
@@ -62,52 +60,32 @@ def _digest(start: Path) -> str:
         np.__version__,
         platform.python_version(),
         os.environ.get("NUMBA_CPU_NAME") or llvmlite.binding.get_host_cpu_name(),
-        os.environ.get("NUMBA_BOUNDSCHECK", ""),
+        *(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NUMBA_")),
+        str(sys.flags.optimize),  # without `assert`
     ):
         digest.update(f"\0{part}".encode())
     return digest.hexdigest()[:24]
 
 
 @functools.cache
-def cache_directory(source: Path) -> Path:
-    """Where the compiled functions of a source file are kept.
-
-    $XDG_CACHE_HOME/ixy_vfio/DIGEST (or under ~/.cache); a temporary directory where that cannot be had.
-
-    What is loaded from it is executed: a directory that somebody else could have written to is not used.
-    """
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    directory = Path(home) / "ixy_vfio" / _digest(source)
-    try:
-        if not directory.exists():
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _remove_unused(directory.parent)
-        status = directory.stat()
-        if status.st_uid == os.geteuid() and not status.st_mode & 0o022 and os.access(directory, os.W_OK):
-            os.utime(directory)
-            return directory
-    except OSError:
-        pass
-    temporary = tempfile.mkdtemp(prefix="ixy_vfio-")
-    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    return Path(temporary)
-
-
-def _remove_unused(home: Path) -> None:
-    for path in home.iterdir():
-        with contextlib.suppress(OSError):  # another process does the same, or it is somebody else's
-            if _STATE.fullmatch(path.name) and path.lstat().st_mtime < time.time() - UNUSED:
-                shutil.rmtree(path)
+def cache_directory(source: Path) -> Path | None:
+    """Where the compiled functions of a source file are kept (`cache.directory`)."""
+    return directory(_digest(source))
 
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 
+def _dispatcher(function: Callable[..., Any], cache: bool, **options: Any) -> Any:
+    dispatcher = njit(**options)(function)
+    if cache:
+        keep(dispatcher, function, cache_directory(Path(cast(FunctionType, function).__code__.co_filename)))
+    return dispatcher
+
+
 def compiled(function: Function, *, cache: bool = True) -> Function:
     """Compile at the first call, without the GIL and with bounds checks; kept in the cache between runs."""
-    directory = cache_directory(Path(cast(FunctionType, function).__code__.co_filename)) if cache else ""
-    config.CACHE_DIR = str(directory)  # type: ignore[attr-defined]  # Numba defines it at run time
-    return cast(Function, njit(cache=cache, **_OPTIONS)(function))
+    return cast(Function, _dispatcher(function, cache, **_OPTIONS))
 
 
 def entry_point(function: Callable[..., Any], parameters: int, *, cache: bool = True) -> Callable[..., int]:
@@ -121,9 +99,7 @@ def entry_point(function: Callable[..., Any], parameters: int, *, cache: bool = 
 
 def compiled_for(function: Callable[..., Any], signature: Any, *, cache: bool = True) -> Any:
     """Numba's result of compiling for one signature, at once; what it gives keeps the GIL."""
-    directory = cache_directory(Path(cast(FunctionType, function).__code__.co_filename)) if cache else ""
-    config.CACHE_DIR = str(directory)  # type: ignore[attr-defined]
-    dispatcher = njit(cache=cache, **{**_OPTIONS, "nogil": False})(function)
+    dispatcher = _dispatcher(function, cache, **{**_OPTIONS, "nogil": False})
     dispatcher.compile(signature)
     return dispatcher.get_compile_result(signature)
 

@@ -12,6 +12,9 @@ freedom. All functions are for compiled (Numba) code.
 
 from typing import Any
 
+from ixy_vfio.core import compiler  # noqa: F401  # before Numba: it says why that cannot be had
+
+# isort: split
 import llvmlite.ir as ir
 import numpy as np
 from numba import njit, types

@@ -20,6 +20,7 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from ixy_vfio import netdev
+from ixy_vfio.core import signals
 from ixy_vfio.core.errors import DeviceError, IxyError, LeaseError, LinkDown, SealError, WorkerError
 from ixy_vfio.core.pool import STRIDE, Pool
 from ixy_vfio.ixgbe.datapath import QueuePair, arm
@@ -90,7 +91,8 @@ class Control:
     def __enter__(self) -> Self:
         try:
             self._catch_signals()
-            self.start()
+            with signals.unwinding():  # nothing has been forwarded yet: the end is quiet, and at once
+                self.start()
         except BaseException:
             self._abandon()
             raise

@@ -102,14 +102,16 @@ def start(job: Job) -> tuple[int, socket.socket]:
     for pair in job.pairs:
         counters(pair)  # compiled now: a sealed worker can load nothing
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    waker = _waker(job, theirs)  # before the fork: what it may lack is an error of control's
     parent = os.getpid()
     pid = os.fork()
     if pid:
         theirs.close()
+        if waker is not None:
+            waker.close()
         return pid, ours
     status = 1
     try:
-        waker = _waker(job, theirs)  # kept until the end: sealed, it cannot be closed
         status = _main(job, theirs, waker, parent)
     finally:
         os._exit(status)

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
-from ixy_vfio.core import libc
+from ixy_vfio.core import libc, signals
 from ixy_vfio.core.errors import LeaseError, UsageError
 from ixy_vfio.core.options import number
 from ixy_vfio.wires.files import is_regular, open_to_write
@@ -61,39 +62,38 @@ def run(arguments: argparse.Namespace) -> int:
         if os.getppid() != parent:
             return 1
     libc.prctl(PR_SET_TIMERSLACK, 1)  # naps of 50 us shall not take 100
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a compilation hears no Python handler; nothing to clean up yet
     from ixy_vfio.sim.server import Server
 
     try:
         arguments.dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--dir {arguments.dir}: {error.strerror or error}") from error
-    server = Server(arguments.dir, arguments.ports, trap=arguments.trap)
-    helper: _Helper | None = None
+    with signals.unwinding(), contextlib.ExitStack() as stack:
+        server = Server(arguments.dir, arguments.ports, trap=arguments.trap)
+        stack.callback(server.close)
+        _set_up(server, arguments)
+        helper = None if arguments.no_helper else _Helper(server, arguments.dir, arguments.ports)
+        if helper is not None:
+            stack.callback(helper.end)
+            helper.wait_ready()
+        _stop_by_signal(server)
+        print(f"ready {arguments.dir / 'helper.sock'}", flush=True)
+        server.run()
+        if helper is not None:
+            helper.check()
+    _summary(server)
+    return 0
+
+
+def _stop_by_signal(server: "Server") -> None:
+    """From now on a signal is how it is meant to end."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         server.stopping = True
 
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(name, stop)
-    try:
-        _set_up(server, arguments)
-        if not arguments.no_helper:
-            helper = _Helper(server, arguments.dir, arguments.ports)
-            helper.wait_ready()
-        if not server.stopping:
-            print(f"ready {arguments.dir / 'helper.sock'}", flush=True)
-        server.run()
-        if helper is not None:
-            helper.check()
-    finally:
-        try:
-            if helper is not None:
-                helper.end()
-        finally:
-            server.close()
-    _summary(server)
-    return 0
+        if name != signal.SIGHUP or signal.getsignal(name) != signal.SIG_IGN:  # by nohup
+            signal.signal(name, stop)
 
 
 def _set_up(server: "Server", arguments: argparse.Namespace) -> None:
@@ -156,9 +156,9 @@ class _Helper:
     """The simulated helper, a child process. The server goes on serving while it starts, and ends when it dies."""
 
     def __init__(self, server: "Server", directory: Path, ports: int) -> None:
-        command = [sys.executable, "-m", "ixy_vfio.sim.lease", "--dir", str(directory), "--ports", str(ports)]
+        command = [sys.executable, "-P", "-m", "ixy_vfio.sim.lease", "--dir", str(directory), "--ports", str(ports)]
         parent = os.getpid()
-        self._server = server
+        self._server, self._directory = server, directory
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=lambda: _die_with(parent)
         )
@@ -208,9 +208,17 @@ class _Helper:
                 self._process.kill()
             self._process.wait()
             self._pipe.close()
+            self._remove()
+
+    def _remove(self) -> None:
+        """What a helper leaves for the next one: here there is none."""
+        for name in ("helper.sock", "helper.sock.lock"):
+            (self._directory / name).unlink(missing_ok=True)
+        shutil.rmtree(self._directory / "leases", ignore_errors=True)
 
 
 def _die_with(parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it, too, but it ends with the simulator
     libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)

@@ -38,11 +38,16 @@ class Lab:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = ["unshare", "--net", sys.executable, "-m", __spec__.name, "wires", str(theirs.fileno())]
+        command = ["unshare", "--net", sys.executable, "-P", "-m", __spec__.name, "wires", str(theirs.fileno())]
         if os.geteuid() != 0 or not _may_make_network_namespaces():
             command[1:1] = ["--user", "--map-root-user"]
         self._process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            command,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for who made the lab, and ends it in its order
         )
         theirs.close()
         self._socket = ours
@@ -149,7 +154,7 @@ def _wires(fd: int) -> None:
     own = os.readlink("/proc/self/ns/net")
     hosts = []
     for number in range(2):
-        argv = ["unshare", "--net", sys.executable, "-m", __spec__.name, "host", str(number)]
+        argv = ["unshare", "--net", sys.executable, "-P", "-m", __spec__.name, "host", str(number)]
         hosts.append(subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
     wires = []
     with IPRoute() as netlink:

@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "ixy_vfio.apps": {"ixy_vfio"},
     "ixy_vfio.cli": {"ixy_vfio"},
     "ixy_vfio.__init__": {"ixy_vfio"},
+    "ixy_vfio.__main__": {"ixy_vfio"},
     "ixy_vfio_helper": {"ixy_vfio_helper"},
     "ixy_vfio_setup": {"ixy_vfio_setup", "ixy_vfio_helper"},
 }  # fmt: skip

@@ -51,13 +51,16 @@ def compilers() -> dict[str, str]:
 
 
 def build(compiler: str, flags: tuple[str, ...], march: str = "native") -> Path:
-    """The shared object; compiled unless it is in the cache. Raises OSError or CalledProcessError."""
+    """The shared object; compiled unless it is kept. Raises OSError or CalledProcessError."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
     digest = hashlib.sha256(version + repr((flags, march)).encode())
     for source in ("reference.h", *SOURCES):
         digest.update((HERE / source).read_bytes())
     # The directory is named by the CPU, too.
-    target = cache_directory(Path(__file__)) / f"reference-{digest.hexdigest()[:16]}.so"
+    kept = cache_directory(Path(__file__))
+    if kept is None:
+        raise OSError("there is no directory to keep it in")
+    target = kept / f"reference-{digest.hexdigest()[:16]}.so"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=target.parent) as directory:
             made = Path(directory) / target.name

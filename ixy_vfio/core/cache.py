@@ -1,0 +1,111 @@
+"""Where compiled code is kept between runs, and what happens where it cannot be: it is compiled anew, and said once."""
+
+# mypy: disable-error-code="no-untyped-call"
+# Numba's cache is untyped.
+
+import contextlib
+import logging
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ixy_vfio.core import compiler  # noqa: F401  # before Numba: it says why that cannot be had
+
+# isort: split
+from numba.core import config
+from numba.core.caching import FunctionCache
+
+UNUSED = 30 * 86400  # seconds after which compiled code that nobody has loaded is removed: each edit makes new one
+_DIGITS = frozenset("0123456789abcdef")
+_log = logging.getLogger("ixy_vfio")
+_notes: list[str] = []
+
+
+def notes() -> list[str]:
+    """Why compiled code is not kept, if it is not: one line at most."""
+    return list(_notes)
+
+
+def directory(name: str) -> Path | None:
+    """$XDG_CACHE_HOME/ixy_vfio/NAME (or under ~/.cache), and None, with a note, where that cannot be had.
+
+    What is loaded from it is executed: a directory that somebody else could have written to is not used.
+    """
+    home = _home()
+    if home is None:
+        return _not_kept("this user has no home directory")
+    path = home / "ixy_vfio" / name
+    try:
+        if not path.exists():
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _remove_unused(path.parent)
+        status = path.stat()
+        if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return _not_kept(f"{path}: others than this user may write there")
+        os.utime(path)
+        if not os.access(path, os.W_OK):
+            return _not_kept(f"{path}: this user may not write there")
+    except OSError as error:
+        return _not_kept(f"{path}: {error.strerror or error}")
+    return path
+
+
+def _home() -> Path | None:
+    """The user's directory for caches; None where there is none, or where it is another user's, as with sudo."""
+    for text in (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")):
+        if not os.path.isabs(text):  # as the specification wants; and "~" stays where nobody has a home
+            continue
+        found = next(place for place in (Path(text), *Path(text).parents) if os.path.lexists(place))
+        return Path(text) if os.geteuid() or found.stat().st_uid == 0 else None
+    return None
+
+
+def _not_kept(why: str) -> Path | None:
+    """Notes it, once; None."""
+    if not _notes:
+        _notes.append(
+            f"compiled code is not kept ({why}), so each start takes seconds longer; let XDG_CACHE_HOME name a "
+            "directory of this user with some megabytes of room"
+        )
+        _log.warning("ixy-vfio: note: %s", _notes[0])
+    return None
+
+
+def _remove_unused(home: Path) -> None:
+    for path in home.iterdir():
+        with contextlib.suppress(OSError):  # another process does the same, or it is somebody else's
+            if len(path.name) == 24 and set(path.name) <= _DIGITS and path.lstat().st_mtime < time.time() - UNUSED:
+                shutil.rmtree(path)
+
+
+class _Cache(FunctionCache):
+    """Numba's, for which what cannot be read or written is no error."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # a file that was cut or changed makes the pickle say anything
+            _log.debug("%s: %s", self.cache_path, error)
+            with contextlib.suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            _not_kept(f"{self.cache_path}: {error.strerror or error}")
+
+
+def keep(made: Any, function: Callable[..., Any], where: Path | None) -> None:
+    """Let Numba's dispatcher, or C callback, of `function` load what is kept in `where`, and keep what it compiles."""
+    if where is not None:
+        config.CACHE_DIR = str(where)  # type: ignore[attr-defined]  # Numba defines it at run time
+        try:
+            made._cache = _Cache(function)
+        except (OSError, RuntimeError) as error:
+            _not_kept(str(error))
