@@ -1,11 +1,15 @@
 """Mapped memory: pages of a BAR, and memory that a device may reach by DMA."""
 
+import contextlib
 import mmap
+import weakref
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from ixy_vfio.core import libc
+
+MAP_FIXED = 0x10  # asm-generic/mman.h
 
 
 class Mapping:
@@ -13,22 +17,37 @@ class Mapping:
 
     (Python's own mmap keeps a duplicate of the descriptor, which a worker must not hold.) `view` is a writable
     memoryview of bytes, `address` where it lies in this process, both valid until `close`.
+
+    An array that somebody made from `view` may outlive `close`: it has private pages then. It never reaches what was
+    mapped, or what another mapping puts there: the addresses are free again when the last such array is gone.
     """
 
     def __init__(self, fd: int, size: int, offset: int = 0, *, at: int | None = None) -> None:
         """Map `size` bytes of `fd` from `offset`; `at` puts it over memory the caller owns there (MAP_FIXED)."""
-        flags = mmap.MAP_SHARED | (0x10 if at is not None else 0)  # MAP_FIXED, asm-generic/mman.h
+        flags = mmap.MAP_SHARED | (MAP_FIXED if at is not None else 0)
         protection = mmap.PROT_READ | mmap.PROT_WRITE
         self.size = size
         self.address = libc.mmap(at or 0, size, protection, flags, fd, offset)
-        self.view = memoryview(libc.ffi.buffer(libc.ffi.cast("char *", self.address), size)).cast("B")
+        self._bytes: Any = libc.ffi.buffer(libc.ffi.cast("char *", self.address), size)
+        self.view = memoryview(self._bytes).cast("B")
 
-    def close(self) -> None:
-        """Unmap. Idempotent. Nothing may use `address`, or an array made from `view`, afterwards."""
-        if self.address:
+    def close(self, *, keep: bool = False) -> None:
+        """Unmap. Idempotent. Nothing may use `address` afterwards; an array made from `view` is zeros from now on.
+
+        `keep`: such an array keeps its bytes instead, as a private copy. Not for registers, which a read may change.
+        """
+        if not self.address:
+            return
+        address, size, mapped = self.address, self.size, self._bytes
+        self.address = 0
+        with contextlib.suppress(BufferError):  # an array was made straight from it
             self.view.release()
-            libc.munmap(self.address, self.size)
-            self.address = 0
+        self.view, self._bytes = memoryview(b""), b""
+        unmap = weakref.finalize(mapped, libc.munmap, address, size)
+        unmap.atexit = False
+        del mapped  # unmaps, unless somebody has an array of it
+        if unmap.alive:
+            _make_private(address, size, keep)
 
     def __enter__(self) -> Self:
         return self
@@ -37,6 +56,16 @@ class Mapping:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _make_private(address: int, size: int, keep: bool) -> None:
+    """Put private zeroed pages, or a private copy, in the place of a mapping: at no moment is nothing there."""
+    memory = libc.ffi.cast("char *", address)
+    held = libc.ffi.buffer(memory, size)[:] if keep else b""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED
+    libc.mmap(address, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+    if keep:
+        libc.ffi.memmove(memory, held, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,5 +91,8 @@ class DmaMemory:
         return self.mapping.view
 
     def close(self) -> None:
-        """Unmap it from this process. The helper unmaps it from the devices at the end of the lease."""
-        self.mapping.close()
+        """Unmap it from this process. The helper unmaps it from the devices at the end of the lease.
+
+        Arrays of it that are still held keep their bytes, as a private copy.
+        """
+        self.mapping.close(keep=True)

@@ -40,6 +40,7 @@ POOL = np.dtype(
 )
 
 U = np.uint64
+CLOSED = "the ports are closed: open them again"
 
 
 @inlined
@@ -109,6 +110,7 @@ class Pool:
 
     def data(self, index: int, length: int = DATA) -> NDArray[np.uint8]:
         """The first `length` bytes of buffer `index`, writable; no copy."""
+        self._check_open()
         if not 0 <= index < self.capacity or not 0 <= length <= DATA:
             raise IndexError(f"buffer {index}, {length} bytes: the pool has {self.capacity} buffers of {DATA}")
         return self._data[index, HEADROOM : HEADROOM + length]
@@ -116,17 +118,26 @@ class Pool:
     @functools.cached_property
     def rows(self) -> list[NDArray[np.uint8]]:
         """The data of every buffer, as arrays that exist: to slice one takes half as long as to make it anew."""
+        self._check_open()
         return list(self._data[:, HEADROOM:])
+
+    def _check_open(self) -> None:
+        if not self.capacity:
+            raise UsageError(CLOSED)
 
     def chain(self, first: int, length: int) -> list[int]:
         """The indices of a packet of `length` bytes whose first buffer is `first`."""
+        self._check_open()
         indices = [first]
         while len(indices) * DATA < length:
             indices.append(int(self.links[indices[-1]]))
         return indices
 
     def close(self) -> None:
-        """Let go of the arena, so that its mapping can be closed. Views that `data` gave must be gone too."""
+        """Let go of the arena, so that its mapping can be closed. What wants packets raises UsageError then."""
+        self.capacity = 0
+        for name in ("free", "capacity", "packets", "iova"):
+            self.state[name] = 0
         self._data = np.empty((0, STRIDE), np.uint8)
         self.__dict__.pop("rows", None)
 

@@ -16,7 +16,7 @@ import numpy as np
 from ixy_vfio.core.bound import Entry, bindable
 from ixy_vfio.core.compiled import entry_point, inlined, rebound
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.core.pool import DATA, HEADROOM, STRIDE, give_packet, pool_at
+from ixy_vfio.core.pool import CLOSED, DATA, HEADROOM, STRIDE, give_packet, pool_at
 from ixy_vfio.core.unsafe import bytes_at, load_acquire, record_at, store_release, words32_at, words64_at
 from ixy_vfio.ixgbe import desc
 from ixy_vfio.ixgbe.datapath import (
@@ -164,10 +164,12 @@ def _give_back(pool: Any, words: Any, room: Any, begin: Any, end: Any) -> None:
 
 @inlined
 def _receive(queue: Any, batch: Any) -> Any:
+    if batch.pool != queue.pool:
+        if queue.pool == U(0):
+            raise UsageError(CLOSED)
+        raise UsageError("this batch is of another session: open both ports with one open_ports")
     if batch.count != U(0):
         raise UsageError("this batch has packets: send or free them")
-    if batch.pool != queue.pool:
-        raise UsageError("this batch is of another session: open both ports with one open_ports")
     batch.count = poll(queue.rx, pool_at(queue.pool), batch.words, batch.words + U(4) * batch.room, batch.room)
     return batch.count
 
@@ -178,6 +180,8 @@ def _send(queue: Any, batch: Any) -> Any:
     if count > batch.room:
         raise IndexError("batch outside its arrays")
     if batch.pool != queue.pool:
+        if queue.pool == U(0):
+            raise UsageError(CLOSED)
         raise UsageError("these packets are of another session: open both ports with one open_ports")
     pool, tx = pool_at(queue.pool), queue.tx
     reclaim(tx, pool)
@@ -204,6 +208,8 @@ def _work(address: Any) -> Any:
     if count > room:
         raise IndexError("batch outside its arrays")
     pool = pool_at(batch.pool)
+    if pool.capacity == U(0):
+        raise UsageError(CLOSED)
     indices, lengths = words32_at(words, room), words32_at(words + U(4) * room, room)
     kept = U(0)
     for i in range(count):
@@ -234,7 +240,9 @@ def _free_call(address: Any) -> Any:
     if count > batch.room:
         raise IndexError("batch outside its arrays")
     batch.count = U(0)
-    _give_back(pool_at(batch.pool), batch.words, batch.room, U(0), count)
+    pool = pool_at(batch.pool)
+    if pool.capacity != U(0):  # of closed ports there is nothing left to give back to
+        _give_back(pool, batch.words, batch.room, U(0), count)
     return count
 
 

@@ -337,6 +337,10 @@ class QueuePair:
         rx = self.state[0]["rx"]
         return int(rx["pause"] - rx["run"])
 
+    def close(self) -> None:
+        """No address of a device or its memory stays in the record: what compiled code finds there is a closed port."""
+        self.state[:] = np.zeros(1, QUEUE)
+
     def held(self) -> list[int]:
         """The buffers in the rings, and in a packet that is not complete. For tests: see `Pool.check`."""
         rx, tx = self.state[0]["rx"], self.state[0]["tx"]

@@ -48,7 +48,8 @@ from numpy.typing import NDArray
 
 from ixy_vfio.core.bound import Entry, bindable
 from ixy_vfio.core.compiled import compiled, inlined, rebound
-from ixy_vfio.core.pool import CHAIN_LIMIT, DATA, HEADROOM, STRIDE, give_packet, pool_at
+from ixy_vfio.core.errors import UsageError
+from ixy_vfio.core.pool import CHAIN_LIMIT, CLOSED, DATA, HEADROOM, STRIDE, give_packet, pool_at
 from ixy_vfio.core.unsafe import (
     bytes_at,
     load_acquire,
@@ -279,6 +280,8 @@ def _loop(state: Any) -> Any:
     if loop.rounds == U(0):  # also an empty record, which is how the loop is compiled without being run
         return U(0)
     a, b = record_at(loop.a, QUEUE), record_at(loop.b, QUEUE)
+    if a.pool == U(0) or b.pool == U(0):
+        raise UsageError(CLOSED)
     pool = pool_at(a.pool)
     ways = U(1) if loop.both == U(0) else U(2)
     _limit(a.rx, b.tx)

@@ -1,7 +1,7 @@
 """Batches of packets, for scripts: what `Port.rx` gives and `Port.tx` takes."""
 
 from collections.abc import Callable, Iterator
-from sys import getrefcount
+from sys import getrefcount, is_finalizing
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.pool import DATA, Pool
 from ixy_vfio.ixgbe.batch import calls, work_for
-
-MOST_SPARE = 8
 
 
 class Batch:
@@ -24,6 +22,8 @@ class Batch:
     # the time that a new batch takes. Only arrays that nobody else has a view of.
     _spare: ClassVar[dict[int, list[tuple[NDArray[np.uint32], NDArray[np.uint64], int]]]] = {}
     _references = staticmethod(getrefcount)
+    _ending = staticmethod(is_finalizing)
+    _most_spare: ClassVar[int] = 8
 
     __slots__ = ("_address", "_free", "_pool", "_room", "_state", "_words")
 
@@ -89,13 +89,14 @@ class Batch:
         self._free(self._address)
 
     def __del__(self) -> None:
-        if not hasattr(self, "_free"):
-            return  # it was refused
+        # When the interpreter ends, names of modules are gone and compiled code may be; so is the batch's memory soon.
+        if self._ending() or not hasattr(self, "_free"):  # it was refused
+            return
         if self._state.item(3):
             self.free()
         if self._references(self._words) == 2:  # this slot, and the argument
             spare = self._spare.setdefault(self._room, [])
-            if len(spare) < MOST_SPARE:
+            if len(spare) < self._most_spare:
                 spare.append((self._words, self._state, self._address))
 
 

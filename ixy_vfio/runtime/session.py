@@ -23,14 +23,18 @@ and faster, with a function compiled for a whole batch:
         work()
         send()
 
+When the ports are closed, nothing of the devices stays open or mapped, and they can be opened again. What is used of
+closed ports raises UsageError. Arrays of packets that are still held keep their bytes.
+
 This process holds the devices' file descriptors *and* looks at packets: isolation level L1. The commands keep the two
 apart (`control`, `worker`). The compiled functions are the same.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +42,8 @@ from numpy.typing import NDArray
 from ixy_vfio import netdev
 from ixy_vfio.core.bound import Entry
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.core.pool import CHAIN_LIMIT, DATA, STRIDE, Pool
+from ixy_vfio.core.memory import DmaMemory
+from ixy_vfio.core.pool import CHAIN_LIMIT, CLOSED, DATA, STRIDE, Pool
 from ixy_vfio.ixgbe.batch import PAIR, calls, receiver, sender
 from ixy_vfio.ixgbe.datapath import QueuePair, arm
 from ixy_vfio.ixgbe.forward import call_for
@@ -46,9 +51,17 @@ from ixy_vfio.netdev import Counters, Link, PortConfig
 from ixy_vfio.runtime.batch import Batch
 from ixy_vfio.runtime.messages import PortCounters
 from ixy_vfio.runtime.worker import counters, loop_state
+from ixy_vfio.transport.base import Device
 from ixy_vfio.transport.lease import Lease, Purpose
 
 IN_HAND = 4096  # buffers for packets that the script holds
+
+
+class _Closed:
+    """In the place of what a closed port had."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise UsageError(CLOSED)
 
 
 class Port:
@@ -56,6 +69,7 @@ class Port:
 
     def __init__(self, device: netdev.NetDevice, pair: QueuePair) -> None:
         self.device, self.pair = device, pair
+        self._record = pair.state  # compiled functions that are bound to the port read it, also when it is closed
         self._address = pair.address
         self._receive, self._send, _ = calls()
 
@@ -86,7 +100,7 @@ class Port:
         return self._bound(sender(), batch)
 
     def _bound(self, entry: Entry, batch: Batch) -> Callable[[], int]:
-        pair: NDArray[Any] = np.array([(self._address, batch._address)], PAIR)
+        pair: NDArray[Any] = np.array([(self.pair.address, batch._address)], PAIR)
         return entry.bind(int(pair.ctypes.data), (pair, batch, self))
 
     def new(self, count: int, length: int) -> Batch:
@@ -132,6 +146,8 @@ class Port:
 
         The fastest way to forward a batch a call: nothing but the packets' number comes to Python.
         """
+        if to.pair.pool is not self.pair.pool:
+            raise UsageError("these ports are of two sessions: open both with one open_ports")
         widest = min(-(-(self.mtu + 26) // DATA), CHAIN_LIMIT)
         state, kept = loop_state(self.pair, to.pair, batch, both, packets, widest)
         state["rounds"], state["patience"] = rounds, rounds
@@ -161,6 +177,14 @@ class Port:
         """What the device counted."""
         return self.device.counters()
 
+    def _close(self) -> None:
+        """Unmap the doorbells. What is used of the port from now on raises UsageError."""
+        device, pair = self.device, self.pair
+        closed: Any = _Closed()
+        self.device = self.pair = closed
+        pair.close()
+        device.close()
+
 
 class Session:
     """A lease, and ports that share packet memory. A context manager; gives the ports."""
@@ -175,6 +199,8 @@ class Session:
         self.lease = Lease(helper)
         self.ports: list[Port] = []
         self._devices: list[netdev.NetDevice] = []
+        self._memory: list[DmaMemory] = []
+        self._pool: Pool | None = None
         try:
             self._open(addresses, link_deadline)
         except BaseException:
@@ -184,9 +210,9 @@ class Session:
     def _open(self, addresses: tuple[str, ...], link_deadline: float) -> None:
         devices = [self.lease.attach(address) for address in addresses]
         buffers = len(devices) * (self.config.rx_ring + self.config.tx_ring) + IN_HAND
-        pool = Pool(self.lease.memory(buffers * STRIDE, devices, Purpose.PACKETS))
+        pool = self._pool = Pool(self._new_memory(buffers * STRIDE, devices, Purpose.PACKETS))
         for device in devices:
-            rings = partial(self.lease.memory, devices=[device], purpose=Purpose.RINGS)
+            rings = partial(self._new_memory, devices=[device], purpose=Purpose.RINGS)
             port = netdev.open_port(device, self.config, rings)
             self._devices.append(port)
             port.initialise()
@@ -199,13 +225,25 @@ class Session:
         for port in self._devices:
             port.enable_receive()
 
+    def _new_memory(self, size: int, devices: Sequence[Device], purpose: Purpose) -> DmaMemory:
+        self._memory.append(self.lease.memory(size, devices, purpose))
+        return self._memory[-1]
+
     def close(self) -> None:
-        """Stop the devices and end the lease. Idempotent."""
-        try:
+        """Stop the devices, unmap all that is theirs, and end the lease. Idempotent."""
+        with contextlib.ExitStack() as always:  # each of it, also when what came before has failed
+            always.callback(self.lease.close)
+            for memory in self._memory:
+                always.callback(memory.close)
+            if self._pool is not None:
+                always.callback(self._pool.close)
             for device in self._devices:
-                device.stop()
-        finally:
-            self.lease.close()
+                always.callback(device.close)
+            for port in self.ports:
+                always.callback(port._close)
+            for device in self._devices:
+                always.callback(device.stop)
+        self.ports, self._devices, self._memory, self._pool = [], [], [], None
 
     def __enter__(self) -> list[Port]:
         return self.ports

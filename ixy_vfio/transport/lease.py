@@ -213,6 +213,7 @@ class Lease:
         with contextlib.suppress(LeaseError):  # Ended is the answer hoped for
             self._ask(protocol.End(), protocol.Ended)
         self._connection.close()
+        self._over = "the lease is over: it was closed"
 
     def __enter__(self) -> Self:
         return self

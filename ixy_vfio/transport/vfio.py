@@ -6,7 +6,8 @@ Numbers and layouts: linux/vfio.h. The descriptor can do what a driver needs of 
 import fcntl
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from ixy_vfio.core.errors import DeviceError, UsageError
 from ixy_vfio.core.memory import Mapping
@@ -15,6 +16,7 @@ from ixy_vfio.transport import wire
 DEVICE_GET_INFO, DEVICE_GET_REGION_INFO, DEVICE_GET_IRQ_INFO = 0x3B6B, 0x3B6C, 0x3B6D  # _IO(';', 100 + n)
 DEVICE_SET_IRQS, DEVICE_RESET = 0x3B6E, 0x3B6F
 PAGE = 4096
+Result = TypeVar("Result")
 
 
 def _ask(fd: int, number: int, layout: struct.Struct, *values: int) -> tuple[int, ...]:
@@ -41,6 +43,8 @@ class VfioBar:
         self._words = self._mapping.view.cast("I")  # a store to an element is one store; struct's is four
 
     def _index(self, offset: int) -> int:
+        if not self._mapping.address:
+            raise UsageError("the device was closed")
         if offset % 4 or not 0 <= offset <= self.size - 4:
             raise UsageError(f"register offset {offset:#x}: not a multiple of 4 below {self.size:#x}")
         return offset // 4
@@ -59,6 +63,8 @@ class VfioBar:
         """Map whole pages, apart from the mapping that this object uses."""
         if offset % PAGE or size % PAGE or size <= 0 or not 0 <= offset <= self.size - size:
             raise UsageError(f"BAR0 {offset:#x} to {offset + size:#x}: not whole pages inside it")
+        if not self._mapping.address:
+            raise UsageError("the device was closed")
         return Mapping(self._fd, size, self._offset + offset)
 
     def close(self) -> None:
@@ -85,18 +91,33 @@ class VfioDevice:
     def _check_config(self, offset: int, size: int) -> int:
         if size not in (1, 2, 4) or offset % size or not 0 <= offset < self._config_size:
             raise UsageError(f"configuration space: {size} bytes at {offset:#x}: not 1, 2 or 4 bytes, aligned")
+        self._check_open()
         return self._config + offset
 
     def config_read(self, offset: int, size: int) -> int:
         """Read configuration space."""
-        return int.from_bytes(os.pread(self._fd, size, self._check_config(offset, size)), "little")
+        where = self._check_config(offset, size)
+        data = self._config_access(lambda: os.pread(self._fd, size, where))
+        if len(data) != size:
+            raise DeviceError(f"{self.address}: configuration space: {len(data)} of {size} bytes were read")
+        return int.from_bytes(data, "little")
 
     def config_write(self, offset: int, size: int, value: int) -> None:
         """Write configuration space."""
         where = self._check_config(offset, size)
         if not 0 <= value < 1 << 8 * size:
             raise UsageError(f"value {value:#x} does not fit in {size} bytes")
-        os.pwrite(self._fd, value.to_bytes(size, "little"), where)
+        self._config_access(lambda: os.pwrite(self._fd, value.to_bytes(size, "little"), where))
+
+    def _config_access(self, access: Callable[[], Result]) -> Result:
+        try:
+            return access()
+        except OSError as error:
+            raise DeviceError(f"{self.address}: configuration space: {error.strerror}") from error
+
+    def _check_open(self) -> None:
+        if self._fd < 0:
+            raise UsageError(f"{self.address}: the device was closed")
 
     @property
     def msix_vectors(self) -> int:
@@ -107,6 +128,7 @@ class VfioDevice:
         """Signal eventfds[i] for vector i; an empty sequence turns all off."""
         if len(eventfds) > self._msix_vectors:
             raise UsageError(f"{len(eventfds)} eventfds: the device has {self._msix_vectors} MSI-X vectors")
+        self._check_open()
         kind = wire.IRQ_SET_DATA_EVENTFD if eventfds else wire.IRQ_SET_DATA_NONE
         layout = struct.Struct(wire.IRQ_SET.format + "i" * len(eventfds))
         flags = kind | wire.IRQ_SET_TRIGGER
@@ -114,6 +136,7 @@ class VfioDevice:
 
     def reset(self) -> None:
         """Function level reset."""
+        self._check_open()
         try:
             fcntl.ioctl(self._fd, DEVICE_RESET)
         except OSError as error:

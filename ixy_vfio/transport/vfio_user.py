@@ -32,6 +32,7 @@ class _Channel:
         self._address = address
         self._next_id = 0
         self._broken = ""
+        self._closed = False
         connection.settimeout(REPLY_WITHIN)
 
     def command(self, command: Command, payload: bytes = b"", fds: Sequence[int] = ()) -> wire.Message:
@@ -54,10 +55,12 @@ class _Channel:
 
     def close(self) -> None:
         """Close the socket. Idempotent."""
-        self._broken = self._broken or "it was closed"
+        self._closed = True
         self._connection.close()
 
     def _send(self, command: Command, payload: bytes, flags: int, fds: Sequence[int] = ()) -> int:
+        if self._closed:
+            raise UsageError(f"{self._address}: the device was closed")
         if self._broken:
             raise self._gone()
         self._next_id = (self._next_id + 1) & 0xFFFF

@@ -1,4 +1,4 @@
-"""The public API, as a script uses it, on two simulated ports that are cabled back to back."""
+"""The public API, as a script uses it, on two simulated ports."""
 
 import subprocess
 import sys
@@ -32,3 +32,65 @@ def test_a_script_sends_and_receives(simulator: StartSimulator) -> None:
     result = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout == "fine\n"
+
+
+CLOSED = """
+import os, sys
+import ixy_vfio
+from ixy_vfio.core.errors import LeaseError, UsageError
+
+@ixy_vfio.kernel
+def touch(packet, length):
+    packet[48] += 1
+    return True
+
+def held():
+    "Shared mappings, and what is open."
+    shared = [line for line in open("/proc/self/maps") if line.split()[1][3] == "s"]
+    return sorted(shared), sorted(os.listdir("/proc/self/fd"))
+
+def none(packet, length):
+    return True
+
+before = held()
+for turn in range(2):
+    session = ixy_vfio.open_ports(*sys.argv[2:], helper=sys.argv[1], link_deadline=60)
+    with session as (a, b):
+        batch, empty = a.batch(32), b.batch(32)
+        receive, work, send = a.receiver(batch), touch.on(batch), b.sender(batch)
+        forward = a.forwarder(none, b)
+        assert held() != before
+        while not receive():
+            pass
+        kept, bytes_kept = batch[0], batch.bytes_of(0)
+    assert held() == before, held()
+    assert bytes(kept) == bytes_kept
+    kept[:] = 0
+    uses = [
+        receive, work, send, forward, lambda: a.rx(32), lambda: a.rx_into(empty), lambda: b.tx(batch),
+        lambda: a.new(1, 60), lambda: a.batch(32), lambda: a.receiver(batch), lambda: b.sender(batch), lambda: a.mac,
+        lambda: a.run(none, b),
+        lambda: a.forwarder(none, b), lambda: a.link, lambda: a.mtu, lambda: a.counters(), lambda: a.counted,
+        lambda: touch(batch), lambda: touch(empty), lambda: batch[0], lambda: list(batch), lambda: batch.bytes_of(0),
+    ]
+    for n, use in enumerate(uses):
+        try:
+            print("no error:", n, use())
+        except UsageError as error:
+            assert str(error) == "the ports are closed: open them again", error
+    batch.free()
+    try:
+        session.lease.devices()
+    except LeaseError as error:
+        assert "closed" in str(error), error
+    assert len(batch) == 0 and session.close() is None
+print("fine")
+"""
+
+
+def test_closed_ports_are_gone_and_can_be_opened_again(simulator: StartSimulator) -> None:
+    """Nothing of them is open or mapped, nothing of them works; and a script that ends with batches says nothing."""
+    sim = simulator(ports=2, cables=["0:gen:expect=1", "1:gen:count=0,expect=0"])
+    argv = [sys.executable, "-c", CLOSED, sim.helper, address(0), address(1)]
+    result = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert (result.stdout, result.stderr, result.returncode) == ("fine\n", "", 0)

@@ -15,6 +15,7 @@ from tests.vm.inside.programs import HELPER
 from tests.vm.support import OWNER, in_guest, inside, load
 from tests.vm.test_helper import serving
 from tests.vm.test_setup import open_python
+from tests.vm.test_simulated_port import PORTS
 
 pytestmark = pytest.mark.vm
 
@@ -110,3 +111,51 @@ def test_a_script_sends_and_receives(guest: Guest) -> None:
         argv = ["prlimit", "--memlock=0:0", sys.executable, "-c", SCRIPT, "/run/ixy_vfio/helper.sock", *ours]
         assert guest.run(argv, user=OWNER, timeout=240).stdout == "fine\n"
     assert not re.search(r"DMAR: \[DMA", guest.kernel_log())
+
+
+AGAIN = """
+import os, subprocess, sys, time
+import ixy_vfio
+
+def held():
+    "What this process has of devices and their memory, mapped or open."
+    with open("/proc/self/maps") as file:
+        mapped = [line for line in file if line.split()[1][3] == "s"]
+    return mapped + [link for link in (_link(fd) for fd in os.listdir("/proc/self/fd")) if "vfio" in link]
+
+def _link(fd):
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:  # of the listing itself
+        return ""
+
+helper, *ports = sys.argv[1:]
+before = held()
+for turn in range(2):
+    with ixy_vfio.open_ports(*ports, helper=helper, link_deadline=120) as (a, b):
+        assert held() != before
+        print("opened", flush=True)
+        sent, end = a.new(3, 60), time.monotonic() + 60
+        for packet in sent:
+            packet[:14] = (255,) * 6 + (2,) * 6 + (8, 0)
+        a.tx(sent)
+        while not (batch := b.rx(1)) and time.monotonic() < end:
+            pass
+        packet = batch[0]
+    assert held() == before, held()
+    assert bytes(packet[:6]) == b"\\xff" * 6
+    argv = [sys.executable, "-m", "ixy_vfio.cli", "info", ports[turn], "--helper", helper]
+    other = subprocess.run(argv, capture_output=True, text=True)
+    assert other.returncode == 0, other.stderr
+    print("closed", flush=True)
+"""
+
+
+@in_guest(PAIR, PORTS)
+def test_closed_ports_can_be_opened_again(guest: Guest) -> None:
+    """In the process that had them and in another, while the first lives; by cdev, and by group."""
+    way = "cdev" if guest.config.kernel == "iommufd" else "group"
+    with bound(guest) as (ours, _), serving(guest, way, *ours, user=OWNER):
+        argv = ["prlimit", "--memlock=0:0", sys.executable, "-c", AGAIN, "/run/ixy_vfio/helper.sock", *ours]
+        result = guest.run(argv, user=OWNER, timeout=480, check=False)
+    assert (result.stdout, result.stderr, result.status) == (2 * "opened\nclosed\n", "", 0)
