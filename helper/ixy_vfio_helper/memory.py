@@ -4,11 +4,14 @@ import fcntl
 import mmap
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from ixy_vfio_helper.libc import call
 
 PAGE = 4096
 HUGE = 2 << 20
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+PUNCH_HOLE = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 MFD_HUGE_2MB = 21 << 26  # linux/memfd.h: log2 of the page size << MFD_HUGE_SHIFT
 
 # IOVAs are handed out here: above 4 GiB (no legacy hole, no MSI window), below what a 39-bit IOMMU can address.
@@ -67,6 +70,49 @@ def clear(fd: int, size: int, page: int) -> None:
     with mmap.mmap(fd, size) as view:
         for at in range(0, size, page):
             view[at] = 0
+
+
+def give_back(made: Memory) -> None:
+    """Take its pages out of the memfd, whoever has it open or mapped: what is touched later is a new page of theirs."""
+    call("fallocate", made.fd, PUNCH_HOLE, 0, made.size)
+
+
+PLACES = 64  # in an account: leases of one user at one time
+
+
+def account_page() -> mmap.mmap:
+    """An account that processes share which are forked from now on."""
+    return mmap.mmap(-1, PLACES * 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The bytes that the leases of one user have: each lease has a number of its own, at `place`.
+
+    A lease writes there before it looks at the sum. Of two that ask at once both may be refused, but never do both get
+    what is left.
+    """
+
+    page: mmap.mmap | bytearray = field(default_factory=lambda: bytearray(PLACES * 8))
+    place: int = 0
+
+    def counts(self) -> list[int]:
+        """What each lease has."""
+        return memoryview(self.page).cast("Q").tolist()
+
+    def take(self, size: int, limit: int) -> bool:
+        """Count `size` bytes more, unless that is above the limit of the user."""
+        if size > limit:
+            return False
+        self.give(-size)
+        if sum(self.counts()) <= limit:
+            return True
+        self.give(size)
+        return False
+
+    def give(self, size: int) -> None:
+        """Count `size` bytes less."""
+        memoryview(self.page).cast("Q")[self.place] -= size  # one store, which struct.pack_into() is not
 
 
 class Window:

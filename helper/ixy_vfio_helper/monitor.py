@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from ixy_vfio_helper import memory, protocol
 from ixy_vfio_helper.claims import Claims, Ledger
-from ixy_vfio_helper.memory import Memory, Range
+from ixy_vfio_helper.memory import HUGE, PAGE, Account, Memory, Range, pages
 from ixy_vfio_helper.policy import Grant
 from ixy_vfio_helper.protocol import Kind, Listed, Message, ProtocolError, Purpose, State
 
@@ -112,14 +112,15 @@ class Monitor:
     claims: Claims
     stop: Sequence[int]  # file descriptors that turn readable to end it
     seal: Callable[[], None] = lambda: None  # gives up what the end of a lease does not need
+    account: Account = field(default_factory=Account)  # all memory of the user
     _phase: Phase = Phase.NEW
     _requests: int = 0
-    _memory: int = 0  # bytes given
     _listing: list[Listed] = field(default_factory=list)
     _window: memory.Window = field(default_factory=memory.Window)
     # What must be undone; each is recorded before it is done.
     _devices: dict[str, Leased] = field(default_factory=dict)  # by address
     _mapped: list[tuple[Session, int, int]] = field(default_factory=list)  # device, IOVA, size
+    _memory: list[Memory] = field(default_factory=list)
 
     def run(self) -> str:
         """Serve until the end, undo everything, tell the client; returns why the lease ended."""
@@ -144,6 +145,7 @@ class Monitor:
         steps: list[tuple[str, Callable[[], None]]] = []
         steps += [(f"bus master off of {address}", one.session.bus_master_off) for address, one in devices]
         steps += [(f"unmap of {iova:#x}", partial(one.unmap, iova, size)) for one, iova, size in self._mapped]
+        steps += [(f"giving back of {made.size} bytes", partial(self._give_back, made)) for made in self._memory]
         steps += [(f"release of {address}", one.release.close) for address, one in devices]
         failures = 0
         for what, action in steps:
@@ -153,6 +155,12 @@ class Monitor:
                 failures += 1
                 log.error("end of lease: %s failed: %s", what, error)
         return failures
+
+    def _give_back(self, made: Memory) -> None:
+        """If this fails the bytes stay counted: a client that kept the descriptor has them."""
+        memory.give_back(made)
+        os.close(made.fd)
+        self.account.give(made.size)
 
     def _wait(self) -> None:
         """Wait for the next request; everything that may end the lease meanwhile comes first."""
@@ -265,26 +273,31 @@ class Monitor:
         devices = [device for i, device in enumerate(self._devices.values()) if request.devices >> i & 1]
         if request.purpose == Purpose.RINGS and len(devices) > 1:
             raise Refusal("rings are one device's alone; ask once per device")
-        left = self.grant.memory - self._memory
-        if memory.pages(request.size, memory.PAGE) > left:
-            raise Refusal(f"memory: {request.size} bytes asked, {left} of {self.grant.memory} left to you")
-        huge = request.purpose == Purpose.PACKETS and memory.pages(request.size, memory.HUGE) <= left
+        made = replace(self._made(request), writable=request.purpose != Purpose.READ_ONLY)
+        self._memory.append(made)
+        iova = self._window.take(made.size, [one.session.usable() for one in devices])
+        for one in devices:
+            one.ledger.add(iova, made, request.purpose)
+            self._mapped.append((one.session, iova, made.size))
+            one.session.map(made, iova)
+        return protocol.Allocated(iova, made.size, made.page_size, protocol.one_line(made.note)), (os.dup(made.fd),)
+
+    def _made(self, request: protocol.Memory) -> Memory:
+        """New memory, within what all leases of the user may have together."""
+        size, limit = request.size, self.grant.memory
+        for page in (HUGE, PAGE) if request.purpose == Purpose.PACKETS else (PAGE,):
+            if self.account.take(pages(size, page), limit):
+                break
+        else:
+            left = max(0, limit - sum(self.account.counts()))
+            raise Refusal(f"memory: {size} bytes asked, {left} of {limit} left to you")
         try:
-            made = memory.allocate(request.size, huge)
+            made = memory.allocate(size, page == HUGE)
         except OSError as error:
+            self.account.give(pages(size, page))
             raise Refusal(f"memory: {error.strerror}; ask for less") from None
-        made = replace(made, writable=request.purpose != Purpose.READ_ONLY)
-        try:
-            self._memory += made.size
-            iova = self._window.take(made.size, [one.session.usable() for one in devices])
-            for one in devices:
-                one.ledger.add(iova, made, request.purpose)
-                self._mapped.append((one.session, iova, made.size))
-                one.session.map(made, iova)
-        except BaseException:
-            os.close(made.fd)
-            raise
-        return protocol.Allocated(iova, made.size, made.page_size, protocol.one_line(made.note)), (made.fd,)
+        self.account.give(pages(size, page) - made.size)  # small pages, where there were no hugepages
+        return made
 
     def _seal(self, request: protocol.Seal) -> Answer:
         self.seal()

@@ -2,7 +2,7 @@
 
 [user.alice]                     # a login name, or a uid in quotes
 devices = ["0000:03:00.0"]
-memory_mib = 512                 # optional: 256
+memory_mib = 512                 # optional: 256, for all leases together
 leases = 2                       # optional: 4, at one time
 """
 
@@ -27,7 +27,7 @@ class PolicyError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What one user may have. `memory` is in bytes and for one lease."""
+    """What one user may have. `memory` is in bytes, for all leases of the user together."""
 
     uid: int
     devices: frozenset[str]

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from ixy_vfio_helper.libc import address_of, call
+from ixy_vfio_helper.memory import PUNCH_HOLE
 
 Rule = tuple[int, int, int, tuple[int, ...]]  # call, argument, mask, values: allowed if argument & mask is a value
 
@@ -57,6 +58,7 @@ LAST: tuple[Rule, ...] = (
     *((number, 2, _PROT_EXEC, (0,)) for number in (9, 10)),
     (72, 1, _ALL_BITS, (1, 2, 3, 4, 36, 37, 1030, 1033)),
     (16, 1, _ALL_BITS, (*UNDO_IOCTLS, FIONBIO)),
+    (285, 1, _ALL_BITS, (PUNCH_HOLE,)),  # fallocate: gives pages back, and makes none
 )  # fmt: skip
 # Those until the client seals its lease: stat and its kin, open, directories, memfds, eventfds, all ioctls of VFIO;
 # and what `finish` calls.
@@ -105,8 +107,10 @@ def lower() -> None:
 
     Raises OSError when something around the helper forbids it to give them up.
     """
-    # Mapping for DMA is charged, without CAP_IPC_LOCK; a core would hold other users' packets.
-    for limit, value in ((resource.RLIMIT_MEMLOCK, resource.RLIM_INFINITY), (resource.RLIMIT_CORE, 0)):
+    # Mapping for DMA is charged, without CAP_IPC_LOCK; a core would hold other users' packets; a lease keeps a
+    # descriptor of each piece of memory, to give it back.
+    limits = {resource.RLIMIT_MEMLOCK: resource.RLIM_INFINITY, resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: 4096}
+    for limit, value in limits.items():
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(limit, (value, value))
     call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

@@ -8,7 +8,7 @@ from typing import Any
 from ixy_vfio_helper import policy
 
 HEADER = """\
-# Which user may lease which device, and how much memory a lease may have. Read again for each lease.
+# Which user may lease which device, and how much memory for all leases together. Read again for each lease.
 # scripts/setup of ixy_vfio writes this file, until somebody edits it.
 """
 Tables = dict[str, dict[str, Any]]

@@ -31,7 +31,7 @@ from ixy_vfio.transport import wire
 from ixy_vfio.transport.wire import Command
 
 DEADLINE = 10.0  # seconds for an answer of the simulated device
-MEMORY = 4 << 30  # bytes that one lease may have
+MEMORY = 4 << 30  # bytes that all leases together may have
 LEASES = 16
 CONFIG_COMMAND, BUS_MASTER = 4, 0x4  # PCI: command register, its bus master enable bit
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ixy_vfio_helper import protocol
 from ixy_vfio_helper.claims import Claims
-from ixy_vfio_helper.memory import WINDOW, Memory, Range
+from ixy_vfio_helper.memory import WINDOW, Account, Memory, Range
 from ixy_vfio_helper.monitor import Monitor, Refusal, Session
 from ixy_vfio_helper.policy import Grant
 from ixy_vfio_helper.protocol import Kind, Listed, Message, State
@@ -157,6 +157,7 @@ def served(
     memory: int = 1 << 20,
     stop: Sequence[int] = (),
     seal: Callable[[], None] = lambda: None,
+    account: Account | None = None,
 ) -> Iterator[Client]:
     """A lease, with a monitor of its own."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -166,7 +167,7 @@ def served(
 
     def run() -> None:
         with theirs:
-            reasons.append(Monitor(theirs, grant, backend, Claims(directory), stop, seal).run())
+            reasons.append(Monitor(theirs, grant, backend, Claims(directory), stop, seal, account or Account()).run())
 
     thread = threading.Thread(target=run)
     thread.start()

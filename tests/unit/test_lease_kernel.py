@@ -49,9 +49,9 @@ def test_who_gets_a_lease_at_all(tmp_path: Path) -> None:
     assert serving._grant(1000) is grant
     assert serving._grant(1001) == "the helper's policy gives nothing to uid 1001; ask the administrator"
     assert serving._grant(0) == "the helper's policy gives nothing to uid 0; ask the administrator"
-    serving._leases = {1: 1000, 2: 7, 3: 1000}
+    serving._leases = {1: (1000, 0), 2: (7, 0), 3: (1000, 1)}
     assert serving._grant(1000) == ("uid 1000 has 2 leases already, as many as the policy allows; end one first")
-    serving._leases = dict.fromkeys(range(MAX_LEASES), 7)
+    serving._leases = {pid: (7, pid) for pid in range(MAX_LEASES)}
     assert serving._grant(1000) == "the helper serves 64 leases already; try again when one has ended"
     serving.listener.close()
 

@@ -233,7 +233,7 @@ def test_the_descriptors_of_the_helper_stay_as_many(helper: Helper) -> None:
         for sequence in range(3, 103):
             fds += ask(Memory(4096, 1, 1), sequence)[1]
         ask(List(0), 103)  # it closes what it passed after it has passed it
-        assert count(child) == idle + 4  # the claim, the ledger, the owner's connection, the client's
+        assert count(child) == idle + 104  # the claim, the ledger, the owner's connection, the client's; its memory
         assert count(helper.process.pid) == before
         for fd in fds:
             os.close(fd)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from ixy_vfio_helper import memory
-from ixy_vfio_helper.protocol import Allocated, Attach, Ended, Hello, List, Memory, Purpose, Refused
+from ixy_vfio_helper.memory import Account, account_page
+from ixy_vfio_helper.protocol import Allocated, Attach, End, Ended, Hello, List, Memory, Purpose, Refused
 
-from tests.unit.lease_support import A, B, FakeBackend, open_fds, served
+from tests.unit.lease_support import A, B, C, FakeBackend, open_fds, served
 
 RINGS, PACKETS = Purpose.RINGS, Purpose.PACKETS
 WINDOW = 0x10_0000_0000
@@ -41,7 +42,8 @@ def test_memory_is_zeroed_sealed_and_no_two_leases_share_a_page(tmp_path: Path) 
             os.close(each)
 
 
-def test_the_helper_keeps_no_descriptor_of_memory_that_it_passed(tmp_path: Path) -> None:
+def test_the_helper_keeps_one_descriptor_of_memory_until_the_end(tmp_path: Path) -> None:
+    start = open_fds()
     with served(FakeBackend(), tmp_path) as client:
         client.ask(Hello())
         client.ask(Attach(A))
@@ -49,8 +51,98 @@ def test_the_helper_keeps_no_descriptor_of_memory_that_it_passed(tmp_path: Path)
         before = open_fds()
         for _ in range(50):
             assert isinstance(client.ask(Memory(4096, 1, RINGS)), Allocated)
-        client.ask(List(9))  # it closes them after they were passed
-        assert open_fds() == before
+        client.ask(List(9))  # it closes what it passed after it was passed
+        assert open_fds() == before + 50
+    assert open_fds() == start
+
+
+def blocks(fd: int) -> int:
+    return os.fstat(fd).st_blocks * 512
+
+
+def test_memory_is_given_back_whoever_keeps_it(tmp_path: Path) -> None:
+    """After the devices have lost it; what is touched then is a new page, of who touched it."""
+    backend = FakeBackend()
+    seen: dict[str, int] = {}
+    with served(backend, tmp_path) as client:
+        client.ask(Hello())
+        client.ask(Attach(A))
+        kept = [client.ask_fds(Memory(size, 1, purpose))[1][0] for size, purpose in ((8192, RINGS), (12288, PACKETS))]
+        backend.heard = lambda entry: seen.update({entry.split()[0]: sum(map(blocks, kept))})
+        mapped = mmap.mmap(kept[0], 8192)
+        mapped[:] = b"x" * 8192
+        client.tell(End())
+        assert client.ended() == "the client ended it"
+    assert seen == {"bus_master_off": 20480, "unmap": 20480, "close": 0}
+    assert [blocks(fd) for fd in kept] == [0, 0]
+    assert mapped[:1] == b"\0"
+    assert [blocks(fd) for fd in kept] == [4096, 0]
+    assert os.fstat(kept[0]).st_size == 8192
+    mapped.close()
+    for fd in kept:
+        os.close(fd)
+
+
+def test_all_leases_of_a_user_share_one_limit(tmp_path: Path) -> None:
+    page, limit = account_page(), 1 << 20
+    with (
+        served(FakeBackend(), tmp_path, account=Account(page, 0)) as one,
+        served(FakeBackend(), tmp_path, account=Account(page, 63)) as two,
+        served(FakeBackend(), tmp_path, uid=1001, devices=(C,)) as stranger,
+    ):
+        for client, device in ((one, A), (two, B), (stranger, C)):
+            client.ask(Hello())
+            client.ask(Attach(device))
+        assert isinstance(one.ask(Memory(limit - 8192, 1, PACKETS)), Allocated)
+        refused = Refused("memory: 8193 bytes asked, 8192 of 1048576 left to you")
+        assert [client.ask(Memory(8193, 1, RINGS)) for client in (one, two)] == [refused, refused]
+        assert isinstance(two.ask(Memory(8192, 1, RINGS)), Allocated)
+        assert one.ask(Memory(1, 1, RINGS)) == Refused("memory: 1 bytes asked, 0 of 1048576 left to you")
+        assert isinstance(stranger.ask(Memory(limit, 1, RINGS)), Allocated)
+        one.tell(End())
+        one.ended()
+        assert isinstance(two.ask(Memory(limit - 8192, 1, RINGS)), Allocated)
+    assert not any(Account(page).counts())
+    page.close()
+
+
+def test_memory_that_cannot_be_given_back_stays_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = Account()
+
+    def failing(made: memory.Memory) -> None:
+        raise OSError(5, "injected")
+
+    monkeypatch.setattr(memory, "give_back", failing)
+    with served(FakeBackend(), tmp_path, account=account) as client:
+        client.ask(Hello())
+        client.ask(Attach(A))
+        client.ask(Memory(4096, 1, RINGS))
+    assert account.counts() == [4096, *[0] * 63]
+
+
+def test_of_two_that_ask_at_once_never_both_get_what_is_left() -> None:
+    page, limit = account_page(), 1000
+
+    def ask(place: int) -> None:
+        account, taken = Account(page, place), 0
+        for _ in range(20000):
+            if account.take(1, limit):
+                taken += 1
+                assert sum(account.counts()) <= limit + 3  # what the other three are only trying
+        assert account.counts()[place] == taken
+
+    children = []
+    for place in range(4):
+        children.append(os.fork())
+        if not children[-1]:
+            try:
+                ask(place)
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
+    assert 0 < sum(Account(page).counts()) <= limit
+    page.close()
 
 
 def test_packets_without_hugepages_get_small_pages_and_the_answer_says_so(
