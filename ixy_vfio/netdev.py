@@ -97,6 +97,19 @@ class QueueCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class Drops:
+    """What the device received and dropped by itself, by cause. A packet may be counted under more than one."""
+
+    missed: int = 0  # no room in the packet buffer: the rings were not emptied in time
+    no_descriptor: int = 0  # no free descriptor in the packet's queue
+    too_long: int = 0  # longer than the port's mtu allows
+    too_short: int = 0  # less than 64 bytes, with the CRC
+    crc_errors: int = 0
+    illegal: int = 0  # symbols or bytes that cannot be
+    bad_length: int = 0  # not the length that the packet's own header says
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
     """What the device counted since `initialise`. `registers` has every counter by the datasheet's name."""
 
@@ -108,6 +121,8 @@ class Counters:
     tx_bytes: int
     queues: tuple[QueueCounters, ...]
     registers: Mapping[str, int]
+    drops: Drops = Drops()
+    rx_waiting: int = 0  # good packets in the device's packet buffer: after `stop` they are lost
 
 
 NOT_CHECKED, GOOD, BAD = 0, 1, 2  # of a checksum

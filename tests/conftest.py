@@ -141,8 +141,10 @@ def forwarder(helper: str, *words: str, **options: Any) -> Iterator["subprocess.
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
     try:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("forwarding"), line + (process.stderr.read() if process.stderr else "")
+        line = "\n"
+        while line and not line.startswith("forwarding"):  # before: what it waits for
+            line = process.stdout.readline()
+        assert line, process.stderr.read() if process.stderr else ""
         yield process
     finally:
         if process.poll() is None:

@@ -2,16 +2,31 @@
 
 With --json one object is printed at the end:
 
-    kernel, batch, ring, queues, mtu   what was asked for
+    kernel, batch, ring, queues, mtu,  what was asked for
+    one_way
     seconds                            from the first poll to the stop
     first_packet_seconds               from the start of the program to the first forwarded packet (null: none came)
-    balanced                           whether every packet that came in is accounted for
-    directions                         from, to, received, forwarded, dropped {refused, no_room, rx_errors, oversize}
+    balanced                           whether every packet is accounted for: received = forwarded + dropped
+    directions                         from, to, received (all that the wire brought), forwarded, dropped {by cause}
     ports                              address, mac, link, rx_packets, rx_bytes, tx_packets, tx_bytes (without CRC),
                                        no_buffer, rx_missed, nic {the device's own counters by the datasheet's names}
     control                            sealed [the layers of its sandbox, as named in runtime/control_seal.py]
     workers                            pid, core, sealed [the layers of its sandbox, as named in runtime/sandbox.py]
+    advice                             what was dropped, and what to do about it, a line a cause
     notes                              what was odd, but could be lived with
+    error                              null, or why the run ended: these are the last numbers that are known then
+
+Causes of drops. A worker's: refused (by the kernel), no_room (in the other port's transmit ring), rx_errors, oversize
+(too many buffers). The device's own: missed (packet buffer full), no_descriptor (no free buffer in a ring), too_long,
+too_short, crc_errors, illegal, bad_length. And unread: come as the run ended.
+
+With --json-lines one object is printed in a line each interval, and the one above, with "kind": "summary", as the last:
+
+    kind                               "interval"
+    seconds, interval                  since packets may come; since the last line, as really passed
+    directions                         as above, totals so far (without unread), and of this interval packets_per_second
+                                       and bits_per_second (on the wire, with CRC, preamble and gap)
+    links                              {address: "down", or like "up, 10 Gbit/s"}
 """
 
 import argparse
@@ -21,11 +36,14 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ixy_vfio.apps import kernels, report
-from ixy_vfio.core.errors import UsageError
+from ixy_vfio.core.errors import IxyError, UsageError
 from ixy_vfio.core.options import number, seconds
-from ixy_vfio.netdev import PortConfig
+
+if TYPE_CHECKING:
+    from ixy_vfio.apps.table import Table
+    from ixy_vfio.runtime.control import Control, Plan
 
 MOST_DESCRIPTORS = 4096  # of a ring
 UNSEEN = 10.0  # seconds between looks at counters that nobody is shown; one of 36 bits counts bytes, for 55 s at least
@@ -66,26 +84,91 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--not-promiscuous", action="store_true", help="receive only what is addressed to the ports themselves")
     add("--link-deadline", type=seconds(0), default=10.0, metavar="SECONDS", help="wait so long for the links (10)")
     add("--interval", type=seconds(0.01), default=1.0, metavar="SECONDS", help="between two tables of numbers (1)")
-    add("--json", action="store_true", help="print one JSON object at the end, and no table")
-    add("--quiet", action="store_true", help="print nothing but errors")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print one JSON object at the end, and no table")
+    text = "print a JSON object an interval, a line each; the last one is the summary"
+    output.add_argument("--json-lines", action="store_true", help=text)
+    output.add_argument("--quiet", action="store_true", help="print nothing but errors")
     add("--announce", action="store_true", help='print a line that begins with "forwarding" when packets may come')
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Forward until Ctrl-C, the end of the duration, or the packet limit."""
+    started = _process_start()
     check(arguments)
-    kernel = kernels.load(arguments.kernel)
-    # What is needed to say no is imported above; what compiles, here.
-    from ixy_vfio.apps.compile import forwarding_loop
+    from ixy_vfio.apps.table import Table
+
+    table = None if arguments.json or arguments.json_lines or arguments.quiet else Table(sys.stdout)
+    try:
+        return _run(arguments, table, started)
+    finally:
+        if table:
+            table.close()
+
+
+def _run(arguments: argparse.Namespace, table: "Table | None", started: float) -> int:
+    plan = _plan(arguments, table)
+    # Imported so late as it takes a while, and somebody is told so first.
+    from ixy_vfio.apps import report
     from ixy_vfio.core import cache
-    from ixy_vfio.runtime.control import Control, Plan
+    from ixy_vfio.runtime.control import Control
+
+    control = Control(plan, table.say if table else lambda text: None)
+    control.notes += cache.notes()
+    failure = None
+    end = 0.0
+    try:
+        with control:
+            try:
+                _watch(arguments, control, table)
+            finally:
+                end = time.monotonic()
+    except IxyError as error:
+        if control.snapshot is None:
+            raise
+        failure = error
+    ran = end - control.began if control.began else 0.0
+    summary = report.summary(control, arguments.ring, ran, started, str(failure) if failure else None)
+    if arguments.json_lines:
+        print(json.dumps({"kind": "summary", **summary}), flush=True)
+    elif arguments.json:
+        print(json.dumps(summary), flush=True)
+    elif table:
+        table.close()
+        print(report.text(summary), flush=True)
+    if failure:
+        raise failure
+    if not summary["balanced"]:
+        print("ixy-vfio forward: the packets do not add up", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _plan(arguments: argparse.Namespace, table: "Table | None") -> "Plan":
+    """With the compiled loop in it."""
+    if table:
+        table.say("loading the compiler")
+    from ixy_vfio.apps import kernels
+
+    kernel = kernels.load(arguments.kernel)
+    from ixy_vfio.apps.compile import forwarding_loop
+    from ixy_vfio.netdev import PortConfig
+    from ixy_vfio.runtime.control import Plan
     from ixy_vfio.runtime.worker import Idle
 
-    plan = Plan(
+    if table:
+        table.say(f"compiling kernel {kernel.name} into the loop, unless that is in the cache")
+    return Plan(
         addresses=(arguments.a, arguments.b),
         loop=forwarding_loop(kernel),
         kernel=kernel.name,
-        config=_config(arguments),
+        config=PortConfig(
+            queues=arguments.queues,
+            rx_ring=arguments.ring,
+            tx_ring=arguments.ring,
+            mtu=arguments.mtu,
+            promiscuous=not arguments.not_promiscuous,
+        ),
         helper=arguments.helper,
         batch=arguments.batch,
         both=not arguments.one_way,
@@ -96,30 +179,27 @@ def run(arguments: argparse.Namespace) -> int:
         alone=True,
         require_sealed=arguments.require_sealed,
     )
-    shown = not (arguments.json or arguments.quiet)
-    started = _process_start()
-    control = Control(plan)
-    control.notes += cache.notes()
-    table = report.Table(sys.stdout)
-    with control:
-        begin = time.monotonic()
-        if arguments.announce:
-            print(f"forwarding {arguments.a} <-> {arguments.b}", flush=True)
-        if shown and plan.config.promiscuous:
-            print("both ports receive packets to every address (promiscuous): a forwarder is for other hosts' packets")
-        for snapshot in control.watch(arguments.interval if shown else UNSEEN, arguments.duration):
-            if shown:
-                table.show(control, snapshot)
-        end = time.monotonic()
-    summary = report.summary(control, arguments.ring, end - begin, started)
-    if arguments.json:
-        print(json.dumps(summary), flush=True)
-    elif shown:
-        print(report.text(summary))
-    if not summary["balanced"]:
-        print("ixy-vfio forward: the packets do not add up", file=sys.stderr)
-        return 1
-    return 0
+
+
+def _watch(arguments: argparse.Namespace, control: "Control", table: "Table | None") -> None:
+    """Show what happens, until the end."""
+    from ixy_vfio.apps import report
+
+    plan = control.plan
+    if arguments.announce:
+        line = f"forwarding {arguments.a} <-> {arguments.b}"
+        table.note(line) if table else print(line, flush=True)
+    if table and plan.config.promiscuous:
+        table.note("both ports receive packets to every address (promiscuous): a forwarder is for other hosts' packets")
+    if table:
+        table.say(f"forwarding; numbers come every {arguments.interval:g} s")
+    meter = report.Meter(control.began)
+    for snapshot in control.watch(arguments.interval if table or arguments.json_lines else UNSEEN, arguments.duration):
+        interval: dict[str, Any] = meter.interval(control, snapshot)
+        if table:
+            table.show(interval, plan.both, plan.config.mtu)
+        elif arguments.json_lines:
+            print(json.dumps(interval), flush=True)
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -165,16 +245,6 @@ def _cores(text: str | None) -> tuple[int, ...]:
                 raise UsageError(f"--cores {text}: there is no core {core} for this process; it may use {may}")
             cores.append(core)
     return tuple(cores)
-
-
-def _config(arguments: argparse.Namespace) -> PortConfig:
-    return PortConfig(
-        queues=arguments.queues,
-        rx_ring=arguments.ring,
-        tx_ring=arguments.ring,
-        mtu=arguments.mtu,
-        promiscuous=not arguments.not_promiscuous,
-    )
 
 
 def _process_start() -> float:

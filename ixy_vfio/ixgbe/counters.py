@@ -8,7 +8,7 @@ from ixy_vfio.hw import Register as Row
 from ixy_vfio.hw import ixgbe as hw
 from ixy_vfio.ixgbe.regs.general import STATUS
 from ixy_vfio.ixgbe.regs.mac import RQSMR, TQSM, counter
-from ixy_vfio.netdev import Counters, QueueCounters
+from ixy_vfio.netdev import Counters, Drops, QueueCounters
 
 QUEUE_COUNTERS = 16
 
@@ -90,4 +90,14 @@ class Totals:
             tx_bytes=get["GOTC"],
             queues=queues,
             registers=dict(get),
+            rx_waiting=max(get["GPRC"] - get["RXMPC"] - sum(one.rx_dropped + one.rx_packets for one in queues), 0),
+            drops=Drops(
+                missed=get["RXMPC"],
+                no_descriptor=sum(queue.rx_dropped for queue in queues),
+                too_long=get["ROC"] + get["RJC"],
+                too_short=get["RUC"] + get["RFC"] + get["MSPDC"],
+                crc_errors=get["CRCERRS"],
+                illegal=get["ILLERRC"] + get["ERRBC"],
+                bad_length=get["RLEC"],
+            ),
         )

@@ -71,8 +71,10 @@ class Snapshot:
 class Control:
     """A run, from lease to lease's end. Use as a context manager: leaving it stops everything."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, say: Callable[[str], None] = lambda text: None) -> None:
+        """`say` is told what is being waited for, a line each time."""
         self.plan = plan
+        self._say = say
         self.notes: list[str] = []
         self.lease: Lease | None = None
         self.ports: list[NetDevice] = []
@@ -144,6 +146,7 @@ class Control:
     def start(self) -> None:
         """From the lease to the first packet."""
         plan = self.plan
+        self._say(f"waiting for the lease of {' and '.join(plan.addresses)}")
         lease = self.lease = self._stack.enter_context(Lease(plan.helper))
         devices = [lease.attach(address) for address in plan.addresses]
         for device in devices:
@@ -164,7 +167,7 @@ class Control:
         self._check_seals()
         for index, (port, address) in enumerate(self._named_ports()):
             with self._device(address):
-                self._wait_link(port)
+                self._wait_link(port, address)
                 self._links[index] = port.link()
         if self.stopping:
             return
@@ -212,7 +215,7 @@ class Control:
         if (missing or self.seal.missing) and self.plan.require_sealed:
             raise SealError(f"not sealed as required: {'; '.join(dict.fromkeys((*missing, *self.seal.missing)))}")
 
-    def _wait_link(self, port: NetDevice) -> None:
+    def _wait_link(self, port: NetDevice, address: str) -> None:
         """In slices, so that a signal or the end of the lease is noticed."""
         end = time.monotonic() + self.plan.link_deadline
         while not self.stopping:
@@ -222,6 +225,7 @@ class Control:
                 port.wait_link(max(min(left, 0.5), 0.0))
                 return
             except LinkDown:
+                self._say(f"waiting for the link of {address}, {self.plan.link_deadline:g} s at most")
                 if left <= 0.5:
                     text = f"no link after {self.plan.link_deadline:g} s; is the cable in, is the peer up?"
                     raise LinkDown(text) from None
