@@ -7,11 +7,11 @@ from typing import Any
 from ixy_vfio.core import compiler  # noqa: F401  # before Numba: it says why that cannot be had
 
 # isort: split
-import numba.core.errors
 import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from ixy_vfio.apps import faults
 from ixy_vfio.apps.kernels import SHIPPED, Kernel
 from ixy_vfio.core.compiled import inlined
 from ixy_vfio.core.errors import UsageError
@@ -21,29 +21,43 @@ from ixy_vfio.netdev import Meta
 META: Any = types.NamedUniTuple(types.uint64, len(Meta._fields), Meta)  # type: ignore[no-untyped-call]
 
 
-def forwarding_loop(kernel: Kernel) -> Callable[[NDArray[Any]], int]:
-    """The loop, compiled (or loaded from the cache). UsageError when the kernel cannot be compiled."""
+def forwarding_loop(kernel: Kernel, notes: list[str] | None = None) -> Callable[[NDArray[Any]], int]:
+    """The loop, compiled (or loaded from the cache). UsageError when the kernel cannot be compiled.
+
+    What there is to say of the kernel, a line each, is added to `notes`.
+    """
+    told = [kernel.note]
     if SHIPPED.get(kernel.name) is not kernel.function:
-        check(kernel)
-    loop = loop_for(kernel.function, kernel.key)
+        told.append(check(kernel))
+    if notes is not None:
+        notes += filter(None, told)
+    loop = loop_for(kernel.function, kernel.key or "anew", cache=kernel.key is not None)
     loop(np.zeros(1, LOOP))  # no rounds: compiles, and does nothing
     return loop
 
 
-def check(kernel: Kernel) -> None:
-    """UsageError, of one line, unless the kernel takes what kernels are given, compiles, and returns a bool."""
-    parameters = len(inspect.signature(kernel.function).parameters) if inspect.isfunction(kernel.function) else 0
-    if parameters not in (2, 3):
-        raise UsageError(
-            f"kernel {kernel.name}: it must be a plain function of (packet, length) or (packet, length, meta)"
-        )
-    compiled: Any = inlined(kernel.function)
+def check(kernel: Kernel) -> str:
+    """UsageError, of one line, unless the kernel takes what kernels are given, compiles, and returns a bool.
+
+    Nor may it do what a sealed worker is killed for. Returns what makes it slow, if something does.
+    """
+    function = kernel.function
+    parameters = len(inspect.signature(function).parameters) if inspect.isfunction(function) else 0
+    if not inspect.isfunction(function) or parameters not in (2, 3):
+        what = "a plain function (without @njit) of (packet, length) or (packet, length, meta)"
+        raise UsageError(f"kernel {kernel.name}: it must be {what}")
+    compiled: Any = inlined(function)
     try:
         compiled.compile((types.uint8[::1], types.uint64, META)[:parameters])
-    except numba.core.errors.NumbaError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        said = [line for line in lines if not line.startswith(("Failed in", "During:"))] or lines
-        raise UsageError(f"kernel {kernel.name} does not compile: {said[0]}") from None
+    except Exception as error:  # Numba's own, and whatever else its passes stumble over
+        raise UsageError(f"kernel {kernel.name} does not compile: {faults.of_compiler(function, error)}") from None
     result = compiled.nopython_signatures[0].return_type
     if not isinstance(result, types.Boolean | types.BooleanLiteral | types.Integer):
-        raise UsageError(f"kernel {kernel.name}: it must return True or False, not {result}")
+        what = "a generator" if isinstance(result, types.Generator) else result
+        raise UsageError(f"kernel {kernel.name}: it must return True or False, not {what}")
+    assembly = compiled.overloads[compiled.signatures[0]].library.get_llvm_str()
+    wrong = faults.of_sealed_worker(function, assembly)
+    if wrong:
+        raise UsageError(f"kernel {kernel.name}: {wrong}")
+    slow = faults.of_speed(function, assembly)
+    return f"kernel {kernel.name}: {slow}" if slow else ""

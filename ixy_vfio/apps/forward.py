@@ -107,14 +107,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, table: "Table | None", started: float) -> int:
-    plan = _plan(arguments, table)
+    notes: list[str] = []
+    plan = _plan(arguments, table, notes)
     # Imported so late as it takes a while, and somebody is told so first.
     from ixy_vfio.apps import report
     from ixy_vfio.core import cache
     from ixy_vfio.runtime.control import Control
 
     control = Control(plan, table.say if table else lambda text: None)
-    control.notes += cache.notes()
+    control.notes += [*notes, *cache.notes()]
     failure = None
     end = 0.0
     try:
@@ -144,7 +145,7 @@ def _run(arguments: argparse.Namespace, table: "Table | None", started: float) -
     return 0
 
 
-def _plan(arguments: argparse.Namespace, table: "Table | None") -> "Plan":
+def _plan(arguments: argparse.Namespace, table: "Table | None", notes: list[str]) -> "Plan":
     """With the compiled loop in it."""
     if table:
         table.say("loading the compiler")
@@ -160,7 +161,7 @@ def _plan(arguments: argparse.Namespace, table: "Table | None") -> "Plan":
         table.say(f"compiling kernel {kernel.name} into the loop, unless that is in the cache")
     return Plan(
         addresses=(arguments.a, arguments.b),
-        loop=forwarding_loop(kernel),
+        loop=forwarding_loop(kernel, notes),
         kernel=kernel.name,
         config=PortConfig(
             queues=arguments.queues,

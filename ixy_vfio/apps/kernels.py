@@ -12,7 +12,9 @@ A third parameter `meta` is what the device says of the packet (`netdev.Meta`).
 
 import hashlib
 import importlib.util
+import linecache
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,32 +75,38 @@ SHIPPED: dict[str, Callable[..., bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A kernel; `key` tells it apart in the cache of compiled code."""
+    """A kernel; `key` tells it apart in the cache of compiled code. None: it is compiled anew, and `note` says why."""
 
     name: str
     function: Callable[..., bool]
-    key: str
+    key: str | None
+    note: str = ""
 
 
 def load(name: str) -> Kernel:
     """The shipped kernel `name`, or that of FILE.py:FUNCTION. UsageError when there is none."""
     if name in SHIPPED:
-        return Kernel(name, SHIPPED[name], f"{name}_{_digest(__file__, Path(__file__).read_bytes())}")
+        return Kernel(name, SHIPPED[name], f"{name}_{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]}")
     path, colon, attribute = name.rpartition(":")
     if not colon:
         raise UsageError(f"kernel {name}: none of {', '.join(SHIPPED)}, and not of the form FILE.py:FUNCTION")
     try:
-        source = Path(path).read_bytes()
+        Path(path).open("rb").close()
     except OSError as error:
         raise UsageError(f"kernel {path}: {error.strerror}") from None
+    from ixy_vfio.apps import frozen  # the compiler, which takes a while
+
+    extensions = frozen.extensions()
     function = getattr(_import(path), attribute, None)
     if not callable(function):
         raise UsageError(f"kernel {path}: has no function {attribute}")
-    return Kernel(attribute, function, f"{attribute}_{_digest(path, source)}")
-
-
-def _digest(path: str, source: bytes) -> str:
-    return hashlib.sha256(str(Path(path).resolve()).encode() + b"\0" + source).hexdigest()[:16]
+    try:
+        if frozen.extensions() != extensions:
+            raise frozen.Uncertain("extensions of the compiler")
+        return Kernel(attribute, function, f"{attribute}_{frozen.digest(function)}")
+    except frozen.Uncertain as error:
+        note = f"kernel {attribute} is compiled anew at each start, as this cannot be compared with before: {error}"
+        return Kernel(attribute, function, None, note)
 
 
 def _import(path: str) -> Any:
@@ -109,6 +117,8 @@ def _import(path: str) -> Any:
     sys.modules[specification.name] = module
     try:
         specification.loader.exec_module(module)
-    except Exception as error:
-        raise UsageError(f"kernel {path}: {type(error).__name__}: {error}") from None
+    except (Exception, SystemExit) as error:
+        lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == path]
+        where = f"{path}:{lines[-1]}: `{linecache.getline(path, lines[-1] or 0).strip()}`" if lines else path
+        raise UsageError(f"kernel {where}: {type(error).__name__}: {' '.join(str(error).split())}") from None
     return module

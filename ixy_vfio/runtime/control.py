@@ -299,8 +299,13 @@ class Control:
         end = time.monotonic() + child.DEADLINE
         while any(not one.done and one.statistics is before[one.pid] for one in asked):
             if time.monotonic() > end:
-                raise WorkerError(f"a worker did not answer in {child.DEADLINE:.0f} s")
+                raise WorkerError(f"a worker did not answer in {child.DEADLINE:.0f} s{self._slow_kernel()}")
             self._handle(0.05)
+
+    def _slow_kernel(self) -> str:
+        """What may keep a worker from answering."""
+        most = child.DEADLINE / (2 * self.plan.batch)
+        return f"; does kernel {self.plan.kernel} take more than {most * 1000:.0f} ms a packet? Try --batch 1"
 
     def take_snapshot(self) -> Snapshot:
         """All counters, now."""

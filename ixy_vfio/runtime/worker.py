@@ -158,6 +158,7 @@ class _Run:
     def __init__(self, job: Job, connection: socket.socket) -> None:
         self.job, self._connection = job, connection
         self.state, self._scratch = loop_state(*job.pairs, job.batch, job.both, widest=job.widest)
+        self.state["rounds"] = 1  # more when it is known that they are short: a kernel may take long for a packet
         self.first_packet = 0
         self._granted, self._returned = job.limit, 0
         self._set_limit()
