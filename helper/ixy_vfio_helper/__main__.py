@@ -27,8 +27,10 @@ def _serve(arguments: argparse.Namespace, claims: Claims, journal: bind.Journal)
     policy.load(arguments.policy)  # an error is better told now than to the first client
     with journal:
         recovered = bind.recover(journal, arguments.root)
-    for address in recovered:
+    for address, notes in recovered.items():
         log.info("%s: a bind or unbind was interrupted; the device is as it was before", address)
+        for note in notes:
+            log.warning("%s: not as it was before: %s", address, note)
     listener, lock = server.activated(), -1
     if listener is None:  # everybody may connect: the policy decides
         listener, lock = server.listen(arguments.socket or arguments.run / "helper.sock", 0o666)
@@ -61,19 +63,28 @@ def _status(arguments: argparse.Namespace, claims: Claims, journal: bind.Journal
         print(f"{device.address}  {device.ids}  driver {device.driver or 'none'}  {says}")
 
 
+def _tell(address: str, notes: list[str]) -> None:
+    for note in notes:
+        print(f"{address}: not as it was before: {note}")
+
+
 def _change(arguments: argparse.Namespace, claims: Claims, journal: bind.Journal) -> None:
     if arguments.command == "recover":
-        for address in bind.recover(journal, arguments.root):
+        for address, notes in bind.recover(journal, arguments.root).items():
             print(f"{address}: as it was before")
+            _tell(address, notes)
         return
     device = PciDevice(full_address(arguments.address), arguments.root)
     if arguments.command == "bind":
+        bind.check(device, arguments.down, arguments.other)
+        for line in bind.lost(device):
+            print(f"{device.address}: unbind will not give back: {line}", flush=True)
         bind.bind(device, journal, arguments.down, arguments.other)
     elif (claim := claims.claim(device.address, os.getuid())) is None:
         raise Refusal(f"{device.address}: it is leased (see ixy-vfio-helper status); end the lease first")
     else:
         try:
-            bind.unbind(device, journal)
+            _tell(device.address, bind.unbind(device, journal))
         finally:
             os.close(claim)
     print(f"{device.address}: driver {device.driver or 'none'}")

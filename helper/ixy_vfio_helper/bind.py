@@ -1,4 +1,4 @@
-"""Gives a NIC to vfio-pci, and back to the driver that had it, with its interface's name, MTU and state.
+"""Gives a NIC to vfio-pci, and back to the driver that had it, with all that was set at its interface.
 
 What was found is written to a journal before anything is changed. The journal lies in /run: it is gone when the
 machine has restarted, as is what it undoes. One device at a time, by driver_override; never by new_id, which would
@@ -6,18 +6,15 @@ claim every device of the same kind.
 """
 
 import errno
-import fcntl
 import json
 import os
 import platform
-import socket
-import struct
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from ixy_vfio_helper import locks
+from ixy_vfio_helper import locks, netrestore, netstate
 from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice
 from ixy_vfio_helper.monitor import Refusal
 
@@ -27,7 +24,8 @@ KNOWN = (  # device ids of Intel that the drivers of this project know: 82599, X
 )  # fmt: skip
 NO_INTERFACE = ("", "pci-stub", "uio_pci_generic", "igb_uio")  # drivers that make no network interface
 PROBE_DEADLINE = 10.0  # seconds for a network driver to make its interface
-SIOCSIFNAME, SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8923, 0x8913, 0x8914, 1
+UDEV_DEADLINE = 5.0  # seconds for udev to name it
+IFF_UP = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +36,7 @@ class Interface:
     mtu: int
     up: bool
     folder: str = ""  # below the device, now
+    state: dict[str, Any] = field(default_factory=dict)  # see netstate
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +47,7 @@ class Entry:
     driver: str
     override: str
     interfaces: list[Interface]
+    power: str = ""  # power/control of the device: vfio-pci changes it
 
 
 class Journal:
@@ -74,6 +74,7 @@ class Journal:
         """Write an entry: it is there whole or not at all."""
         new = self.directory / f"{entry.address}.new"
         new.unlink(missing_ok=True)  # whatever it is, perhaps a link
+        new.touch(mode=0o600)  # some settings are secret
         new.write_text(json.dumps(asdict(entry)))
         new.rename(self._path(entry.address))
 
@@ -82,8 +83,10 @@ class Journal:
         if not self._path(address).exists():
             return None
         fields = json.loads(self._path(address).read_text())
-        interfaces = [Interface(one["name"], one["mtu"], one["up"]) for one in fields["interfaces"]]
-        return Entry(fields["address"], fields["driver"], fields["override"], interfaces)
+        interfaces = [
+            Interface(one["name"], one["mtu"], one["up"], state=one.get("state", {})) for one in fields["interfaces"]
+        ]
+        return Entry(fields["address"], fields["driver"], fields["override"], interfaces, fields.get("power", ""))
 
     def remove(self, address: str) -> None:
         """Forget a device."""
@@ -102,17 +105,6 @@ def known(device: PciDevice) -> bool:
 def write(path: Path, text: str) -> None:
     """Write a sysfs attribute. An empty text would make no system call at all: the newline is what empties it."""
     path.write_text(text + "\n")
-
-
-def interface_request(number: int, name: str, payload: bytes) -> bytes:
-    """An ioctl on a network interface (netdevice(7))."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        return fcntl.ioctl(any_socket, number, struct.pack("16s24s", name.encode(), payload))[16:]
-
-
-def _set_up(name: str, up: bool) -> None:
-    (flags,) = struct.unpack_from("H", interface_request(SIOCGIFFLAGS, name, b""))
-    interface_request(SIOCSIFFLAGS, name, struct.pack("H", flags | IFF_UP if up else flags & ~IFF_UP))
 
 
 def _interfaces(device: PciDevice) -> list[Interface]:
@@ -164,6 +156,8 @@ def _refuse_in_use(device: PciDevice, down: bool) -> None:
             raise Refusal(
                 f"{where}: {interface.name} is part of {' '.join(above) or 'another interface'}; remove it there"
             )
+        if above := netstate.uppers(device.number(f"{interface.folder}/ifindex")):
+            raise Refusal(f"{where}: {' '.join(above)} stands on {interface.name}; remove it there")
         if interface.up and not down:
             raise Refusal(f"{where}: {interface.name} is up; run: ip link set {interface.name} down (or bind --down)")
 
@@ -176,18 +170,35 @@ def bind(device: PciDevice, journal: Journal, down: bool = False, other: bool = 
     if journal.read(device.address) is not None:
         raise Refusal(f"{device.address}: bound already, or half way; see ixy-vfio-helper status, or recover")
     override = device.read("driver_override").replace("(null)", "")
-    entry = Entry(device.address, device.driver, override, _interfaces(device))
+    entry = Entry(device.address, device.driver, override, _saved(device), device.read("power/control"))
     journal.write(entry)
     try:
         for interface in entry.interfaces:
             if interface.up:
-                _set_up(interface.name, False)
+                netstate.set_down(interface.state["index"])
         _hand_over(device, VFIO_PCI)
         if device.driver != VFIO_PCI:
             raise OSError(errno.ENODEV, f"{device.address}: vfio-pci did not take the device; the kernel log says why")
     except Exception:
         restore(device, journal, entry)
         raise
+
+
+def _saved(device: PciDevice) -> list[Interface]:
+    """The interfaces, with all that is set at them."""
+    return [
+        replace(one, state=netstate.to_json(netstate.save(device.number(f"{one.folder}/ifindex"), device.root)))
+        for one in _interfaces(device)
+    ]
+
+
+def lost(device: PciDevice) -> list[str]:
+    """What unbind will not give back, one line each."""
+    return [
+        f"{one.name}: {line}"
+        for one in _interfaces(device)
+        for line in netstate.lost(device.number(f"{one.folder}/ifindex"))
+    ]
 
 
 def _hand_over(device: PciDevice, override: str, driver: str | None = None) -> None:
@@ -199,32 +210,54 @@ def _hand_over(device: PciDevice, override: str, driver: str | None = None) -> N
         write(device.root / "sys/bus/pci/drivers_probe", device.address)
 
 
-def restore(device: PciDevice, journal: Journal, entry: Entry) -> None:
-    """Put back what the entry says, from any state in between; then forget the entry."""
+def restore(device: PciDevice, journal: Journal, entry: Entry) -> list[str]:
+    """Put back what the entry says, from any state in between; then forget it. Returns what is not as it was."""
+    notes: list[str] = []
     if device.path.is_dir():  # else it was unplugged
         if device.driver != entry.driver:
             _hand_over(device, entry.override, entry.driver)
         else:
             write(device.path / "driver_override", entry.override)
-        deadline = time.monotonic() + PROBE_DEADLINE
-        while len(found := _interfaces(device)) < len(entry.interfaces):
-            if time.monotonic() > deadline:
-                raise OSError(
-                    errno.ETIMEDOUT, f"{device.address}: {entry.driver} makes no interface; see the kernel log"
-                )
-            time.sleep(0.05)
-        for now, then in zip(found, entry.interfaces, strict=False):
-            if now.mtu != then.mtu:
-                write(device.path / now.folder / "mtu", str(then.mtu))
-            if now.name != then.name:
-                _set_up(now.name, False)
-                interface_request(SIOCSIFNAME, now.name, then.name.encode())
-            _set_up(then.name, then.up)
+        for now, then in zip(_made(device, entry), entry.interfaces, strict=False):
+            index = device.number(f"{now.folder}/ifindex")
+            notes += [
+                f"{then.name}: {line}" for line in netrestore.restore(index, _then(index, then, device), device.root)
+            ]
+        if entry.power and device.read("power/control") != entry.power:
+            write(device.path / "power/control", entry.power)
     journal.remove(device.address)
+    return notes
 
 
-def unbind(device: PciDevice, journal: Journal) -> None:
-    """Give the device back to the driver that had it. Raises Refusal while somebody has it open."""
+def _made(device: PciDevice, entry: Entry) -> list[Interface]:
+    """The interfaces that the driver makes, when there are as many as before and udev has named them."""
+    deadline = time.monotonic() + PROBE_DEADLINE
+    while len(_interfaces(device)) < len(entry.interfaces):
+        if time.monotonic() > deadline:
+            raise OSError(errno.ETIMEDOUT, f"{device.address}: {entry.driver} makes no interface; see the kernel log")
+        time.sleep(0.05)
+    deadline = time.monotonic() + UDEV_DEADLINE
+    while (device.root / "run/udev/queue").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return _interfaces(device)
+
+
+def _then(index: int, interface: Interface, device: PciDevice) -> netstate.State:
+    """What was set; by an entry of an older helper its name, MTU and state."""
+    if interface.state:
+        return netstate.from_json(interface.state)
+    state = netstate.save(index, device.root)
+    state.name, state.when = interface.name, 0.0
+    state.flags = state.flags & ~IFF_UP | interface.up
+    state.files["sys/class/net/@/mtu"] = f"{interface.mtu}\n"
+    return state
+
+
+def unbind(device: PciDevice, journal: Journal) -> list[str]:
+    """Give the device back to the driver that had it; returns what is not as it was, one line each.
+
+    Raises Refusal while somebody has it open.
+    """
     entry = journal.read(device.address)
     if entry is None:
         raise Refusal(f"{device.address}: was not bound by this helper; there is nothing to put back")
@@ -235,16 +268,18 @@ def unbind(device: PciDevice, journal: Journal) -> None:
             raise Refusal(
                 f"{device.address}: a process has it open; end it first (see ixy-vfio-helper status)"
             ) from None
-    restore(device, journal, entry)
+    return restore(device, journal, entry)
 
 
-def recover(journal: Journal, root: Path) -> list[str]:
-    """Put back every device that a bind or unbind left half way, so not vfio-pci's; returns their addresses."""
-    done = []
+def recover(journal: Journal, root: Path) -> dict[str, list[str]]:
+    """Put back every device that a bind or unbind left half way, so not vfio-pci's.
+
+    Returns their addresses, each with what is not as it was.
+    """
+    done = {}
     for address in journal.addresses():
         device = PciDevice(address, root)
         entry = journal.read(address)
         if entry is not None and device.driver != VFIO_PCI:
-            restore(device, journal, entry)
-            done.append(address)
+            done[address] = restore(device, journal, entry)
     return done

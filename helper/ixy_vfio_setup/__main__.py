@@ -109,15 +109,19 @@ def _request(system: System, arguments: argparse.Namespace, tree: Path, looking:
     say(f"{device.address}: {device.ids}, driver {device.driver or 'none'}, IOMMU group {device.link('iommu_group')}")
     found = look.Found() if _bound(system, device) else looking(tree, device.address)
     last = _refusal(device, arguments.other)
-    if found.reasons and not arguments.force and not last:
+    if (found.reasons or found.lost) and not arguments.force and not last:
         last = f"{device.address}: --force takes it all the same, and cuts this"
     if last:
-        raise Refusal("\n".join([*(f"{device.address}: in use: {reason}" for reason in found.reasons), last]))
+        told = [f"{device.address}: in use: {reason}" for reason in found.reasons]
+        told += [f"{device.address}: undo will not give back: {line}" for line in found.lost]
+        raise Refusal("\n".join([*told, last]))
     for reason in found.reasons:
         say(f"{device.address}: will be cut: {reason}")
+    for line in found.lost:
+        say(f"{device.address}: undo will not give back: {line}")
     return Request(
         device, name, uid, arguments.memory, arguments.hugepages, arguments.other, arguments.start,
-        arguments.force, tuple(found.interfaces),
+        arguments.force,
     )  # fmt: skip
 
 

@@ -4,10 +4,8 @@ It runs as the user who called sudo (else as nobody), without privileges, once i
 says is read as data from a stranger.
 """
 
-import ipaddress
 import json
 import os
-import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,15 +19,14 @@ from ixy_vfio_setup.system import PATH
 NOBODY = (65534, 65534)
 DEADLINE = 120.0
 MAX_NAMESPACES = 32  # others than ours that are looked into
-NAME = re.compile(r"[^\s/\x00-\x1f\x7f]{1,15}")  # of an interface
 
 
 @dataclass(slots=True)
 class Found:
-    """Reasons not to take the NIC, one line each, and what can be given back to its interfaces afterwards."""
+    """Reasons not to take the NIC, and what cannot be given back to it afterwards, one line each."""
 
     reasons: list[str] = field(default_factory=list)
-    interfaces: list[dict[str, Any]] = field(default_factory=list)  # name, addresses, routes (to, via, metric)
+    lost: list[str] = field(default_factory=list)
 
 
 def caller() -> tuple[int, int]:
@@ -96,7 +93,7 @@ def look(tree: Path, address: str) -> Found:
         os.close(home)
     if len(others) > MAX_NAMESPACES:
         found.reasons.append(f"there are {len(others)} more network namespaces; {MAX_NAMESPACES} were looked into")
-    if any("name" in interface for interface in found.interfaces):  # found in another one: then that is the reason
+    if any(" is in network namespace " in reason for reason in found.reasons):  # then that is the reason
         found.reasons = [reason for reason in found.reasons if "is in another network namespace" not in reason]
     return found
 
@@ -138,22 +135,10 @@ def _read(said: dict[str, Any], found: Found, indexes: list[int], namespace: str
         for reason in said["reasons"]:
             where = f" (in network namespace {namespace})" if namespace else ""
             found.reasons.append(clean(str(reason["text"])) + where)
+        found.lost += [clean(str(line)) for line in said["lost"]]
         for interface in said["interfaces"]:
-            name = str(interface["name"])
-            if not NAME.fullmatch(name):
-                raise ValueError
             indexes.append(int(interface["index"]))
-            addresses = [str(ipaddress.ip_interface(text)) for text in interface["addresses"]]
-            routes = [
-                {
-                    "to": "default" if route["to"] == "default" else str(ipaddress.ip_network(route["to"])),
-                    "via": str(ipaddress.ip_address(route["via"])) if route["via"] else "",
-                    "metric": int(route["metric"]),
-                }
-                for route in interface["routes"]
-            ]
             if namespace:
-                found.reasons.append(f"{name} is in network namespace {namespace}")
-            found.interfaces.append({"name": name, "addresses": addresses, "routes": routes})
+                found.reasons.append(f"{clean(str(interface['name']))} is in network namespace {namespace}")
     except (KeyError, TypeError, ValueError):
         raise Refusal("cannot find out who uses the NIC: `ixy-vfio in-use` said nothing that makes sense") from None

@@ -4,7 +4,6 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice
 from ixy_vfio_helper.monitor import Refusal
@@ -39,7 +38,6 @@ class Request:
     other: bool  # also a NIC that no driver here knows
     start: bool  # start the helper also without systemd
     down: bool = False  # also if the interface is up
-    interfaces: tuple[dict[str, Any], ...] = ()  # what can be given back to them
 
     @property
     def wanted(self) -> int:
@@ -210,6 +208,6 @@ def _bind(system: System, request: Request) -> Step:
     return Step(
         f"bind: {' '.join([LAUNCHER, 'bind', *options, device.address])}",
         lambda: device.driver != VFIO_PCI or system.text(entry) is None,
-        lambda: {"kind": "bind", "device": device.address, "interfaces": list(request.interfaces)},
+        lambda: {"kind": "bind", "device": device.address},
         do,
     )

@@ -74,24 +74,10 @@ def _bind(system: System, record: Record) -> str:
     journal = f"/run/ixy_vfio/bound/{address}.json"
     if system.text(journal) is None:  # never bound, or the machine was started again since
         return ""
-    system.run([LAUNCHER, "recover"])
+    said = system.run([LAUNCHER, "recover"])
     if system.text(journal) is not None:
-        system.run([LAUNCHER, "unbind", address])
-    lost = []
-    for interface in record["interfaces"]:
-        name = interface["name"]
-        commands = [["address", "replace", text, "dev", name] for text in interface["addresses"]]
-        for route in sorted(interface["routes"], key=lambda route: bool(route["via"])):  # a gateway may need a route
-            family = "-6" if ":" in route["to"] + route["via"] else "-4"
-            via = ["via", route["via"]] if route["via"] else []
-            metric = ["metric", str(route["metric"])] if route["metric"] else []
-            commands.append([family, "route", "replace", route["to"], *via, "dev", name, *metric])
-        for command in commands:
-            try:
-                system.run(["ip", *command])
-            except SetupError as error:
-                lost.append(str(error))
-    return "; ".join(lost)
+        said += system.run([LAUNCHER, "unbind", address])
+    return "; ".join(line for line in said.splitlines() if "not as it was before" in line)
 
 
 def _reload(system: System, record: Record) -> str:
@@ -145,7 +131,7 @@ def title(record: Record) -> str:
         "directory": f"remove {record.get('path')}",
         "file": f"{'remove' if record.get('before') is None else 'put back'} {record.get('path')}",
         "grant": f"take {device} from {record.get('user')} in {POLICY}",
-        "bind": f"give {device} back to its driver, with its interface's name, MTU, state, addresses and routes",
+        "bind": f"give {device} back to its driver, with all that was set at its interface",
         "reload": "systemctl daemon-reload",
         "enable": f"systemctl disable --now {' '.join(UNITS)}",
         "background": "end the helper that runs in the background",

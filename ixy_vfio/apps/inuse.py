@@ -5,7 +5,6 @@ touches the machine, and again in each other network namespace (with `--home` an
 """
 
 import argparse
-import ipaddress
 import json
 import os
 import re
@@ -14,34 +13,25 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ixy_vfio_helper import netstate
+
+from ixy_vfio.apps import standing
+from ixy_vfio.apps.standing import Link, Reason
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.options import number
+from ixy_vfio.core.shown import shown
 
 ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 NO_INTERFACE = ("", "vfio-pci", "pci-stub", "uio_pci_generic", "igb_uio")  # drivers that make no network interface
-IFF_UP = 1  # linux/if.h
-IFA_F_PERMANENT, SCOPE_LINK = 0x80, 253  # linux/if_addr.h, linux/rtnetlink.h
-PROTO_KERNEL, PROTO_BOOT, PROTO_STATIC, TYPE_UNICAST, TABLE_LOCAL = 2, 3, 4, 1, 255  # linux/rtnetlink.h
-PEERS = ("veth", "netkit")  # their IFLA_LINK names the other end, not what they stand on
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """One use of an interface, told in one line; `kind` is a word for programs."""
-
-    kind: str
-    interface: str
-    text: str
+PROTO_KERNEL, TYPE_UNICAST, TABLE_MAIN, TABLE_LOCAL = 2, 1, 254, 255  # linux/rtnetlink.h
 
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A network interface of the NIC, and what can be given back to it after the NIC was away."""
+    """A network interface of the NIC."""
 
     name: str
     index: int
-    addresses: list[str] = field(default_factory=list)  # lasting ones, like 10.0.0.1/24
-    routes: list[dict[str, Any]] = field(default_factory=list)  # set by hand: to, via (or ""), metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +41,7 @@ class Use:
     address: str
     interfaces: list[Interface]
     reasons: list[Reason]
+    lost: list[str] = field(default_factory=list)  # what cannot be given back after the NIC was away
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +53,6 @@ class Home:
 
     fd: int
     below: frozenset[int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Link:
-    index: int
-    name: str
-    kind: str  # bond, vlan, ...; "" for hardware
-    up: bool
-    master: int
-    lower: int
-    elsewhere: int | None  # the namespace that `lower` counts in, by its number here; None: this one
-    parent: str  # of a PCI device: its address
-    xdp: bool
 
 
 def parse_address(text: str) -> str:
@@ -107,7 +85,7 @@ def look(address: str, ssh: str = "", root: Path = Path("/"), home: Home | None 
         reasons.append(
             Reason("namespace", "", f"driver {driver} has it, but its interface is in another network namespace{hint}")
         )
-    return Use(address, use.interfaces, reasons)
+    return Use(address, use.interfaces, reasons, use.lost)
 
 
 def look_at(names: Sequence[str], ssh: str = "", parents: set[str] | None = None, home: Home | None = None) -> Use:
@@ -115,19 +93,21 @@ def look_at(names: Sequence[str], ssh: str = "", parents: set[str] | None = None
     from pyroute2 import IPRoute
 
     with IPRoute() as netlink:
-        links = {link.index: link for link in map(_link, netlink.get_links())}
+        links = {link.index: link for link in map(standing.link, netlink.get_links())}
         ours = [
             link for link in links.values() if link.name in names or (link.parent and link.parent in (parents or ()))
         ]
         reasons: list[Reason] = []
         foreign = _standing_on_home(netlink, links, home) if home else []
         for link in foreign:
-            reasons.append(Reason("upper", link.name, f"{link.name} ({link.kind}) stands on it"))
-        above, told = _above([*ours, *foreign], links)
+            reasons.append(Reason("upper", link.name, f"{link.text()} stands on it"))
+        above, told = standing.above([*ours, *foreign], links)
         reasons += told
         used = {link.index: link for link in (*ours, *foreign, *above)}
         addresses, routes = list(netlink.get_addr()), list(netlink.get_routes())
-        answers = _way_to_client(netlink, ssh)
+        answers = _way(netlink, ssh.split()[0]) if ssh.split() else 0
+        held = [(message["index"], _local(message)) for message in addresses]
+        tunnels = standing.tunnels(used, links, held, lambda end: _way(netlink, end))
     for link in used.values():
         if link in ours:
             reasons += _own(link)
@@ -135,10 +115,9 @@ def look_at(names: Sequence[str], ssh: str = "", parents: set[str] | None = None
         reasons += _routes(link, routes)
         if link.index == answers:
             reasons.append(Reason("ssh", link.name, f"the answers to this SSH session go out by {link.name}"))
-    interfaces = [
-        Interface(link.name, link.index, _lasting(link, addresses), _set_by_hand(link, routes)) for link in ours
-    ]
-    return Use("", interfaces, reasons)
+    reasons += [*tunnels, *standing.sockets(ours)]
+    lost = [f"{link.name}: {line}" for link in ours for line in netstate.lost(link.index)]
+    return Use("", [Interface(link.name, link.index) for link in ours], reasons, lost)
 
 
 def _text(path: Path) -> str:
@@ -148,95 +127,42 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _link(message: Any) -> _Link:
-    info = message.get_attr("IFLA_LINKINFO")
-    xdp = message.get_attr("IFLA_XDP")
-    return _Link(
-        index=message["index"],
-        name=message.get_attr("IFLA_IFNAME"),
-        kind=(info.get_attr("IFLA_INFO_KIND") if info else None) or "",
-        up=bool(message["flags"] & IFF_UP),
-        master=message.get_attr("IFLA_MASTER") or 0,
-        lower=message.get_attr("IFLA_LINK") or 0,
-        elsewhere=message.get_attr("IFLA_LINK_NETNSID"),
-        parent=message.get_attr("IFLA_PARENT_DEV_NAME") or "",
-        xdp=bool(xdp and xdp.get_attr("IFLA_XDP_ATTACHED")),
-    )
-
-
-def _standing_on_home(netlink: Any, links: dict[int, _Link], home: Home) -> list[_Link]:
+def _standing_on_home(netlink: Any, links: dict[int, Link], home: Home) -> list[Link]:
     """The interfaces of this namespace that stand on the NIC's, which is in another."""
     number = (netlink.get_netnsid(fd=home.fd) or {}).get("nsid")
     return [
         link
         for link in links.values()
-        if link.lower in home.below
+        if link.lower & home.below
         and link.elsewhere is not None
         and link.elsewhere == number
-        and link.kind not in PEERS
+        and link.kind not in standing.PEERS
     ]
 
 
-def _above(ours: list[_Link], links: dict[int, _Link]) -> tuple[list[_Link], list[Reason]]:
-    """Every interface that stands on one of `ours`, however high, and the reasons that this makes."""
-    found, reasons, queue = list(ours), [], list(ours)
-    while queue:
-        link = queue.pop(0)
-        higher = []
-        if link.master in links:
-            master = links[link.master]
-            reasons.append(Reason("master", link.name, f"{link.name} is part of {master.name} ({master.kind})"))
-            higher.append(master)
-        for upper in links.values():
-            if upper.lower == link.index and upper.elsewhere is None and upper.kind not in PEERS and upper != link:
-                reasons.append(
-                    Reason("upper", link.name, f"{upper.name} ({upper.kind or 'hardware'}) stands on {link.name}")
-                )
-                higher.append(upper)
-        for upper in higher:
-            if upper not in found:
-                found.append(upper)
-                queue.append(upper)
-    return found[len(ours) :], reasons
-
-
-def _own(link: _Link) -> list[Reason]:
+def _own(link: Link) -> list[Reason]:
     """The uses that show at the NIC's own interface."""
     reasons = []
     if link.up:
         reasons.append(Reason("up", link.name, f"{link.name} is up"))
     if link.xdp:
         reasons.append(Reason("xdp", link.name, f"an XDP program is attached to {link.name}"))
-    sockets = [line.split() for line in _text(Path("/proc/self/net/packet")).splitlines()[1:]]  # packet(7)
-    if any(int(words[4]) == link.index for words in sockets):
-        reasons.append(
-            Reason("packet", link.name, f"a packet socket (a capture, a DHCP client) listens on {link.name}")
-        )
     return reasons
-
-
-def _ip(text: str) -> "ipaddress.IPv4Address | ipaddress.IPv6Address | None":
-    """An address as sshd writes it: perhaps with a zone, perhaps IPv4 in IPv6."""
-    try:
-        found = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(found, "ipv4_mapped", None) or found
 
 
 def _local(message: Any) -> str:
     return str(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
 
 
-def _addresses(link: _Link, messages: list[Any], ssh: str) -> list[Reason]:
+def _addresses(link: Link, messages: list[Any], ssh: str) -> list[Reason]:
     words = ssh.split()  # client's address and port, ours
-    session = _ip(words[2]) if len(words) == 4 else None
+    session = standing.address(words[2]) if len(words) == 4 else None
     reasons = []
     for message in messages:
         if message["index"] == link.index:
             text = _local(message)
             reasons.append(Reason("address", link.name, f"{link.name} has the address {text}/{message['prefixlen']}"))
-            if session is not None and session == _ip(text):
+            if session is not None and session == standing.address(text):
                 reasons.append(Reason("ssh", link.name, f"this SSH session came in by {link.name} ({text})"))
     return reasons
 
@@ -245,8 +171,13 @@ def _hops(message: Any) -> list[tuple[int, str]]:
     """Where a route leads: (index of the interface, gateway or "")."""
     several = message.get_attr("RTA_MULTIPATH")
     if several:
-        return [(hop["oif"], hop.get_attr("RTA_GATEWAY") or "") for hop in several]
-    return [(message.get_attr("RTA_OIF") or 0, message.get_attr("RTA_GATEWAY") or "")]
+        return [(hop["oif"], _gateway(hop)) for hop in several]
+    return [(message.get_attr("RTA_OIF") or 0, _gateway(message))]
+
+
+def _gateway(message: Any) -> str:
+    """Of the route's family, or of another one."""
+    return str(message.get_attr("RTA_GATEWAY") or (message.get_attr("RTA_VIA") or {}).get("addr", ""))
 
 
 def _destination(message: Any) -> str:
@@ -254,7 +185,7 @@ def _destination(message: Any) -> str:
     return f"{target}/{message['dst_len']}" if target else "default"
 
 
-def _routes(link: _Link, messages: list[Any]) -> list[Reason]:
+def _routes(link: Link, messages: list[Any]) -> list[Reason]:
     reasons = []
     for message in messages:
         if message["type"] != TYPE_UNICAST or message["table"] == TABLE_LOCAL or message["proto"] == PROTO_KERNEL:
@@ -265,42 +196,22 @@ def _routes(link: _Link, messages: list[Any]) -> list[Reason]:
                 what = f"the {family} default route" if target == "default" else f"the route to {target}"
                 kind = "default-route" if target == "default" else "route"
                 via = f" via {gateway}" if gateway else ""
-                reasons.append(Reason(kind, link.name, f"{link.name} carries {what}{via}"))
+                table = message.get_attr("RTA_TABLE") or message["table"]
+                where = f" in table {table}" if table != TABLE_MAIN else ""
+                reasons.append(Reason(kind, link.name, f"{link.name} carries {what}{via}{where}"))
     return reasons
 
 
-def _way_to_client(netlink: Any, ssh: str) -> int:
-    """The interface by which answers to the SSH client leave; 0 when nobody knows."""
-    client = _ip(ssh.split()[0]) if ssh.split() else None
-    if client is None:
+def _way(netlink: Any, to: str) -> int:
+    """The interface by which packets leave to there; 0 when nobody knows."""
+    target = standing.address(to)
+    if target is None:
         return 0
     try:
-        found = list(netlink.route("get", dst=str(client)))
+        found = list(netlink.route("get", dst=str(target)))
     except Exception:  # unreachable: netlink's errors have classes of their own
         return 0
     return (found[0].get_attr("RTA_OIF") or 0) if found else 0
-
-
-def _lasting(link: _Link, messages: list[Any]) -> list[str]:
-    """The addresses that somebody set: not those that the kernel or a router's advertisement makes again."""
-    return [
-        f"{_local(message)}/{message['prefixlen']}"
-        for message in messages
-        if message["index"] == link.index
-        and message["scope"] != SCOPE_LINK
-        and (message.get_attr("IFA_FLAGS") or message["flags"]) & IFA_F_PERMANENT
-    ]
-
-
-def _set_by_hand(link: _Link, messages: list[Any]) -> list[dict[str, Any]]:
-    return [
-        {"to": _destination(message), "via": hops[0][1], "metric": message.get_attr("RTA_PRIORITY") or 0}
-        for message in messages
-        if message["type"] == TYPE_UNICAST
-        and message["proto"] in (PROTO_BOOT, PROTO_STATIC)
-        and len(hops := _hops(message)) == 1
-        and hops[0][0] == link.index
-    ]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -323,10 +234,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(asdict(use), indent=2))
     else:
         for reason in use.reasons:
-            print(f"{address}: {'will be cut: ' if arguments.force else 'in use: '}{reason.text}")
+            print(f"{address}: {'will be cut: ' if arguments.force else 'in use: '}{shown(reason.text)}")
+        for line in use.lost:
+            print(f"{address}: cannot be given back: {shown(line)}")
         if not use.reasons:
             names = " ".join(interface.name for interface in use.interfaces)
-            print(f"{address}: nobody uses {names or 'it'}")
+            print(f"{address}: nobody uses {shown(names) or 'it'}")
     return 2 if use.reasons and not arguments.force else 0
 
 

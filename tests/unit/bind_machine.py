@@ -2,11 +2,10 @@
 
 import platform
 import shutil
-import struct
 from pathlib import Path
 
 import pytest
-from ixy_vfio_helper import bind
+from ixy_vfio_helper import bind, netrestore, netstate
 from ixy_vfio_helper.kernel import PciDevice
 
 NIC, NEIGHBOUR = "0000:03:00.0", "0000:03:00.1"
@@ -27,7 +26,9 @@ class Kernel:
         self.net = "net"
         self.refusing = ""  # a driver whose probe fails
         self.mute = False  # ixgbe makes no interface
-        self.interfaces: dict[str, tuple[str, int, bool]] = {}
+        self.lost: list[str] = []  # what netstate says cannot be given back
+        self.uppers: list[str] = []  # what it sees on top
+        self.notes: list[str] = []  # what netrestore could not give back
         for driver in ("ixgbe", "vfio-pci", "pcieport"):
             (root / "sys/bus/pci/drivers" / driver).mkdir(parents=True)
         (root / "proc").mkdir()
@@ -37,7 +38,11 @@ class Kernel:
         self.add(NIC, "ixgbe", group="7")
         self.set_interface("uplink0", 9000, False)
         monkeypatch.setattr(bind, "write", self.write)
-        monkeypatch.setattr(bind, "interface_request", self.interface_request)
+        monkeypatch.setattr(netstate, "save", self.save)
+        monkeypatch.setattr(netstate, "set_down", self.set_down)
+        monkeypatch.setattr(netstate, "lost", lambda index: list(self.lost))
+        monkeypatch.setattr(netstate, "uppers", lambda index: list(self.uppers))
+        monkeypatch.setattr(netrestore, "restore", self.restore)
         monkeypatch.setattr(bind, "PROBE_DEADLINE", 0.2)
         monkeypatch.setattr(platform, "machine", lambda: "x86_64")
 
@@ -64,7 +69,8 @@ class Kernel:
         net = self.device() / self.net
         shutil.rmtree(net, ignore_errors=True)
         (net / name).mkdir(parents=True)
-        for what, text in {"mtu": str(mtu), "flags": f"{0x1002 | up:#x}", "dev_port": "0"}.items():
+        words = {"mtu": str(mtu), "flags": f"{0x1002 | up:#x}", "dev_port": "0", "ifindex": "7"}
+        for what, text in words.items():
             (net / name / what).write_text(text + "\n")
 
     def _step(self, what: str) -> None:
@@ -74,7 +80,6 @@ class Kernel:
 
     def write(self, path: Path, text: str) -> None:
         self._step(f"{path.name}={text}")
-        name, _, up = self.interface
         match path.name:
             case "driver_override":
                 (self.device() / "driver_override").write_text((text or "(null)") + "\n")
@@ -84,8 +89,8 @@ class Kernel:
                 shutil.rmtree(self.device() / self.net, ignore_errors=True)
             case "drivers_probe":
                 self._probe()
-            case "mtu":
-                self.set_interface(name, int(text), up)
+            case "control":
+                path.write_text(text + "\n")
             case _:
                 raise AssertionError(path)
 
@@ -97,22 +102,29 @@ class Kernel:
             if driver == "ixgbe" and not self.mute:
                 self.set_interface("eth0", 1500, False)  # as a driver makes it
 
-    def interface_request(self, number: int, name: str, payload: bytes) -> bytes:
-        now, mtu, up = self.interface
-        assert name == now
-        match number:
-            case bind.SIOCGIFFLAGS:
-                return struct.pack("H22x", 0x1002 | up)
-            case bind.SIOCSIFFLAGS:
-                (flags,) = struct.unpack("H", payload)
-                assert flags & ~1 == 0x1002  # the other flags stay
-                self._step(f"{name} {'up' if flags & 1 else 'down'}")
-                self.set_interface(name, mtu, bool(flags & 1))
-            case bind.SIOCSIFNAME:
-                assert not up  # else the kernel says EBUSY
-                self._step(f"{name} name {payload.decode()}")
-                self.set_interface(payload.decode(), mtu, up)
-        return b""
+    def save(self, index: int, root: Path) -> netstate.State:
+        """In the place of netlink; tests/unit/test_netstate.py has the real one."""
+        assert (index, root) == (7, self.root)
+        name, mtu, up = self.interface
+        return netstate.State(name, 0x1002 | up, files={"sys/class/net/@/mtu": f"{mtu}\n"}, index=index)
+
+    def set_down(self, index: int) -> None:
+        name, mtu, _ = self.interface
+        self._step(f"{name} down")
+        self.set_interface(name, mtu, False)
+
+    def restore(self, index: int, state: netstate.State, root: Path) -> list[str]:
+        """As netrestore does: down, the name, settings, up."""
+        assert (index, root) == (7, self.root)
+        self.set_down(index)
+        name, mtu, up = state.name, int(state.files["sys/class/net/@/mtu"]), bool(state.flags & 1)
+        self._step(f"name={name}")
+        self.set_interface(name, self.interface[1], False)
+        self._step(f"mtu={mtu}")
+        self.set_interface(name, mtu, False)
+        self._step(f"{name} {'up' if up else 'down'}")
+        self.set_interface(name, mtu, up)
+        return self.notes
 
 
 def nic(kernel: Kernel) -> PciDevice:

@@ -32,6 +32,7 @@ class Machine(System):
         self.looked = 0
         self.give = 1000  # hugepages at most
         self.found = Found()
+        self.answer = ""  # of an unbind
         self._tree()
         for name in ("usr/local/lib", "usr/local/sbin", "etc/systemd/system", "var/lib", "run",
                      "proc/sys/kernel/random", "sys/bus/pci/drivers/ixgbe", HUGE, "sys/bus/pci/devices"):  # fmt: skip
@@ -142,7 +143,7 @@ class Machine(System):
                 self.at("sys/bus/pci/drivers/vfio-pci").mkdir()
             case ["modprobe", "--remove", "vfio-pci"]:
                 self.at("sys/bus/pci/drivers/vfio-pci").rmdir()
-            case ["modprobe", "--dry-run", "vfio-pci"] | ["systemctl", "daemon-reload"] | ["ip", *_]:
+            case ["modprobe", "--dry-run", "vfio-pci"] | ["systemctl", "daemon-reload"]:
                 pass
             case ["systemctl", "enable", "--now", _]:
                 self.serving = 1
@@ -151,6 +152,7 @@ class Machine(System):
             case ["/usr/local/sbin/ixy-vfio-helper", *words]:
                 assert self.at("usr/local/lib/ixy_vfio/ixy_vfio_helper/__main__.py").exists()
                 self._helper(words)
+                return self.answer * (words[0] == "unbind")
             case _:
                 raise AssertionError(argv)
         return ""

@@ -34,13 +34,21 @@ def test_bind_and_unbind(kernel: Kernel, journal: Journal) -> None:
         assert nic(kernel).driver == "vfio-pci"
         assert json.loads((journal.directory / f"{NIC}.json").read_text()) == {
             "address": NIC, "driver": "ixgbe", "override": "",
-            "interfaces": [{"name": "uplink0", "mtu": 9000, "up": False, "folder": "net/uplink0"}],
+            "interfaces": [{
+                "name": "uplink0", "mtu": 9000, "up": False, "folder": "net/uplink0",
+                "state": {
+                    "name": "uplink0", "flags": 0x1002, "link": {}, "token": "", "altnames": [],
+                    "files": {"sys/class/net/@/mtu": "9000\n"}, "ethtool": {}, "objects": [],
+                    "names": {}, "index": 7, "when": 0.0,
+                },
+            }],
+            "power": "",
         }  # fmt: skip
         kernel.writes.clear()
-        assert recover(journal, kernel.root) == []  # a device that is bound as it should be stays so
+        assert recover(journal, kernel.root) == {}  # a device that is bound as it should be stays so
         unbind(nic(kernel), journal)
     assert kernel.writes == [
-        "driver_override=", f"unbind={NIC}", f"drivers_probe={NIC}", "mtu=9000", "eth0 down", "eth0 name uplink0",
+        "driver_override=", f"unbind={NIC}", f"drivers_probe={NIC}", "eth0 down", "name=uplink0", "mtu=9000",
         "uplink0 down",
     ]  # fmt: skip
     assert state(kernel) == before
@@ -84,7 +92,7 @@ def test_an_entry_that_another_version_wrote_is_understood(kernel: Kernel, journ
         bind.bind(nic(kernel), journal)
         path = journal.directory / f"{NIC}.json"
         entry = json.loads(path.read_text()) | {"bound": True}
-        del entry["interfaces"][0]["folder"]
+        del entry["power"], entry["interfaces"][0]["folder"], entry["interfaces"][0]["state"]
         path.write_text(json.dumps(entry))
         unbind(nic(kernel), journal)
     assert state(kernel) == before
@@ -127,6 +135,23 @@ def test_an_interface_that_was_up_is_up_again(kernel: Kernel, journal: Journal) 
         assert kernel.writes[0] == "uplink0 down"
         unbind(nic(kernel), journal)
     assert state(kernel) == ("ixgbe", "(null)", ("uplink0", 1500, True))
+
+
+def test_what_does_not_come_back_is_told(kernel: Kernel, journal: Journal) -> None:
+    kernel.notes = ["the route to default in table 100: File exists"]
+    with journal:
+        bind.bind(nic(kernel), journal)
+        assert unbind(nic(kernel), journal) == ["uplink0: the route to default in table 100: File exists"]
+
+
+def test_power_management_is_as_it_was(kernel: Kernel, journal: Journal) -> None:
+    """vfio-pci allows runtime power management while it has a device, and forbids it when it lets go."""
+    attribute(kernel, "power/control", "auto\n")
+    with journal:
+        bind.bind(nic(kernel), journal)
+        attribute(kernel, "power/control", "on\n")
+        unbind(nic(kernel), journal)
+    assert kernel.writes[-1] == "control=auto"
 
 
 def test_the_interface_of_a_virtio_device(kernel: Kernel, journal: Journal) -> None:
@@ -184,7 +209,7 @@ def test_a_driver_that_makes_no_interface_is_waited_for_so_long(kernel: Kernel, 
             unbind(nic(kernel), journal)
         assert journal.addresses() == [NIC]  # what is to be put back is not forgotten
         kernel.set_interface("eth0", 1500, False)  # it comes late
-        assert recover(journal, kernel.root) == [NIC]
+        assert recover(journal, kernel.root) == {NIC: []}
     assert state(kernel) == before
     assert list(journal.directory.iterdir()) == []
 
@@ -215,8 +240,8 @@ def test_a_bind_that_is_killed_is_recovered(kernel: Kernel, journal: Journal, at
     assert crash(kernel, journal, at, back=False)
     assert (journal.directory / f"{NIC}.json").exists()
     with journal:
-        assert recover(journal, kernel.root) == [NIC]
-        assert recover(journal, kernel.root) == []
+        assert recover(journal, kernel.root) == {NIC: []}
+        assert recover(journal, kernel.root) == {}
     assert state(kernel) == before
     assert list(journal.directory.iterdir()) == []
 
@@ -231,10 +256,10 @@ def test_an_unbind_that_is_killed_is_finished_later(kernel: Kernel, journal: Jou
     with journal:
         recovered = recover(journal, kernel.root)
         if at < 2:  # the device is still vfio-pci's: it stays bound, and can be given back
-            assert (recovered, nic(kernel).driver) == ([], "vfio-pci")
+            assert (recovered, nic(kernel).driver) == ({}, "vfio-pci")
             unbind(nic(kernel), journal)
         else:
-            assert recovered == [NIC]
+            assert recovered == {NIC: []}
     assert state(kernel) == ("ixgbe", "(null)", ("uplink0", 9000, True))
     assert list(journal.directory.iterdir()) == []
 
@@ -253,7 +278,7 @@ def test_recovery_that_is_killed_is_recovered(kernel: Kernel, journal: Journal) 
                 recover(journal, kernel.root)
             except Killed:
                 kernel.crash_at = -1
-                assert recover(journal, kernel.root) == [NIC]
+                assert recover(journal, kernel.root) == {NIC: []}
         kernel.crash_at = -1
         assert state(kernel) == ("ixgbe", "(null)", ("uplink0", 9000, True))
 
@@ -262,5 +287,5 @@ def test_a_device_that_was_unplugged_is_forgotten(kernel: Kernel, journal: Journ
     with journal:
         bind.bind(nic(kernel), journal)
         shutil.rmtree(kernel.device())
-        assert recover(journal, kernel.root) == [NIC]
+        assert recover(journal, kernel.root) == {NIC: []}
     assert list(journal.directory.iterdir()) == []

@@ -48,6 +48,7 @@ REFUSED: dict[str, tuple[Callable[[Kernel], object], str]] = {
     "namespace": (lambda k: shutil.rmtree(k.device() / "net"), "driver ixgbe, but no interface here: it is in another"),
     "up": (lambda k: k.set_interface("eth0", 1500, True), "eth0 is up; run: ip link set eth0 down"),
     "bond": (lambda k: attribute(k, "net/uplink0/upper_bond0/x", ""), "uplink0 is part of bond0; remove it there"),
+    "tunnel": (lambda k: k.uppers.append("gre1"), "gre1 stands on uplink0; remove it there"),
     "master": (lambda k: attribute(k, "net/uplink0/master", ""), "uplink0 is part of another interface"),
 }  # fmt: skip
 

@@ -8,11 +8,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ixy_vfio import cli
 from ixy_vfio.apps import inuse
+from ixy_vfio.apps.standing import Reason
 from ixy_vfio.core.errors import UsageError
 
 LOOK = (
@@ -38,8 +40,15 @@ def namespaced(script: str) -> str:
 
 @functools.cache
 def can_make(kind: str) -> bool:
-    how = {"bridge": "", "bond": "", "dummy": "", "vlan": "link far id 5", "macvlan": "link far"}[kind].split()
-    link, options = how[:2], how[2:]
+    how = {
+        "bridge": "",
+        "bond": "",
+        "dummy": "",
+        "vlan": "link far id 5",
+        "macvlan": "link far",
+        "vxlan": "dev far id 5 dstport 4789",
+    }[kind].split()
+    link, options = (how[:2], how[2:]) if how[:1] == ["link"] else ([], how)
     command = " ".join(["ip link add", *link, "name x type", kind, *options])
     try:
         namespaced(f"{NIC}{command}")
@@ -58,37 +67,41 @@ def _namespaces() -> None:
 
 def found(script: str, *names: str, ssh: str = "", needs: tuple[str, ...] = ()) -> tuple[list[str], dict[str, object]]:
     """The reasons after `script`, each as KIND: TEXT, and the first interface."""
+    reasons, said = look(script, *names, ssh=ssh, needs=needs)
+    return reasons, said["interfaces"][0]
+
+
+def look(script: str, *names: str, ssh: str = "", needs: tuple[str, ...] = ()) -> tuple[list[str], dict[str, Any]]:
+    """The reasons after `script`, each as KIND: TEXT, and all that was said."""
     for kind in needs:
         if not can_make(kind):
             pytest.skip(f"this kernel has no {kind}")
     words = " ".join(names or ("nic",))
     said = json.loads(namespaced(f"{NIC}{script}\nexec {sys.executable} -c '{LOOK}' '{ssh}' {words}").splitlines()[-1])
-    return [f"{reason['kind']}: {reason['text']}" for reason in said["reasons"]], said["interfaces"][0]
+    return [f"{reason['kind']}: {reason['text']}" for reason in said["reasons"]], said
 
 
 def test_nobody_uses_an_interface_that_is_down() -> None:
     reasons, interface = found("")
     assert reasons == []
-    assert (interface["name"], interface["addresses"], interface["routes"]) == ("nic", [], [])
+    assert interface["name"] == "nic"
 
 
 def test_up_with_a_link_local_address_only() -> None:
     reasons, interface = found(UP)
     assert reasons == ["up: nic is up", f"address: {LOCAL6}"]
-    assert (interface["name"], interface["addresses"], interface["routes"]) == ("nic", [], [])
+    assert interface["name"] == "nic"
 
 
 def test_a_v6_only_interface() -> None:
     script = f"{UP}ip address add fd01::1/64 dev nic nodad; ip -6 route add default via fd01::fe"
-    reasons, interface = found(script)
+    reasons, _ = found(script)
     assert sorted(reasons) == [
         "address: nic has the address fd01::1/64",
         f"address: {LOCAL6}",
         "default-route: nic carries the IPv6 default route via fd01::fe",
         "up: nic is up",
     ]
-    assert interface["addresses"] == ["fd01::1/64"]
-    assert interface["routes"] == [{"to": "default", "via": "fd01::fe", "metric": 1024}]
 
 
 def test_addresses_routes_and_the_default_route() -> None:
@@ -97,7 +110,7 @@ def test_addresses_routes_and_the_default_route() -> None:
         "ip route add 10.9.0.0/16 via 10.1.0.5 metric 7; ip link set lo up; ip route add 10.8.0.0/16 dev lo\n"
         "ip route add 10.7.0.0/16 nexthop via 10.1.0.6 nexthop via 10.1.0.7"
     )
-    reasons, interface = found(script)
+    reasons, _ = found(script)
     assert sorted(reasons) == [
         "address: nic has the address 10.1.0.1/24",
         f"address: {LOCAL6}",
@@ -107,9 +120,18 @@ def test_addresses_routes_and_the_default_route() -> None:
         "route: nic carries the route to 10.9.0.0/16 via 10.1.0.5",
         "up: nic is up",
     ]
-    assert interface["routes"] == [
-        {"to": "default", "via": "10.1.0.254", "metric": 0},
-        {"to": "10.9.0.0/16", "via": "10.1.0.5", "metric": 7},
+
+
+def test_routes_of_other_tables_and_by_gateways_of_the_other_family() -> None:
+    script = (
+        f"{UP}ip address add 10.1.0.1/24 dev nic; ip route add default via 10.1.0.254 table 100\n"
+        "ip address add fd01::1/64 dev nic nodad; ip route add 10.9.0.0/16 via inet6 fd01::9\n"
+        "ip route add 10.8.0.0/16 dev nic table 70000"
+    )
+    assert sorted(reason for reason in found(script)[0] if "route" in reason.partition(":")[0]) == [
+        "default-route: nic carries the IPv4 default route via 10.1.0.254 in table 100",
+        "route: nic carries the route to 10.8.0.0/16 in table 70000",
+        "route: nic carries the route to 10.9.0.0/16 via fd01::9",
     ]
 
 
@@ -135,13 +157,12 @@ def test_a_bridge_and_what_the_bridge_has() -> None:
         "ip link add br0 type bridge; ip link set nic master br0; ip address add 10.2.0.1/24 dev br0\n"
         "ip link set br0 up; ip route add default via 10.2.0.254"
     )
-    reasons, interface = found(script, needs=("bridge",))
+    reasons, _ = found(script, needs=("bridge",))
     assert [reason for reason in reasons if "fe80" not in reason] == [
         "master: nic is part of br0 (bridge)",
         "address: br0 has the address 10.2.0.1/24",
         "default-route: br0 carries the IPv4 default route via 10.2.0.254",
     ]
-    assert interface["addresses"] == []  # those of the bridge stay where they are
 
 
 def test_a_bond_in_a_bridge() -> None:
@@ -175,6 +196,32 @@ def test_a_macvlan() -> None:
     script = "ip link add link nic name guest type macvlan; ip address add 10.5.0.1/24 dev guest"
     reasons, _ = found(script, needs=("macvlan",))
     assert reasons == ["upper: guest (macvlan) stands on nic", "address: guest has the address 10.5.0.1/24"]
+
+
+def test_a_vxlan_which_has_its_lower_interface_in_data_of_its_own() -> None:
+    script = "ip link add vx0 type vxlan id 42 dev nic remote 10.0.0.2 dstport 4789; ip link set vx0 up"
+    assert found(script, needs=("vxlan",))[0][0] == "upper: vx0 (vxlan) stands on nic"
+
+
+def test_a_tunnel_by_its_own_address_and_by_the_way_to_its_other_end() -> None:
+    script = (
+        f"{UP}ip address add 10.1.0.1/24 dev nic; ip address add fd01::1/64 dev nic nodad\n"
+        "ip link add vx0 type vxlan id 1 local 10.1.0.1 remote 192.0.2.9 dstport 4789\n"
+        "ip link add vx1 type vxlan id 2 remote 10.1.0.9 dstport 4790\n"
+        "ip link add vx2 type vxlan id 3 local fd01::1 remote fd01::9 dstport 4791\n"
+        "ip link add vx3 type vxlan id 4 remote 192.0.2.9 dstport 4792\n"
+    )
+    reasons, _ = found(script, needs=("vxlan",))
+    assert [reason for reason in reasons if reason.startswith("tunnel")] == [
+        "tunnel: vx0 (vxlan) uses the address 10.1.0.1 of nic",
+        "tunnel: vx1 (vxlan) reaches its other end 10.1.0.9 by nic",
+        "tunnel: vx2 (vxlan) uses the address fd01::1 of nic",
+    ]
+
+
+def test_what_cannot_be_given_back_is_said() -> None:
+    _, said = look("tc qdisc add dev nic root handle 1: htb")
+    assert said["lost"] == ["nic: traffic control: qdisc htb 1: with its classes and filters"]
 
 
 def test_a_macvlan_in_another_namespace() -> None:
@@ -215,7 +262,7 @@ def device(root: Path, driver: str, **attributes: str) -> None:
 def test_virtual_functions(tmp_path: Path, number: str, text: str) -> None:
     device(tmp_path, "vfio-pci", sriov_numvfs=number)
     use = inuse.look("0000:03:00.0", root=tmp_path)
-    assert use == inuse.Use("0000:03:00.0", [], [inuse.Reason("vfs", "", f"{text} enabled")])
+    assert use == inuse.Use("0000:03:00.0", [], [Reason("vfs", "", f"{text} enabled")])
 
 
 def test_an_interface_that_is_elsewhere(tmp_path: Path) -> None:
@@ -237,7 +284,7 @@ def test_a_device_that_nobody_uses_and_one_that_is_not_there(tmp_path: Path) -> 
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    reasons = [inuse.Reason("up", "eth0", "eth0 is up"), inuse.Reason("vfs", "", "1 virtual function is enabled")]
+    reasons = [Reason("up", "eth0", "eth0 is up"), Reason("vfs", "", "1 virtual function is enabled")]
     use = inuse.Use("0000:03:00.0", [inuse.Interface("eth0", 2)], reasons)
     monkeypatch.setattr(inuse, "look", lambda *_, **__: use)
     assert cli.main(["in-use", "03:00.0"]) == 2

@@ -219,23 +219,32 @@ def test_a_nic_in_use_is_refused_with_every_reason(machine: Machine, capsys: pyt
     assert machine.state() == before
 
 
-def test_by_force_it_tells_what_it_cuts_and_gives_it_back(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    routes = [{"to": "default", "via": "10.0.0.9", "metric": 5}, {"to": "10.9.0.0/16", "via": "", "metric": 0},
-              {"to": "default", "via": "fd00::9", "metric": 0}]  # fmt: skip
-    interface = {"name": "eth0", "addresses": ["10.0.0.1/24", "fd00::1/64"], "routes": routes}
-    machine.found = Found(["eth0 is up"], [interface])
+def test_by_force_it_tells_what_it_cuts(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.found = Found(["eth0 is up"])
     assert machine.setup(*words(machine), "--force") == 0
     assert f"{NIC}: will be cut: eth0 is up\n" in capsys.readouterr().out
     assert f"/usr/local/sbin/ixy-vfio-helper bind --down {NIC}" in machine.commands
-    machine.commands.clear()
+
+
+def test_what_undo_will_not_give_back_is_told_before(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    before = machine.state()
+    machine.found = Found([], ["eth0: the XDP program"])
+    assert machine.setup(*words(machine)) == 2
+    assert capsys.readouterr().err == (
+        f"setup: {NIC}: undo will not give back: eth0: the XDP program\n"
+        f"setup: {NIC}: --force takes it all the same, and cuts this\n"
+    )
+    assert machine.state() == before
+    assert machine.setup(*words(machine), "--force") == 0
+    said = capsys.readouterr().out
+    assert said.index(f"{NIC}: undo will not give back: eth0: the XDP program\n") < said.index("done:")
+
+
+def test_undo_tells_what_is_not_as_it_was(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    assert machine.setup(*words(machine)) == 0
+    machine.answer = f"{NIC}: not as it was before: eth0: the name eth0: File exists\n{NIC}: driver ixgbe\n"
     assert machine.setup("--undo") == 0
-    assert [command for command in machine.commands if command.startswith("ip ")] == [
-        "ip address replace 10.0.0.1/24 dev eth0",
-        "ip address replace fd00::1/64 dev eth0",
-        "ip -4 route replace 10.9.0.0/16 dev eth0",
-        "ip -4 route replace default via 10.0.0.9 dev eth0 metric 5",
-        "ip -6 route replace default via fd00::9 dev eth0",
-    ]
+    assert f"({NIC}: not as it was before: eth0: the name eth0: File exists)\n" in capsys.readouterr().out
 
 
 def test_what_force_does_not_take(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:

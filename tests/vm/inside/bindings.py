@@ -19,15 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ixy_vfio_helper import bind
+from ixy_vfio_helper import bind, netrestore
 from ixy_vfio_helper.bind import Journal
 from ixy_vfio_helper.kernel import ROOT, VFIO_PCI, PciDevice
+from ixy_vfio_helper.netlink import Netlink, unpack
 
 NAME, MTU, FAULT = "uplink0", 1400, 3
-STEPS = {
-    bind.SIOCSIFFLAGS: lambda name, payload: f"{name} {'up' if payload[0] & 1 else 'down'}",
-    bind.SIOCSIFNAME: lambda name, payload: f"name {payload.decode()}",
-}
+OBJECTS = {20: "address", 24: "route", 28: "neighbour", 104: "nexthop", 21: "no address", 25: "no route"}
 Fail = Callable[[], None]
 
 
@@ -49,21 +47,29 @@ def steps(at: int, fails: bool) -> list[str]:
         act()
         os.kill(os.getpid(), signal.SIGKILL)
 
-    write, request, keep, forget = bind.write, bind.interface_request, Journal.write, Journal.remove
-
-    def faulty_request(number: int, name: str, payload: bytes) -> bytes:
-        if number not in STEPS:
-            return request(number, name, payload)
-        answer: bytes = step(STEPS[number](name, payload), lambda: request(number, name, payload))
-        return answer
+    write, change, keep, forget = bind.write, Netlink.change, Journal.write, Journal.remove
 
     def faulty_write(path: Path, text: str) -> None:
-        step(f"{path.name}={text}" if path.name in ("driver_override", "mtu") else path.name, lambda: write(path, text))
+        what = f"{path.name}={text.strip()}" if path.name in ("driver_override", "mtu") else path.name
+        step(what, lambda: write(path, text.rstrip("\n")))
 
-    bind.write, bind.interface_request = faulty_write, faulty_request
+    def faulty_change(netlink: Netlink, kind: int, body: bytes, flags: int = 0) -> None:
+        step(OBJECTS.get(kind) or meaning(body), lambda: change(netlink, kind, body, flags))
+
+    bind.write = netrestore.write = faulty_write
+    Netlink.change = faulty_change  # type: ignore[method-assign, assignment]
     Journal.write = lambda self, entry: step("journal", lambda: keep(self, entry))  # type: ignore[method-assign]
     Journal.remove = lambda self, address: step("forget", lambda: forget(self, address))  # type: ignore[method-assign]
     return done
+
+
+def meaning(body: bytes) -> str:
+    """What a message changes of the interface itself."""
+    flags, mask = struct.unpack_from("=II", body, 8)
+    attributes = dict(unpack(body[16:]))
+    if mask:
+        return "up" if flags & 1 else "down"
+    return f"name {attributes[3].rstrip(bytes(1)).decode()}" if 3 in attributes else f"attributes {[*attributes]}"
 
 
 def attempt(act: Fail, at: int, fails: bool) -> int:

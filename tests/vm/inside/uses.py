@@ -19,6 +19,11 @@ from ixy_vfio.apps import inuse
 SYSFS = "/sys/bus/pci/devices/$1"
 UP, DOWN = "ip link set uplink0 up", "ip address flush dev uplink0; ip link set uplink0 down"
 HOST = f"{UP}; ip address add 10.99.0.1/24 dev uplink0"
+BOUND = (
+    "import os, socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
+    's.setsockopt(1, 25, b"uplink0"); s.bind(("", 999)); open("/run/bound", "w").write(str(os.getpid())); '
+    "time.sleep(60)"
+)
 USES = {  # name -> (how to begin it, how to end it)
     "nobody": (":", ":"),
     "up": (UP, DOWN),
@@ -33,6 +38,30 @@ USES = {  # name -> (how to begin it, how to end it)
     "team": ("ip link add team0 type team; ip link set uplink0 master team0", "ip link delete team0"),
     "vlan": ("ip link add link uplink0 name tagged type vlan id 5", "ip link delete tagged"),
     "macvlan": ("ip link add link uplink0 name inner type macvlan", "ip link delete inner"),
+    "vxlan": ("ip link add up0 type vxlan id 42 dev uplink0 remote 10.99.0.2 dstport 4789", "ip link delete up0"),
+    "macvtap": ("ip link add link uplink0 name up0 type macvtap", "ip link delete up0"),
+    "ipvlan": ("ip link add link uplink0 name up0 type ipvlan", "ip link delete up0"),
+    "macsec": ("ip link add link uplink0 name up0 type macsec", "ip link delete up0"),
+    "vrf": ("ip link add up0 type vrf table 10; ip link set uplink0 master up0", "ip link delete up0"),
+    "hsr": (
+        "ip link add v0 type veth peer name v1; ip link add up0 type hsr slave1 uplink0 slave2 v0",
+        "ip link delete up0; ip link delete v0",
+    ),
+    "gre": ("ip link add up0 type gre remote 10.99.0.2 dev uplink0", "ip link delete up0"),
+    "sit by address": (
+        f"{HOST}; ip link add up0 type sit remote 192.0.2.1 local 10.99.0.1",
+        f"ip link delete up0; {DOWN}",
+    ),
+    "ipip by its way": (f"{HOST}; ip link add up0 type ipip remote 10.99.0.2", f"ip link delete up0; {DOWN}"),
+    "geneve by its way": (f"{HOST}; ip link add up0 type geneve id 7 remote 10.99.0.2", f"ip link delete up0; {DOWN}"),
+    "mirred": (
+        "tc qdisc add dev lo clsact; tc filter add dev lo egress matchall action mirred egress redirect dev uplink0",
+        "tc qdisc delete dev lo clsact",
+    ),
+    "socket": (
+        f"{UP}; {sys.executable} -c '{BOUND}' > /dev/null 2>&1 & until grep -q . /run/bound; do sleep 0.1; done",
+        f"kill $(cat /run/bound); rm /run/bound; {DOWN}",
+    ),
     "namespace": (
         "ip netns add blue; ip link set uplink0 netns blue",
         "ip -n blue link set uplink0 netns 1; ip netns delete blue",
