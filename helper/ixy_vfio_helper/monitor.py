@@ -25,6 +25,7 @@ from ixy_vfio_helper.protocol import Kind, Listed, Message, ProtocolError, Purpo
 
 MAX_REQUESTS = 1024  # in one lease; ten devices with all their queues need a tenth of that
 HELLO_DEADLINE = 10.0  # seconds
+LOOK = 30.0  # seconds to look at memory for a client whose lease was ended, and time for its workers to stop
 log = logging.getLogger("ixy_vfio_helper")
 
 
@@ -34,6 +35,10 @@ class Refusal(Exception):
 
 class LeaseOver(Exception):
     """The lease ends, for this reason."""
+
+
+class Left(LeaseOver):
+    """The client ended it, or has gone."""
 
 
 class Session(Protocol):
@@ -90,6 +95,7 @@ class Phase(Enum):
     SEALED = "after Seal"
 
 
+Step = tuple[str, Callable[[], None]]
 Answer = tuple[Message, Sequence[int]]
 
 
@@ -124,29 +130,40 @@ class Monitor:
 
     def run(self) -> str:
         """Serve until the end, undo everything, tell the client; returns why the lease ended."""
+        left = False
         try:
             while True:
                 self._wait()
                 self._serve_one()
         except (LeaseOver, ProtocolError) as end:
-            reason = str(end)
+            reason, left = str(end), isinstance(end, Left)
         except Exception as error:
             reason = f"failed: {str(error) or type(error).__name__}"
             log.error("lease %s", reason, exc_info=not isinstance(error, OSError))
-        failures = self._undo()
+        failures = self._undo(left)
         log.info("lease of uid %d ended: %s%s", self.grant.uid, reason, f" ({failures} failures)" * bool(failures))
         with contextlib.suppress(OSError):  # the client may be gone, or not reading
             protocol.send(self.connection, protocol.Ended(protocol.one_line(reason)))
+        if not left:
+            self._wait_for_the_client_to_leave()
+            self._all(self._memory_steps())
         return reason
 
-    def _undo(self) -> int:
-        """Undo everything; a failure is logged, and the rest is still done. Returns the failures."""
+    def _undo(self, left: bool) -> int:
+        """Undo everything, and what the client needs no more if it has left; returns the failures."""
         devices = self._devices.items()
-        steps: list[tuple[str, Callable[[], None]]] = []
+        steps: list[Step] = []
         steps += [(f"bus master off of {address}", one.session.bus_master_off) for address, one in devices]
         steps += [(f"unmap of {iova:#x}", partial(one.unmap, iova, size)) for one, iova, size in self._mapped]
-        steps += [(f"giving back of {made.size} bytes", partial(self._give_back, made)) for made in self._memory]
+        steps += self._memory_steps() if left else []
         steps += [(f"release of {address}", one.release.close) for address, one in devices]
+        return self._all(steps)
+
+    def _memory_steps(self) -> list[Step]:
+        return [(f"giving back of {made.size} bytes", partial(self._give_back, made)) for made in self._memory]
+
+    def _all(self, steps: Sequence[Step]) -> int:
+        """Do them all; a failure is logged, and the rest is still done. Returns the failures."""
         failures = 0
         for what, action in steps:
             try:
@@ -155,6 +172,14 @@ class Monitor:
                 failures += 1
                 log.error("end of lease: %s failed: %s", what, error)
         return failures
+
+    def _wait_for_the_client_to_leave(self) -> None:
+        """What it says meanwhile is not read."""
+        poll = select.poll()
+        poll.register(self.connection, 0)  # told of a hangup all the same
+        for fd in self.stop:
+            poll.register(fd, select.POLLIN)
+        poll.poll(LOOK * 1000)
 
     def _give_back(self, made: Memory) -> None:
         """If this fails the bytes stay counted: a client that kept the descriptor has them."""
@@ -186,7 +211,7 @@ class Monitor:
         except ConnectionResetError:
             received = None
         if received is None:
-            raise LeaseOver("the client closed the connection")
+            raise Left("the client closed the connection")
         sequence, request, _ = received
         self._requests += 1
         if sequence != self._requests or sequence > MAX_REQUESTS:
@@ -206,7 +231,7 @@ class Monitor:
         except BlockingIOError:
             raise ProtocolError("the client does not read its answers") from None
         except (BrokenPipeError, ConnectionResetError):
-            raise LeaseOver("the client closed the connection") from None
+            raise Left("the client closed the connection") from None
         finally:
             for fd in fds:
                 os.close(fd)
@@ -304,7 +329,7 @@ class Monitor:
         return protocol.Sealed(), ()
 
     def _end(self, request: protocol.End) -> Answer:
-        raise LeaseOver("the client ended it")
+        raise Left("the client ended it")
 
 
 # Request -> (when it is permitted, handler, phase that follows, if it is another one).

@@ -6,6 +6,7 @@ memory_mib = 512                 # optional: 256, for all leases together
 leases = 2                       # optional: 4, at one time
 """
 
+import errno
 import os
 import pwd
 import stat
@@ -39,7 +40,10 @@ Policy = Mapping[int, Grant]  # by uid
 
 
 def load(path: Path = PATH, owner: int = 0) -> Policy:
-    """Read the policy. Raises PolicyError unless `owner` alone can write it and every line is understood."""
+    """Read the policy. Raises PolicyError unless `owner` alone can write it and every line is understood.
+
+    Raises OSError when this process, or the machine, has nothing left to open a file with.
+    """
     try:
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
             for what, found in ((path, os.fstat(file.fileno())), (path.parent, os.stat(path.parent))):
@@ -47,6 +51,8 @@ def load(path: Path = PATH, owner: int = 0) -> Policy:
                     raise PolicyError(f"{what}: must belong to root, and nobody else may write it (chmod go-w)")
             return parse(file.read().decode(), str(path))
     except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise  # that is not the policy's fault
         raise PolicyError(f"{path}: {error.strerror if isinstance(error, OSError) else error}") from None
 
 

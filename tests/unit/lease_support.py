@@ -137,6 +137,7 @@ class Client:
         sequence, reply, fds = received
         assert (sequence, fds) == (0, [])
         assert isinstance(reply, protocol.Ended)
+        self.connection.close()  # the monitor waits for that, if it was not the client that ended the lease
         self.wait()
         assert self._reasons == [reply.reason]
         return reply.reason

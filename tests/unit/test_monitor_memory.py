@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from ixy_vfio_helper import memory
+from ixy_vfio_helper import memory, monitor, protocol
 from ixy_vfio_helper.memory import Account, account_page
 from ixy_vfio_helper.protocol import Allocated, Attach, End, Ended, Hello, List, Memory, Purpose, Refused
 
@@ -81,6 +81,37 @@ def test_memory_is_given_back_whoever_keeps_it(tmp_path: Path) -> None:
     mapped.close()
     for fd in kept:
         os.close(fd)
+
+
+def test_a_client_whose_lease_was_ended_may_look_at_its_memory_until_it_leaves(tmp_path: Path) -> None:
+    backend = FakeBackend()
+    with served(backend, tmp_path) as client:
+        client.ask(Hello())
+        client.ask(Attach(A))
+        (fd,) = client.ask_fds(Memory(8192, 1, RINGS))[1]
+        os.pwrite(fd, b"evidence", 0)
+        os.write(backend.sessions[0].speak, b"!")
+        received = protocol.receive(client.connection, protocol.REPLIES)
+        assert received is not None
+        assert received[1] == Ended("the device has trouble")
+        assert backend.log[-1] == f"close {A}"  # the device has gone already
+        assert os.pread(fd, 8, 0) == b"evidence"
+    assert blocks(fd) == 0
+    os.close(fd)
+
+
+def test_it_may_not_look_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "LOOK", 0.1)
+    backend = FakeBackend()
+    with served(backend, tmp_path) as client:
+        client.ask(Hello())
+        client.ask(Attach(A))
+        (fd,) = client.ask_fds(Memory(8192, 1, RINGS))[1]
+        os.write(backend.sessions[0].speak, b"!")
+        client.tell(Hello())  # nor does it help to talk
+        assert client.wait() == "the device has trouble"
+        assert blocks(fd) == 0
+    os.close(fd)
 
 
 def test_all_leases_of_a_user_share_one_limit(tmp_path: Path) -> None:

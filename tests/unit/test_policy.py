@@ -1,5 +1,6 @@
 """The policy file: who may have what, and a file that is not understood to the last word gives nobody anything."""
 
+import errno
 import os
 import pwd
 from pathlib import Path
@@ -100,3 +101,15 @@ def test_not_text(tmp_path: Path) -> None:
 def test_what_is_not_understood_is_named(text: str, message: str) -> None:
     with pytest.raises(PolicyError, match=message):
         parse(text, "p")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_process_that_can_open_nothing_does_not_blame_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def full(path: Path, flags: int) -> int:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        load(tmp_path / "policy.toml", os.getuid())

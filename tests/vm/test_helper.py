@@ -59,8 +59,8 @@ def serving(
         guest.run(["rm", "-f", "/run/ixy_vfio/helper.sock"])
 
 
-def client(guest: Guest, what: str, address: str, user: int = USER) -> Process:
-    return guest.start([sys.executable, "-m", "tests.vm.inside.leased", what, address, str(user)])
+def client(guest: Guest, what: str, address: str, user: int = USER, *more: str) -> Process:
+    return guest.start([sys.executable, "-m", "tests.vm.inside.leased", what, address, str(user), *more])
 
 
 def edu(guest: Guest) -> str:

@@ -10,7 +10,20 @@ import pytest
 from tests.vm.harness import Guest
 from tests.vm.harness.guest import Process
 from tests.vm.inside.programs import HELPER
-from tests.vm.test_helper import STRANGER, USER, WAYS, client, command_register, edu, policy, serving, wait_until
+from tests.vm.support import IOMMUFD, STOCK, load
+from tests.vm.test_audit_static import GROUPED
+from tests.vm.test_helper import (
+    RAW_BIND,
+    STRANGER,
+    USER,
+    WAYS,
+    client,
+    command_register,
+    edu,
+    policy,
+    serving,
+    wait_until,
+)
 
 pytestmark = pytest.mark.vm
 
@@ -88,6 +101,77 @@ def test_the_kernel_gets_a_leased_device_back(guest: Guest, served: Served) -> N
     guest.run(["sh", "-c", f"echo {address} > /sys/bus/pci/drivers/vfio-pci/unbind"])
     assert process.wait().stdout == f"up\n{address}: the kernel wants the device back\n"
     guest.run(["sh", "-c", f"echo {address} > /sys/bus/pci/drivers_probe"])  # driver_override says vfio-pci still
+
+
+ONCE_EACH = pytest.mark.parametrize(
+    ("guest", "way"), [(STOCK, "group"), (IOMMUFD, "cdev")], indirect=["guest"], ids=["stock-group", "iommufd-cdev"],
+    scope="session",
+)  # fmt: skip
+
+
+@ONCE_EACH
+def test_the_kernel_gets_a_device_back_whose_interrupts_the_client_took(guest: Guest, served: Served, way: str) -> None:
+    """It is the kernel's log that tells the helper then."""
+    address = served.address
+    process = client(guest, "deaf", address, USER, way)
+    wait_until(lambda: "up" in process.output().stdout)
+    guest.run(["sh", "-c", f"echo {address} > /sys/bus/pci/drivers/vfio-pci/unbind"])
+    assert process.wait().stdout == f"up\n{address}: the kernel wants the device back\n"
+    said = "No device request channel registered" if way == "group" else "Relaying device request to user"
+    assert f"vfio-pci {address}: {said}" in guest.kernel_log()
+    guest.run(["sh", "-c", f"echo {address} > /sys/bus/pci/drivers_probe"])
+
+
+@ONCE_EACH
+def test_names_of_processes_end_no_lease(guest: Guest, served: Served) -> None:
+    """Another user's, who has nothing of the helper's. A real fault does: test_a_fault_ends_the_lease."""
+    address = served.address
+    guest.run(["rm", "-f", "/run/policy/over"])
+    process = client(guest, "held", address)
+    wait_until(lambda: "up" in process.output().stdout)
+    before = len(guest.kernel_log())
+    assert client(guest, "named", address, STRANGER).wait().stdout == "done\n"
+    logged = guest.kernel_log()[before:]
+    number = address.partition(":")[2]
+    for name in (f"DMAR {number}", f"AMD-Vi {number}", "DMAR: [DMA Read", f"vfio-pci {address}"[:15]):
+        assert re.search(rf"\] {re.escape(name)}\[\d+\]: segfault at 0 ", logged), name
+    guest.run(["touch", "/run/policy/over"])
+    assert process.wait().stdout == "up\nListed\n"
+
+
+@ONCE_EACH
+def test_memory_is_not_kept_from_lease_to_lease(guest: Guest, served: Served) -> None:
+    """360 MiB in 5 leases, of which the client keeps every descriptor and mapping; 256 MiB are the limit."""
+    guest.run(["sh", "-c", "echo 6 > /proc/sys/vm/nr_hugepages"])
+    try:
+        said = json.loads(client(guest, "keeps", served.address).wait().stdout)
+    finally:
+        guest.run(["sh", "-c", "echo 0 > /proc/sys/vm/nr_hugepages"])
+    assert said == {"free": [2, 6] * 5, "kept": 0, "pages": [4096, 2 << 20], "byte": 0}
+    assert "failed" not in served.helper.output().stderr
+
+
+@pytest.mark.parametrize(
+    ("guest", "way"), [(GROUPED, "group"), (GROUPED, "cdev")], indirect=["guest"], ids=["group", "cdev"],
+    scope="session",
+)  # fmt: skip
+def test_two_ports_in_one_group(guest: Guest, way: str) -> None:
+    one = guest.address("nic0")
+    two = one.removesuffix("0") + "1"
+    group = guest.run(["readlink", "-f", f"/sys/bus/pci/devices/{one}/iommu_group"]).stdout.strip().rpartition("/")[2]
+    shares = f"{two}: shares IOMMU group {group} with {one}, which"
+    load(guest, "vfio-pci")
+    try:
+        guest.python(RAW_BIND, two, "vfio-pci")
+        with serving(guest, way, one, two):
+            assert f"{shares} the driver e1000e uses" in client(guest, "refused", two).wait().stdout
+            guest.python(RAW_BIND, one, "vfio-pci")
+            said = client(guest, "both", one, USER, two).wait().stdout
+            assert f"{shares} this lease has: lease one at a time, or use a slot with ACS" in said
+            assert "Attached" in client(guest, "refused", two).wait().stdout  # each alone can be had
+    finally:
+        for address in (one, two):
+            guest.python(RAW_BIND, address, "")
 
 
 @WAYS

@@ -87,7 +87,7 @@ def _keep_busy(lab: Lab, told: int, tell: int) -> dict[str, object]:
             break
         if not killed and now - last > PATIENCE:
             return {"error": "positive control failed: the device does no DMA that goes on"}
-    spot[:] = CANARY * BLOCK
+    lab.target.view[:] = CANARY * lab.target.size  # new pages, since the helper has given back those of the lease
     return {"last": last, "count": count, "gone": gone, **_afterwards(lab, place)}
 
 

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import ixy_vfio.transport.vfio  # noqa: F401  (now, while it may be read)
 from ixy_vfio.core.errors import LeaseError
@@ -23,6 +24,7 @@ from ixy_vfio.ixgbe.datapath import arm
 from ixy_vfio.runtime import child
 from ixy_vfio.runtime.control import Plan
 from ixy_vfio.runtime.worker import Job, counters
+from ixy_vfio.transport.lease import Lease
 from tests.attack import evil_dma as evil
 from tests.attack.evil_dma import Attack, Evil, Port, Target
 from tests.model_nic import World
@@ -75,6 +77,7 @@ class Attacker:
     def __init__(self, helper: str, ports: tuple[str, str], untouched: Callable[[], bool]) -> None:
         self._helper, self._ports, self._untouched = helper, ports, untouched
         self._quiet = 0.0  # until then
+        self._told = b""
 
     def at(self, kind: str, target: Target) -> dict[str, Any]:
         """Attack at a mapped address, then there; what each told, and how the helper ended the lease."""
@@ -91,15 +94,24 @@ class Attacker:
 
         job, _, ended = self._run(hold)
         self._quiet = time.monotonic() + QUIET
-        told = bytes(job.pool.memory.view[TOLD : TOLD + 64])
+        told = self._told
         first, second = (part.rstrip(b"\0").decode() for part in (told[:32], told[32:]))
         iova = target(Port(job))
         return {"iova": iova, "mapped": first, "told": second, "ended": ended, "untouched": self._untouched()}
 
     def _run(self, attack: Attack) -> tuple[Job, str, str]:
         one, told, ended = Evil(attack), "", ""
+        close = Lease.close
+
+        def closing(lease: Lease) -> None:
+            """The helper takes the pages back when its client leaves."""
+            if one.job is not None:
+                self._told = bytes(one.job.pool.memory.view[TOLD : TOLD + 64])
+            close(lease)
+
         try:
-            told = evil.drive(Plan(self._ports, one, "evil", helper=self._helper, link_deadline=120.0), one, 60.0)
+            with mock.patch.object(Lease, "close", closing):
+                told = evil.drive(Plan(self._ports, one, "evil", helper=self._helper, link_deadline=120.0), one, 60.0)
         except LeaseError as error:
             ended = str(error)
         assert one.job is not None

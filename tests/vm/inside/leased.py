@@ -1,10 +1,14 @@
 """A client of the helper in a guest: leases QEMU's edu device, without privileges, and lets it do DMA."""
 
 import contextlib
+import ctypes
+import fcntl
 import json
 import mmap
 import os
+import resource
 import socket
+import struct
 import sys
 import time
 from pathlib import Path
@@ -15,6 +19,8 @@ from ixy_vfio_helper.protocol import Allocated, Attach, Attached, End, Ended, He
 from tests.vm.inside.raw_vfio import PAGE, Device
 
 SOCKET = "/run/ixy_vfio/helper.sock"
+OVER = Path("/run/policy/over")  # made by root: something else is over
+REQUEST, ERROR = 4, 3  # VFIO_PCI_REQ_IRQ_INDEX, VFIO_PCI_ERR_IRQ_INDEX
 
 
 def edu_dma(device: Device, iova: int, to_memory: bool) -> None:
@@ -90,10 +96,12 @@ def dma(address: str) -> None:
     status = Path("/proc/self/status").read_text()
     locked = [line.split()[1] for line in status.splitlines() if line.startswith("VmLck")]
     os.close(device.fd)
+    carried = target[:8].decode()
     ended, _ = client.ask(End())
     assert isinstance(ended, Ended)
+    assert target[:8] == bytes(8)  # its pages were given back
     print(json.dumps({"listed": [listed.address, listed.driver, listed.state], "iova": [from_, to],
-                      "target": target[:8].decode(), "locked": locked, "ended": ended.reason}))  # fmt: skip
+                      "target": carried, "locked": locked, "ended": ended.reason}))  # fmt: skip
 
 
 def fault(address: str) -> None:
@@ -124,7 +132,11 @@ def survivor(address: str) -> None:
         if time.monotonic() > deadline:
             raise SystemExit("bus mastering stays on")
         time.sleep(0.02)
-    time.sleep(1.0)  # unmapping comes next; until then it reaches its own memory still
+    while memory[:8] == b"canary..":  # unmapping comes next, and then its pages are given back
+        if time.monotonic() > deadline:
+            raise SystemExit("the memory is not given back")
+        time.sleep(0.02)
+    memory[:8] = b"canary.."
     device.bus_master(True)
     edu_dma(device, iova, to_memory=True)
     print(json.dumps({"after": after, "memory": memory[:8].decode()}), flush=True)
@@ -151,15 +163,86 @@ def wanted_back(address: str) -> None:
     print(ended.reason, flush=True)
 
 
+def deaf(address: str, way: str) -> None:
+    """Take the interrupts by which the kernel tells the helper that it wants the device; then as `wanted_back`."""
+    client = Client()
+    device = client.attach(address)
+    mine = os.eventfd(0)
+    for index in (REQUEST, ERROR):
+        # By groups they are turned off (DATA_NONE), by iommufd they are this process's own (DATA_EVENTFD).
+        layout, fields = ("IIIIi", (0x24, index, 0, 1, mine)) if way == "cdev" else ("IIII", (0x21, index, 0, 0))
+        data = struct.pack("=I" + layout, struct.calcsize("=I" + layout), *fields)
+        with contextlib.suppress(OSError) if index == ERROR else contextlib.nullcontext():
+            fcntl.ioctl(device.fd, 0x3B6E, data)
+    print("up", flush=True)
+    ended, _ = client.hear()
+    assert isinstance(ended, Ended)
+    os.close(device.fd)
+    print(ended.reason, flush=True)
+
+
+def held(address: str) -> None:
+    """Hold a device until something is over; say whether the lease still is one."""
+    client = Client()
+    client.attach(address)
+    print("up", flush=True)
+    while not OVER.exists():
+        time.sleep(0.1)
+    print(type(client.ask(List(0))[0]).__name__, flush=True)
+
+
+def named(address: str) -> None:
+    """Die by null pointers under names that begin like what an IOMMU's driver or vfio-pci logs."""
+    number = address.partition(":")[2]
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for name in (f"DMAR {number}", f"AMD-Vi {number}", "DMAR: [DMA Read", f"vfio-pci {address}"):
+        pid = os.fork()
+        if not pid:
+            Path("/proc/self/comm").write_text(name)
+            ctypes.string_at(0)
+        assert os.waitpid(pid, 0)[1] & 0x7F == 11
+    print("done")
+
+
+def keeps(address: str) -> None:
+    """Lease after lease, and what was got in each is kept, and written to."""
+    size, huge, kept, free = 64 << 20, 8 << 20, [], []
+    pool = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
+    for _ in range(5):
+        client = Client()
+        device = client.attach(address)
+        for bytes_, purpose in ((size, 1), (huge, 2)):
+            reply, fds = client.ask(Memory(bytes_, 1, purpose))
+            assert isinstance(reply, Allocated), reply
+            view = mmap.mmap(fds[0], reply.size)
+            for at in range(0, reply.size, reply.page_size):
+                view[at] = 1
+            kept.append((fds[0], view, reply.page_size))
+        free.append(int(pool.read_text()))
+        os.close(device.fd)
+        assert isinstance(client.ask(End())[0], Ended)
+        free.append(int(pool.read_text()))
+    held_now = sum(os.fstat(fd).st_blocks * 512 for fd, *_ in kept)
+    print(json.dumps({"free": free, "kept": held_now, "pages": [page for *_, page in kept[:2]], "byte": kept[0][1][0]}))
+
+
+def both(*addresses: str) -> None:
+    """Ask for devices in one lease; say what the last answer is."""
+    client = Client()
+    for address in addresses:
+        reply = client.ask(Attach(address))[0]
+    print(reply)
+
+
 def refused(address: str) -> None:
     """Say what the helper says to an attach."""
     print(Client().ask(Attach(address))[0])
 
 
 if __name__ == "__main__":
-    uid = int(sys.argv[3])  # given up here, as the interpreter may lie where that user cannot start it
-    os.setgroups([])
+    what, uid, *words = sys.argv[1], int(sys.argv[3]), sys.argv[2], *sys.argv[4:]
+    os.setgroups([])  # given up here, as the interpreter may lie where that user cannot start it
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    scenes = (dma, fault, survivor, hidden, wanted_back, refused)
-    {scene.__name__: scene for scene in scenes}[sys.argv[1]](sys.argv[2])
+    scenes = (dma, fault, survivor, hidden, wanted_back, deaf, held, named, keeps, both, refused)
+    {scene.__name__: scene for scene in scenes}[what](*words)
