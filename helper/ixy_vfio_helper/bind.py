@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ixy_vfio_helper import locks, netrestore, netstate
-from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice
+from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice, remaps_interrupts
 from ixy_vfio_helper.monitor import Refusal
 
 KNOWN = (  # device ids of Intel that the drivers of this project know: 82599, X540, X550
@@ -137,8 +137,8 @@ def check(device: PciDevice, down: bool = False, other: bool = False) -> None:
     for line in device.read("iommu_group/reserved_regions").splitlines():
         if line.split()[2] == "direct":
             raise Refusal(f"{where}: the firmware reserves memory for it (RMRR {line}); a setting there may end that")
-    interrupts = (device.root / "proc/interrupts").read_text()
-    if platform.machine() == "x86_64" and "IR-" not in interrupts:
+    interrupts = (device.root / "proc/interrupts").read_text(errors="replace")
+    if platform.machine() == "x86_64" and not remaps_interrupts(interrupts):
         raise Refusal(f"{where}: interrupts are not remapped; turn on VT-d (with x2APIC) or AMD-Vi in the firmware")
     _refuse_in_use(device, down)
 

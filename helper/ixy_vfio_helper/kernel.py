@@ -22,6 +22,13 @@ def full_address(text: str) -> str:
     return address
 
 
+def remaps_interrupts(interrupts: str) -> bool:
+    """Whether /proc/interrupts has a controller IR-..., behind the counts; names that others give come behind it."""
+    rows = [line.split() for line in interrupts.split("\n")]
+    counted = [row[1:] for row in rows if row and row[0].rstrip(":").isdigit()]
+    return any(next((word for word in row if not word.isdigit()), "").startswith("IR-") for row in counted)
+
+
 class PciDevice:
     """One device in sysfs; everything is read again each time."""
 

@@ -2,7 +2,7 @@
 
 import platform
 
-from ixy_vfio_helper.kernel import VFIO_PCI
+from ixy_vfio_helper.kernel import VFIO_PCI, remaps_interrupts
 
 from ixy_vfio_setup.system import SetupError, System
 
@@ -19,7 +19,7 @@ def missing(system: System) -> list[str]:
     groups = system.at("/sys/kernel/iommu_groups")
     if not (groups.is_dir() and any(groups.iterdir())):
         found.append(_no_iommu(system, line))
-    elif platform.machine() == "x86_64" and "IR-" not in (system.text("/proc/interrupts") or ""):
+    elif platform.machine() == "x86_64" and not remaps_interrupts(system.text("/proc/interrupts") or ""):
         off = [word for word in line if word in NO_REMAPPING]
         remedy = (
             f"remove {' '.join(off)} from the kernel command line: {HOW}"

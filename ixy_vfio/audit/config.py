@@ -14,6 +14,7 @@ HEADER_TYPE, BRIDGE = 0x0E, 1
 CAPABILITIES = 0x34
 CAP_EXPRESS = 0x10
 EXT_ATS, EXT_SRIOV, EXT_ACS, EXT_PRI, EXT_PASID = 0x0F, 0x10, 0x0D, 0x13, 0x1B
+ACS_DIRECT = 0x40  # direct translated P2P: should be off
 EXPRESS_TYPES = {4: "root port", 5: "upstream port", 6: "downstream port", 7: "PCIe-to-PCI bridge"}
 PUBLIC = 64  # bytes that everybody may read
 

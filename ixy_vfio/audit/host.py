@@ -2,14 +2,16 @@
 
 import gzip
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ixy_vfio.audit import options
 from ixy_vfio.audit.config import ConfigSpace
 from ixy_vfio.audit.model import Reading
-from ixy_vfio.audit.system import Denied, Node, System
+from ixy_vfio.audit.system import Denied, Node, System, Unknown
 
 if TYPE_CHECKING:
     from ixy_vfio.audit.processes import Process
@@ -19,6 +21,8 @@ ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 DEVICES = "/sys/bus/pci/devices"
 USER_SPACE_DRIVERS = {"vfio-pci", "uio_pci_generic", "igb_uio", "pci-stub"}
 SIMULATED_DOMAIN = "8259:"
+MOUNTED = {"/proc": ("version", "cmdline"), "/sys": ("bus/pci", "kernel", "module")}  # what is in it, if it is mounted
+INITIAL = {"pid": 0xEFFFFFFC, "user": 0xEFFFFFFD}  # namespaces that the kernel starts with: linux/proc_ns.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,11 @@ class Host:
         data = self.system.data(path)
         return Reading(path, None if data is None else data.decode(errors="replace").strip("\0 \n\t"))
 
+    def lines(self, path: str) -> list[str]:
+        """The lines of a text file; none if it is not there. Names in it may have any other end of a line in them."""
+        text = self.read(path).value
+        return text.split("\n") if text else []
+
     def node(self, path: str) -> tuple[Node | None, Reading]:
         """Owner and mode of a file, and the same as evidence."""
         node = self.system.node(path)
@@ -72,6 +81,10 @@ class Host:
         """Whether something is there."""
         return self.system.resolve(path) is not None
 
+    def is_mounted(self, place: str) -> bool:
+        """Whether /proc or /sys is there."""
+        return any(self.exists(f"{place}/{name}") for name in MOUNTED[place])
+
     # -- kernel
 
     @cached_property
@@ -81,9 +94,15 @@ class Host:
 
     def option(self, name: str) -> str | None:
         """The value of a kernel option, all of them with commas between when it stands there more than once."""
-        words = [word.partition("=") for word in (self.command_line.value or "").split()]
-        found = [value for key, _, value in words if key.replace("-", "_") == name.replace("-", "_")]
+        said = options.words(self.command_line.value or "")
+        found = [value or "" for key, value in said if key == options.name_of(name)]
         return ",".join(found) if found else None
+
+    def is_on(self, name: str) -> bool:
+        """Whether a Boolean kernel option is true. The last one counts."""
+        said = options.words(self.command_line.value or "")
+        found = [value for key, value in said if key == options.name_of(name)]
+        return bool(found) and options.is_true(found[-1])
 
     def has_option(self, name: str, *values: str) -> bool:
         """Whether one of `values` is among the comma-separated values of a kernel option."""
@@ -113,23 +132,52 @@ class Host:
             except Denied:
                 continue
             if data is not None:
-                text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode(errors="replace")
-                return path, dict(re.findall(r"^CONFIG_(\w+)=(.*)$", text, re.MULTILINE))
+                try:
+                    text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode(errors="replace")
+                except (OSError, EOFError, zlib.error):
+                    continue
+                if found := dict(re.findall(r"^CONFIG_(\w+)=(.*)$", text, re.MULTILINE)):
+                    return path, found
         return "", {}
 
     def parameter(self, module: str, name: str) -> Reading:
-        """A module's parameter: as it is, or while the module is not loaded, as it will be."""
-        loaded = self.read(f"/sys/module/{module}/parameters/{name}")
+        """A module's parameter: as it is, or while the module is not loaded, as it will be. Raises Unknown.
+
+        modprobe takes what its files say, then the kernel's command line (modprobe(8)).
+        """
+        path = options.parameter_path(module, name)
+        loaded = self.read(path)
         if loaded.value is not None:
             return loaded
-        if (value := self.option(f"{module}.{name}")) is not None:
-            return Reading("/proc/cmdline", f"{module}.{name}={value}")
-        for directory in ("/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d"):
-            for file in self.system.names(directory):
-                text = self.read(f"{directory}/{file}").value or ""
-                if found := re.search(rf"^\s*options\s+{module}\s.*\b{name}=(\S+)", text, re.MULTILINE):
-                    return Reading(f"{directory}/{file}", f"{name}={found[1]}")
-        return loaded
+        if self.exists(f"/sys/module/{module}"):
+            return Reading(path, None)  # this kernel has no such parameter
+        if self.option(f"{module}.{name}") is not None:
+            last = [value for key, value in options.words(self.command_line.value or "") if key == f"{module}.{name}"][
+                -1
+            ]
+            return Reading("/proc/cmdline", f"{module}.{name}={options.ON if last is None else last}")
+        if self.contained:
+            raise Unknown(
+                f"{module} is not loaded, and the machine's modprobe.d is not seen from here: {self.contained}"
+            )
+        return options.of_modprobe(self, module, name) or loaded
+
+    @cached_property
+    def contained(self) -> str:
+        """Why what is seen here is not the whole machine (a container); "" if it is."""
+        for kind, number in INITIAL.items():
+            if (said := self.system.target(f"/proc/self/ns/{kind}")) is not None and said != f"{kind}:[{number}]":
+                return f"this is a {kind} namespace of its own"
+        mounts = [line.split() for line in (self.read("/proc/self/mountinfo").value or "").split("\n")]
+        kinds = [line[line.index("-") + 1] for line in mounts if len(line) > 4 and line[4] == "/dev" and "-" in line]
+        if kinds and kinds[-1] != "devtmpfs":
+            return f"/dev is not the kernel's (a {kinds[-1]})"
+        return ""
+
+    def require_whole(self) -> None:
+        """Raise Unknown where only a part of the machine is seen."""
+        if self.contained:
+            raise Unknown(f"only a part of the machine is seen from here: {self.contained}")
 
     # -- IOMMU
 
@@ -176,6 +224,10 @@ class Host:
         """The members of an IOMMU group."""
         return [device for device in self.devices.values() if device.group == number]
 
+    def is_noiommu(self, group: str) -> bool:
+        """Whether a group was made up by VFIO's no-IOMMU mode (linux/drivers/vfio/group.c)."""
+        return self.read(f"/sys/kernel/iommu_groups/{group}/name").value == "vfio-noiommu"
+
     def group_type(self, number: str) -> Reading:
         """The type of a group's default domain: DMA, DMA-FQ, identity, ..."""
         return self.read(f"/sys/kernel/iommu_groups/{number}/type")
@@ -201,7 +253,12 @@ class Host:
 
         return find(self)
 
-    @property
-    def root(self) -> bool:
-        """Whether root looks, who sees everything."""
-        return self.system.uid == 0
+    @cached_property
+    def blind(self) -> str:
+        """Why not everything of every process is seen; "" if it is."""
+        if self.system.uid != 0:
+            return "shown to root only"
+        hidden = [process for process in self.processes if process.shown_fds is None]
+        if hidden:
+            return f"hidden even from this root: {hidden[0]} and {len(hidden) - 1} more"
+        return f"not shown here: {self.contained}" if self.contained else ""

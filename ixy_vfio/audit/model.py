@@ -6,7 +6,8 @@
         reading = host.read("/sys/kernel/security/lockdown")
         yield passed("locked down", reading) if "[none]" not in reading else warn("not locked down", reading)
 
-A file that may not be read ends the check with SKIP (system.Denied); a check need not care.
+A file that may not be read ends the check with SKIP (system.Denied); a check need not care. What cannot be known is
+SKIP, too (system.Unknown), never PASS. A page says by `Holds unless: ` what would make the title false.
 """
 
 import inspect
@@ -100,6 +101,7 @@ class Check:
     severity: Severity
     needs_root: bool
     function: Callable[..., Findings]
+    needs: tuple[str, ...] = ("/proc", "/sys")  # file systems without which it can tell nothing
 
     @property
     def title(self) -> str:
@@ -131,21 +133,23 @@ CHECKS: dict[str, Check] = {}  # by name; filled by the decorators below
 _Function = TypeVar("_Function", bound=Callable[..., Findings])
 
 
-def _register(scope: Scope, name: str, severity: Severity, needs_root: bool) -> Callable[[_Function], _Function]:
+def _register(
+    scope: Scope, name: str, severity: Severity, needs_root: bool, needs: tuple[str, ...] = ("/proc", "/sys")
+) -> Callable[[_Function], _Function]:
     def add(function: _Function) -> _Function:
         if name in CHECKS:
             raise ValueError(f"two checks are named {name}")
-        CHECKS[name] = Check(name, scope, severity, needs_root, function)
+        CHECKS[name] = Check(name, scope, severity, needs_root, function, needs)
         return function
 
     return add
 
 
 def host_check(
-    name: str, severity: Severity, *, needs_root: bool = False
+    name: str, severity: Severity, *, needs_root: bool = False, needs: tuple[str, ...] = ("/proc", "/sys")
 ) -> Callable[[Callable[["Host"], Findings]], Callable[["Host"], Findings]]:
     """Make a function a check that runs once."""
-    return _register(Scope.HOST, name, severity, needs_root)
+    return _register(Scope.HOST, name, severity, needs_root, needs)
 
 
 def device_check(

@@ -17,6 +17,11 @@ HEADINGS = {
     Scope.ATTACK: "By attacking: `ixy-vfio audit DEVICE --attack`",
 }
 
+HEADED = (  # how a paragraph begins, and its heading
+    ("Holds unless: ", "## What would make it false"),
+    ("Why: ", "## Why it matters"),
+    ("Fix: ", "## What to do"),
+)
 ATTACKING = """
 DEVICE must be yours to lease, and idle. It comes from the helper, as memory does, so an attack has no right that a
 driver has not. You are asked first; `--yes` answers beforehand. Each attack runs in a process and leases of its own,
@@ -37,8 +42,10 @@ device.ats.
 def page(check: Check) -> str:
     """One check, as Markdown."""
     title, _, body = check.text.partition("\n")
-    for word, heading in (("Why: ", "## Why it matters"), ("Fix: ", "## What to do")):
-        before, _, after = body.partition(f"\n{word}")
+    for word, heading in HEADED:
+        before, found, after = body.partition(f"\n{word}")
+        if not found:
+            continue
         body = f"{before}\n{heading}\n\n{after[:1].upper()}{after[1:]}"
     runs = "Runs with --attack only" if check.scope is Scope.ATTACK else f"Runs on: {check.scope.value}"
     facts = f"{runs}. Severity of a failure: {check.severity.name.lower()}."

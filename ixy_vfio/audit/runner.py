@@ -9,8 +9,8 @@ from ixy_vfio.audit.host import SIMULATED_DOMAIN, Host, PciDevice
 from ixy_vfio.audit.model import CHECKS, Check, Finding, Reading, Scope, Status, skip
 from ixy_vfio.audit.report import Report, Result
 from ixy_vfio.audit.scene import Scene, draw
-from ixy_vfio.audit.sessions import Session, parse_address
-from ixy_vfio.audit.system import Denied
+from ixy_vfio.audit.sessions import Kind, Session, parse_address
+from ixy_vfio.audit.system import Denied, Unknown
 from ixy_vfio.core.errors import UsageError
 
 
@@ -19,8 +19,8 @@ def audit(host: Host, target: str | None = None) -> Report:
 
     Raises UsageError when there is no such device, or nothing to look at.
     """
-    if not host.exists("/proc/version") and not host.exists("/proc/cmdline"):
-        raise UsageError("/proc is not mounted; the audit cannot look at this machine")
+    if not any(host.is_mounted(place) for place in ("/proc", "/sys")):
+        raise UsageError("neither /proc nor /sys is mounted; the audit cannot look at this machine")
     devices, sessions = _subjects(host, target)
     results = []
     for check in CHECKS.values():
@@ -47,8 +47,11 @@ def make_report(host: Host, target: str, results: Sequence[Result], scene: Scene
 
 def _subjects(host: Host, target: str | None) -> tuple[Sequence[PciDevice], Sequence[Session]]:
     """The devices and sessions under audit."""
-    every = host.sessions.sessions
+    every: Sequence[Session] = host.sessions.sessions
     if target is None:
+        # Anybody can make a process that looks like a session on simulated devices: one of another user is theirs to
+        # audit, and says nothing of the machine.
+        every = [one for one in every if one.kind is not Kind.SIMULATED or host.system.uid in one.holders[0].uids]
         used = {address for session in every for address in session.devices}
         return [one for one in host.devices.values() if one.in_user_space or one.address in used], every
     if re.fullmatch(r"[0-9]{1,9}", target):
@@ -78,11 +81,16 @@ def _run(check: Check, subject: str, host: Host, *more: PciDevice | Session) -> 
     """One check on one subject; what cannot be read or understood is a SKIP."""
     findings: list[Finding] = []
     try:
+        for place in check.needs:
+            if not host.is_mounted(place):
+                raise Unknown(f"{place} is not mounted here")
         findings += check.function(host, *more)
     except Denied as denied:
         path = str(denied)
         findings.append(skip(f"{path} may not be read by you; run as root", Reading(path, None)))
-    except (ValueError, IndexError, OSError) as error:
+    except Unknown as unknown:
+        findings.append(skip(str(unknown)))
+    except (ValueError, LookupError, OSError) as error:
         findings.append(skip(f"could not be judged: {type(error).__name__}: {error}"))
     return conclude(check, subject, findings)
 

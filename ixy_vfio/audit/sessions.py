@@ -13,6 +13,7 @@ from ixy_vfio.audit.host import ADDRESS, DEVICES, SIMULATED_DOMAIN, Host
 from ixy_vfio.audit.processes import DEVICE_FD, DEVICE_NODE, GROUP_NODE, Process
 from ixy_vfio.audit.system import Denied
 
+RUN = "/run/ixy_vfio/"
 LEASES = "/run/ixy_vfio/leases"  # a file per leased device: "UID PID-OF-THE-HELPER"
 
 
@@ -65,8 +66,8 @@ class Sessions:
 def find(host: Host) -> Sessions:
     """Look at every process."""
     everybody = host.processes
-    helpers = tuple(one for one in everybody if is_helper(one))
-    apart = {one.pid for one in everybody if is_helper(one) or is_simulator(one)}
+    helpers = helpers_of(host)
+    apart = {one.pid for one in helpers} | {one.pid for one in everybody if is_simulator(one)}
     concerned = {one.pid: one for one in everybody if one.concerned and one.pid not in apart}
     for one in everybody:  # a worker hides its memory: not dumpable
         if one.shown_mappings is None and one.parent in concerned and one.pid not in apart:
@@ -92,15 +93,32 @@ def _runs(process: Process, *names: str) -> bool:
     return any(word.rpartition("/")[2] in names for word in process.argv[:6])
 
 
-def is_helper(process: Process) -> bool:
-    """A process of the real helper: the server, or one for a lease."""
-    return _runs(process, "ixy-vfio-helper", "ixy_vfio_helper") or any(
-        "/ixy_vfio_helper/" in a for a in process.argv[:6]
-    )
+def helpers_of(host: Host) -> tuple[Process, ...]:
+    """The processes of the real helper: the listening one, and one for each lease.
+
+    Anybody can have any command line. The helper is known by what only root can do: its leases are written down in a
+    directory of root's; its socket lies in one (root sees who listens). A user may start root's programs with any
+    words (sudo); those are root's by some user ids only, or hold neither.
+    """
+    leases = {pid for _, pid in claims(host).values()}
+    sockets = {f"socket:[{inode}]" for inode in _listening(host)}
+    roots = [one for one in host.processes if one.is_roots and one.pid != 1]  # systemd holds the socket, too
+    servers = {one.pid for one in roots if sockets & set((one.shown_fds or {}).values())}
+    if not servers:  # hidden: then by the leases
+        servers = {one.parent for one in roots if one.pid in leases} - {1}
+    return tuple(one for one in roots if one.pid in servers or one.parent in servers)
+
+
+def _listening(host: Host) -> list[str]:
+    """The inodes of sockets that lie where only root can have put them."""
+    lines = [line.split() for line in host.lines("/proc/net/unix")]
+    return [line[6] for line in lines if len(line) == 8 and line[7].startswith(RUN)]
 
 
 def is_simulator(process: Process) -> bool:
-    """The simulator, or the helper that comes with it."""
+    """The simulator, or the helper that comes with it. It has nothing of a real device."""
+    if process.holds_device or any(area.is_real_bar for area in process.shown_mappings or ()):
+        return False
     first = [word for word in process.argv[1:6] if not word.startswith("-")]
     return any(word.startswith("ixy_vfio.sim") for word in first) or ("sim" in first and _runs(
         process, "ixy-vfio", "ixy_vfio.cli", "cli.py"))  # fmt: skip
@@ -126,29 +144,32 @@ def _session(host: Host, family: Sequence[Process], helpers: Sequence[Process]) 
     areas = [area for one in family for area in one.shown_mappings or ()]
     packets = any(area.is_packet_memory for area in areas)
     real = any(area.is_real_bar for area in areas) or any(one.holds_device for one in family)
-    if packets and not real:
+    if not real:  # memory of these names can be made by anybody
         named = {word for one in holders for word in one.argv if word.startswith(SIMULATED_DOMAIN)}
         return Session(Kind.SIMULATED, tuple(sorted(named)), holders, workers)
     devices = {address for one in family for address in devices_of(host, one)}
-    helper = _helper(host, devices, family if packets else (), helpers)
+    helper = _helper(host, devices, family, helpers) if devices or packets else None
     if helper is not None:
         devices |= devices_of(host, helper)
-    kind = Kind.OURS if packets or helper is not None else Kind.OTHER
+    # Memory of that name can be made by anybody: ours is the session that the helper has a lease for. A user who may
+    # not see the leases takes the word for it.
+    ours = helper is not None or (packets and not host.exists(LEASES))
+    kind = Kind.OURS if ours else Kind.OTHER
     return Session(kind, tuple(sorted(devices)), holders, workers, helper)
 
 
 def devices_of(host: Host, process: Process) -> set[str]:
     """The devices that a process has open, as far as /proc tells."""
     found: set[str] = set()
-    for number, what in (process.shown_fds or {}).items():
+    for path, what in (process.shown_fds or {}).items():
         if group := GROUP_NODE.fullmatch(what):
             found |= {one.address for one in host.group(group[1]) if one.in_user_space}
         elif DEVICE_NODE.fullmatch(what):
             target = host.system.resolve(f"/sys/class/vfio-dev/{what.rpartition('/')[2]}") or ""
             found |= {part for part in target.split("/")[-3:] if part in host.devices}
         elif what == DEVICE_FD:  # Linux 6.18 and later say which
-            text = host.read(f"/proc/{process.pid}/fdinfo/{number}").value or ""
-            paths = [line.split()[-1] for line in text.splitlines() if line.startswith("vfio-device-syspath:")]
+            lines = host.lines(path.replace("/fd/", "/fdinfo/"))
+            paths = [line.split()[-1] for line in lines if line.startswith("vfio-device-syspath:")]
             found |= {path.rpartition("/")[2] for path in paths}
     return found
 
@@ -160,6 +181,8 @@ def strays_of(host: Host, address: str) -> list[Process]:
 
 def claims(host: Host) -> dict[str, tuple[int, int]]:
     """Device -> (uid, process id of the helper) of the leases that the helper recorded."""
+    if (node := host.node(LEASES)[0]) is None or node.uid or node.mode & 0o022:
+        return {}  # not root's alone: helper.socket says so
     try:
         files = [name for name in host.system.names(LEASES) if name.endswith(".lease")]
         texts = {name.removesuffix(".lease"): (host.read(f"{LEASES}/{name}").value or "").split() for name in files}
@@ -168,17 +191,22 @@ def claims(host: Host) -> dict[str, tuple[int, int]]:
     return {
         address: (int(words[0]), int(words[1]))
         for address, words in texts.items()
-        if len(words) == 2 and host.exists(f"/proc/{words[1]}/status")
+        if len(words) == 2 and words[0].isdigit() and words[1].isdigit() and _is_there(host, words[1])
     }
 
 
+def _is_there(host: Host, pid: str) -> bool:
+    try:
+        return host.exists(f"/proc/{pid}/status")
+    except Denied:  # it is there, and hidden (hidepid=1)
+        return True
+
+
 def _helper(host: Host, devices: set[str], family: Sequence[Process], helpers: Sequence[Process]) -> Process | None:
-    """The helper's process that holds the lease of these devices; when they are unknown, the only one of this user."""
+    """The helper's process that holds this user's lease of the devices; when they are unknown, their only one."""
     uids = set().union(*(one.uids for one in family))
-    leases = claims(host)
-    pids = {pid for address, (uid, pid) in leases.items() if address in devices}
-    if not devices:
-        pids = {pid for uid, pid in leases.values() if uid in uids}
+    leases = {address: pid for address, (uid, pid) in claims(host).items() if uid in uids}
+    pids = {pid for address, pid in leases.items() if address in devices} if devices else set(leases.values())
     found = [one for one in helpers if one.pid in pids]
     return found[0] if len(found) == 1 else None
 

@@ -1,4 +1,4 @@
-"""A machine as a text file: what an audit reads of it, line by line, so that it can be audited again elsewhere.
+r"""A machine as a text file: what an audit reads of it, line by line, so that it can be audited again elsewhere.
 
     # an empty machine with one device node
     uid 0                                                   who looked
@@ -9,9 +9,13 @@
     /sys/bus/pci/devices/0000:03:00.0 -> ../../../devices/pci0000:00/0000:03:00.0
     /sys/devices/pci0000:00/0000:03:00.0/config = 64 0:8680fb10 4:0701     binary: size, then offset:bytes
     /dev/vfio/12 @ c 0600 0 0                               kind, mode, owner, group (else - 0644 0 0)
+    /dev/vfio/13 @ c 0660 0 0 u1000=6,g=0                   the same with an ACL (system.Node)
+    /proc/77/fd/9 # c 511:0                                 which device a node is, or what is open; `none`: none
     /proc/77/map_files/7f00-7f10 ~ 7                        seals of a memfd
     /proc/77/maps !                                         may not be read
     /run/ixy_vfio/                                          an empty directory
+
+In paths and links, what would break a line stands as in Python: \\n, \\x20, \\\\.
 
 `Recorder` writes one from a live machine: `ixy-vfio audit --record FILE`.
 """
@@ -23,7 +27,10 @@ from dataclasses import dataclass, field, replace
 
 from ixy_vfio.audit.system import Denied, Node, System
 
-_LINE = re.compile(r"(/\S*?)(?:(:)(?: (.*))?| -> (.*)| = (\d+)((?: [0-9a-f]+:[0-9a-f]*)*)| @ (.*)| ~ (\d+)| (!)|/)\s*")
+_LINE = re.compile(
+    r"(/\S*?)(?:(:)(?: (.*))?| -> (.*)| = (\d+)((?: [0-9a-f]+:[0-9a-f]*)*)| @ (.*)| # (.*)| ~ (\d+)| (!)|/)\s*"
+)
+_NONE = "none"
 _LINKS = 40  # followed in one path
 
 
@@ -34,6 +41,7 @@ class Entry:
     data: bytes | None = None
     link: str | None = None
     node: Node | None = None
+    device: str | None = None
     seals: int | None = None
     denied: bool = False
 
@@ -112,9 +120,22 @@ class Tree:
             return entry.node or Node("-", 0o644, 0, 0)
         return Node("d", 0o755, 0, 0) if self.resolve(path) is not None else None
 
+    def device(self, path: str) -> str | None:
+        """See `System`. A node whose number was not recorded is known by its path."""
+        entry = self.entries.get(self._find(path, final=False), Entry())
+        if entry.denied:
+            raise Denied(path)
+        found = self._find(path)
+        device = entry.device or self.entries.get(found, Entry()).device
+        node = self.entries.get(found, Entry()).node
+        if device is None and (found.startswith("/dev/") if node is None else node.kind in "cb"):
+            return f"c {found}"
+        return None if device == _NONE else device
+
     def seals(self, path: str) -> int | None:
         """See `System`."""
-        return self._entry(path).seals
+        here = self.entries.get(self._find(path, final=False), Entry())  # a link in map_files leads nowhere
+        return here.seals if here.seals is not None else self._entry(path).seals
 
     def lacks(self) -> Mapping[str, str] | None:
         """See `System`."""
@@ -141,7 +162,8 @@ def load(text: str) -> Tree:
         found = _LINE.fullmatch(line)
         if found is None:
             raise ValueError(f"line {number}: not understood: {line}")
-        path, colon, value, link, size, chunks, node, seals, denied = found.groups()
+        path, colon, value, link, size, chunks, node, device, seals, denied = found.groups()
+        path, link = _unquoted(path), None if link is None else _unquoted(link)
         if colon:
             body = []
             while value is None and number < len(lines) and lines[number].startswith("    "):
@@ -149,15 +171,36 @@ def load(text: str) -> Tree:
                 number += 1
             tree.update(path, data=(value if value is not None else "\n".join(body)).encode() + b"\n")
         elif node:
-            kind, mode, uid, gid = node.split()
-            tree.update(path, node=Node(kind, int(mode, 8), int(uid), int(gid)))
+            kind, mode, uid, gid, *acl = node.split()
+            tree.update(path, node=Node(kind, int(mode, 8), int(uid), int(gid), *acl))
+        elif device:
+            tree.update(path, device=device)
         elif size:
             tree.update(path, data=_binary(int(size), chunks))
-        elif link or seals or denied:
-            tree.update(path, link=link, seals=int(seals) if seals else None, denied=bool(denied))
+        elif link is not None:
+            tree.update(path, link=link)
+        elif seals or denied:
+            tree.update(path, seals=int(seals) if seals else None, denied=bool(denied))
         else:
             tree.update(path, node=Node("d", 0o755, 0, 0))
     return tree
+
+
+def _quoted(text: str, link: bool = False) -> str:
+    """A path as one word of ASCII. A link's target may have spaces within."""
+    plain = text.isascii() and text.isprintable() and text == text.strip() and "\\" not in text
+    if plain and (link or " " not in text):
+        return text
+    return text.encode("unicode_escape").decode("ascii").replace(" ", "\\x20")
+
+
+def _unquoted(text: str) -> str:
+    if "\\" not in text:
+        return text
+    try:
+        return text.encode("ascii").decode("unicode_escape")
+    except UnicodeError:
+        raise ValueError(f"not understood: {text}") from None
 
 
 def _binary(size: int, chunks: str) -> bytes:
@@ -179,16 +222,19 @@ def dump(tree: Tree) -> str:
 
 
 def _lines(tree: Tree, path: str) -> Iterator[str]:
-    entry = tree.entries[path]
+    entry, name = tree.entries[path], path
+    path = _quoted(path)
     if entry.denied:
         yield f"{path} !"
     if entry.link is not None:
-        yield f"{path} -> {entry.link}"
+        yield f"{path} -> {_quoted(entry.link, link=True)}"
     if entry.seals is not None:
         yield f"{path} ~ {entry.seals}"
     if entry.node is not None:
         yield f"{path} @ {entry.node}"
-    if entry == Entry() and not any(name.startswith(path + "/") for name in tree.entries):
+    if entry.device is not None:
+        yield f"{path} # {entry.device}"
+    if entry == Entry() and not any(one.startswith(name + "/") for one in tree.entries):
         yield f"{path}/"
     if entry.data is None:
         return
@@ -269,7 +315,11 @@ class Recorder:
     def target(self, path: str) -> str | None:
         """See `System`."""
         self._place(path)
-        return self._system.target(path)
+        try:
+            return self._system.target(path)
+        except Denied:
+            self.tree.update(path, denied=True)
+            raise
 
     def resolve(self, path: str) -> str | None:
         """See `System`."""
@@ -282,6 +332,13 @@ class Recorder:
         """See `System`."""
         found = self._system.node(path)
         self._note(path, node=found)
+        return found
+
+    def device(self, path: str) -> str | None:
+        """See `System`."""
+        found = self._system.device(path)
+        place = path if path.startswith("/proc/") else self._place(path)  # what an fd leads to is of the fd
+        self.tree.update(place, device=found or _NONE)
         return found
 
     def seals(self, path: str) -> int | None:

@@ -43,6 +43,10 @@ REFUSED: dict[str, tuple[Callable[[Kernel], object], str]] = {
     "group": (lambda k: neighbour(k, "ixgbe"), rf"shares its IOMMU group with {NEIGHBOUR} \(driver ixgbe\)"),
     "rmrr": (lambda k: region(k, "direct"), r"reserves memory for it \(RMRR 0x7a000000 0x7bffffff direct\)"),
     "interrupts": (lambda k: (k.root / "proc/interrupts").write_text(IR[10:].replace("IR-", "")), "not remapped"),
+    "interrupts, by name": (
+        lambda k: (k.root / "proc/interrupts").write_text(IR.replace("IR-", "").replace("eth0", "IR-PCI-MSI")),
+        "not remapped",
+    ),
     "no module": (lambda k: (k.root / "sys/bus/pci/drivers/vfio-pci").rmdir(), "run: sudo modprobe vfio-pci"),
     "vfs": (lambda k: attribute(k, "sriov_numvfs", "4\n"), r"has 4 virtual functions; run: echo 0 > .*/sriov_numvfs"),
     "namespace": (lambda k: shutil.rmtree(k.device() / "net"), "driver ixgbe, but no interface here: it is in another"),

@@ -108,6 +108,10 @@ def not_remapped(system: Machine, line: str = "ro") -> None:
     system.at("proc/cmdline").write_text(line)
 
 
+def named_remapped(system: Machine) -> None:
+    system.at("proc/interrupts").write_text(" 24:  7  PCI-MSIX-0000:03:00.0  0-edge  IR-PCI-MSI\n")
+
+
 def unsafe(system: Machine, says: str = "Y") -> None:
     path = system.at("sys/module/vfio/parameters")
     path.mkdir(parents=True)
@@ -129,6 +133,8 @@ HOW = "edit GRUB_CMDLINE_LINUX in /etc/default/grub, run update-grub, and restar
          [f"no IOMMU: remove intel_iommu=off from the kernel command line: {HOW}"]),
         (not_remapped, ["interrupts are not remapped, so a device could forge them; turn on x2APIC and interrupt "
                         "remapping (VT-d, AMD-Vi) in the firmware's setup"]),
+        (named_remapped, ["interrupts are not remapped, so a device could forge them; turn on x2APIC and "
+                                       "interrupt remapping (VT-d, AMD-Vi) in the firmware's setup"]),
         (lambda s: not_remapped(s, "intremap=off"),
          ["interrupts are not remapped, so a device could forge them; remove intremap=off from the kernel command "
           f"line: {HOW}"]),

@@ -1,14 +1,9 @@
 """One device: its group, the bridges above it, and what it can do."""
 
-from ixy_vfio.audit.config import (
-    ACS_BITS,
-    EXT_ACS,
-    EXT_ATS,
-    EXT_PASID,
-    EXT_PRI,
-)
+from ixy_vfio.audit.config import ACS_BITS, ACS_DIRECT, EXT_ACS, EXT_ATS, EXT_PASID, EXT_PRI
 from ixy_vfio.audit.host import DEVICES, Host, PciDevice
 from ixy_vfio.audit.model import Findings, Reading, Severity, device_check, fail, passed, skip, warn
+from ixy_vfio.audit.rights import replaceable
 from ixy_vfio.audit.sessions import strays_of
 
 EEPROM_RECORDS = "/var/lib/ixy_vfio/eeprom"  # ADDRESS.first, ADDRESS.last: digests; written by audit/eeprom.py
@@ -23,7 +18,12 @@ def _group(device: PciDevice) -> str:
 def behind_iommu(host: Host, device: PciDevice) -> Findings:
     """The device is behind an IOMMU.
 
-    Looks for the device's IOMMU group.
+    Looks for the device's IOMMU group, its name and the type of its default domain.
+
+    Holds unless: the device has no group (the firmware's table, or a machine that exempts a bus: QEMU's bypass_iommu);
+    the group is one that VFIO's no-IOMMU mode made up. A group in passthrough is a warning: VFIO puts the device into a
+    domain of its own, but before and afterwards it reaches all memory. virtio devices may go past an IOMMU that is
+    there: see device.virtio; so may devices that translate by themselves: device.ats.
 
     Why: a device without a group is not translated: an IOMMU in the machine does not help. VFIO would offer its
     no-IOMMU mode at most.
@@ -34,6 +34,10 @@ def behind_iommu(host: Host, device: PciDevice) -> Findings:
     path = f"{DEVICES}/{device.address}/iommu_group"
     if device.group is None:
         yield fail("it has no IOMMU group", Reading(path, None))
+    elif host.is_noiommu(device.group):
+        yield fail(f"group {device.group} is of VFIO's no-IOMMU mode", Reading(f"{path}/name", "vfio-noiommu"))
+    elif "identity" in (kind := host.group_type(device.group)):
+        yield warn(f"group {device.group} is in passthrough while VFIO does not have the device", kind)
     else:
         yield passed(f"group {device.group}", Reading(path, device.group))
 
@@ -45,6 +49,9 @@ def group(host: Host, device: PciDevice) -> Findings:
     Looks at the members of the group and their drivers. A group is viable when no member is driven by the kernel, but
     for bridges.
 
+    Holds unless: another device is in the group, of any bus; it, or a bridge, has a driver that is neither of VFIO nor
+    harmless (Linux accepts pci-stub, and pcieport for bridges). A UIO driver is the kernel's here.
+
     Why: members of a group can reach each other past the IOMMU, and share one domain. A foreign driver in the group
     makes VFIO refuse it; two users of one group can attack each other.
 
@@ -54,11 +61,17 @@ def group(host: Host, device: PciDevice) -> Findings:
     if device.group is None:
         yield skip("it has no IOMMU group")
         return
-    others = [one for one in host.group(device.group) if one.address != device.address and not one.is_bridge]
-    foreign = [one for one in others if one.driver and not one.in_user_space and one.driver not in HARMLESS_DRIVERS]
+    members = [one for one in host.group(device.group) if one.address != device.address]
+    others = [one for one in members if not one.is_bridge]
+    foreign = [
+        str(one) for one in members if one.driver and "vfio" not in one.driver and one.driver not in HARMLESS_DRIVERS
+    ]
     evidence = host.names(_group(device))
+    foreign += [
+        f"{name}, which is no PCI device" for name in (evidence.value or "").split() if name not in host.devices
+    ]
     if foreign:
-        yield fail(f"group {device.group} is not viable: {'; '.join(map(str, foreign))}", evidence)
+        yield fail(f"group {device.group} is not viable: {'; '.join(foreign)}", evidence)
     elif others:
         yield warn(f"shares group {device.group} with {'; '.join(map(str, others))}", evidence)
     else:
@@ -73,6 +86,9 @@ def acs(host: Host, device: PciDevice) -> Findings:
     completion redirect, upstream forwarding. A bridge without ACS is accepted where the kernel vouches for it (a
     quirk: it gave the device a group without the bridge).
 
+    Holds unless: one bridge on the way lacks one of these, has it and does not do it, or lets translated requests pass
+    directly (direct translated P2P). SKIP if a bridge's configuration is not shown, or the bridge itself.
+
     Why: a switch may pass a request straight to a sibling, which then never meets the IOMMU.
 
     Fix: turn ACS on in the firmware's setup; put the card into a slot of the processor; do not boot with
@@ -86,6 +102,8 @@ def acs(host: Host, device: PciDevice) -> Findings:
     for address in device.bridges:
         bridge = host.devices.get(address)
         if bridge is None:
+            yield skip(f"bridge {address} is not shown")
+            good = False
             continue
         config = host.config_space(bridge)
         at = config.extended(EXT_ACS)
@@ -95,7 +113,10 @@ def acs(host: Host, device: PciDevice) -> Findings:
         readings.append(Reading(config.path, f"ACS control {control:#06x}" if at else "no ACS"))
         if at is None and config.port_type == "upstream port":
             continue  # redirection is the matter of the ports below and above it
-        if missing and (at is not None or address in members):
+        if control & ACS_DIRECT:
+            good = False
+            yield fail(f"bridge {address} lets translated requests pass directly", readings[-1])
+        elif missing and (at is not None or address in members):
             good = False
             lacks = "has no ACS" if at is None else f"does not do {', '.join(missing)}"
             cannot = " (and cannot)" if at is not None and any(not capable & bit for bit in ACS_BITS) else ""
@@ -110,6 +131,9 @@ def reserved(host: Host, device: PciDevice) -> Findings:
 
     Looks at the group's reserved regions for type `direct` (RMRR of Intel, unity maps of AMD).
 
+    Holds unless: the group has a region of type direct; direct-relaxable (given up for VFIO) is a warning. SKIP if the
+    kernel does not show the regions.
+
     Why: such memory must stay reachable for the device, in every domain: firmware and device share it. Linux refuses
     the device to VFIO for that; servers of HPE are known for it, for all slots.
 
@@ -123,7 +147,9 @@ def reserved(host: Host, device: PciDevice) -> Findings:
     regions = [line.split() for line in (reading.value or "").splitlines()]
     direct = [f"{line[0]}-{line[1]}" for line in regions if line[-1] == "direct"]
     relaxed = [f"{line[0]}-{line[1]}" for line in regions if line[-1] == "direct-relaxable"]
-    if direct:
+    if reading.value is None:
+        yield skip("the group's regions are not shown", reading)
+    elif direct:
         yield fail(f"direct: {', '.join(direct)}; VFIO refuses the device", reading)
     elif relaxed:
         yield warn(f"direct, but given up for VFIO: {', '.join(relaxed)}", reading)
@@ -135,7 +161,11 @@ def reserved(host: Host, device: PciDevice) -> Findings:
 def ats(host: Host, device: PciDevice) -> Findings:
     """ATS, PRI and PASID are off.
 
-    Looks whether Address Translation Services, Page Request Interface or PASID are enabled in the device (root).
+    Looks whether Address Translation Services, Page Request Interface or PASID are enabled in the device (root); for a
+    virtual function also in its physical one, whose PRI and PASID are in common.
+
+    Holds unless: one of them is on now. Linux turns ATS on when a device gets a domain, where device and IOMMU can, and
+    pci=noats is not there: so of a device that can, and that nobody uses, SKIP.
 
     Why: with ATS a device marks requests as translated, and the IOMMU lets them pass unseen; a device with hostile
     firmware reaches all memory that way (Thunderclap, NDSS 2019).
@@ -143,16 +173,21 @@ def ats(host: Host, device: PciDevice) -> Findings:
     Fix: boot with pci=noats. Bridges with ACS translation blocking stop such requests too.
     """
     config = host.config_space(device)
-    enabled = []
-    for name, number, offset, bit in (
-        ("ATS", EXT_ATS, 6, 0x8000), ("PRI", EXT_PRI, 4, 1), ("PASID", EXT_PASID, 6, 1),
-    ):  # fmt: skip
-        at = config.extended(number)
-        if at is not None and config.word(at + offset) & bit:
-            enabled.append(Reading(config.path, f"{name} control {config.word(at + offset):#06x}"))
+    enabled, able = [], False
+    for one in filter(None, (device, _physical(host, device))):
+        space = host.config_space(one)
+        for name, number, offset, bit in (
+            ("ATS", EXT_ATS, 6, 0x8000), ("PRI", EXT_PRI, 4, 1), ("PASID", EXT_PASID, 6, 1),
+        ):  # fmt: skip
+            at = space.extended(number)
+            able |= at is not None and name == "ATS" and one is device
+            if at is not None and space.word(at + offset) & bit and (one is device or name != "ATS"):
+                enabled.append(Reading(space.path, f"{name} control {space.word(at + offset):#06x}"))
     if enabled:
         names = ", ".join((reading.value or "").split()[0] for reading in enabled)
         yield fail(f"on: {names}", *enabled)
+    elif able and not host.has_option("pci", "noats") and not host.sessions.of(device.address):
+        yield skip("off while nobody uses it; Linux may turn ATS on then", Reading(config.path, "it can do ATS"))
     else:
         yield passed("off or not there", Reading(config.path, f"{len(config.data)} bytes"))
 
@@ -162,6 +197,8 @@ def reset(host: Host, device: PciDevice) -> Findings:
     """The device can be reset on its own.
 
     Looks at reset_method, which lists what the kernel can use (Linux 5.15; before that, whether there is `reset`).
+
+    Holds unless: there is none, or the first that the kernel tries is that of the bus.
 
     Why: a reset is what ends DMA and wipes the state of one user before the next; a bus reset hits all devices below
     the bridge.
@@ -175,8 +212,8 @@ def reset(host: Host, device: PciDevice) -> Findings:
     elif not methods:
         node, reading = host.node(f"{DEVICES}/{device.address}/reset")
         yield passed("it has a reset", reading) if node else fail("it has no usable reset", reading)
-    elif methods == ["bus"]:
-        yield warn("only by resetting its bus", reading)
+    elif methods[0] in ("bus", "cxl_bus"):
+        yield warn("only by resetting its bus" if len(methods) == 1 else "first by resetting its bus", reading)
     else:
         yield passed(", ".join(methods), reading)
 
@@ -185,16 +222,19 @@ def reset(host: Host, device: PciDevice) -> Findings:
 def bus_master(host: Host, device: PciDevice) -> Findings:
     """Bus mastering is off while nobody uses the device.
 
-    A device that waits for its next user, bound to a driver for user space and open nowhere (root), has bus mastering
-    off.
+    A device that waits for its next user, bound to a driver for user space or to none, and open nowhere (root), has bus
+    mastering off.
+
+    Holds unless: it is on, and no process has the device open (see device.holders for who counts). A device that the
+    kernel drives, and a bridge, are in use. SKIP if it is on and not everything is seen.
 
     Why: it may still be running the rings of its last user, and write into memory that is somebody else's by now.
     This is what is left when a driver was killed while another process kept its device open.
 
     Fix: unbind and bind the device again, or `setpci -s ADDRESS COMMAND=0:4`.
     """
-    if not device.in_user_space:
-        yield skip(f"driven by {device.driver or 'nobody'}")
+    if device.is_bridge or (device.driver and not device.in_user_space):
+        yield skip(f"driven by {device.driver or 'the kernel'}")
         return
     config = host.config_space(device)
     command = Reading(config.path, f"COMMAND {config.word(4):#06x}")
@@ -202,8 +242,8 @@ def bus_master(host: Host, device: PciDevice) -> Findings:
         yield passed("off", command)
     elif host.sessions.of(device.address) or strays_of(host, device.address):
         yield passed("on, in use", command)
-    elif not host.root:
-        yield skip("on; whether anybody has the device open is shown to root only", command)
+    elif host.blind:
+        yield skip(f"on; whether anybody has the device open is {host.blind}", command)
     else:
         yield fail("on, and nobody has the device open", command)
 
@@ -212,7 +252,11 @@ def bus_master(host: Host, device: PciDevice) -> Findings:
 def sriov(host: Host, device: PciDevice) -> Findings:
     """No virtual function hangs on a physical one that a program drives.
 
-    Looks at sriov_numvfs of a physical function that is bound to a driver for user space.
+    Looks at sriov_numvfs, and at the virtual functions that are there, of a physical function that is bound to a driver
+    for user space; of a virtual function, at the driver of its physical one.
+
+    Holds unless: a physical function with virtual ones is bound to a driver for user space, whichever of them is looked
+    at. SKIP if the physical function is not shown.
 
     Why: who drives the physical function resets, listens to and configures all of its virtual functions, whoever has
     them.
@@ -220,25 +264,45 @@ def sriov(host: Host, device: PciDevice) -> Findings:
     Fix: write 0 into sriov_numvfs before the device is given away; give away virtual functions, and leave the
     physical one to the kernel (level L3).
     """
-    reading = host.read(f"{DEVICES}/{device.address}/sriov_numvfs")
-    count = int(reading.value or 0)
-    if host.exists(f"{DEVICES}/{device.address}/physfn"):
-        yield passed("it is a virtual function")
+    path = f"{DEVICES}/{device.address}"
+    reading = host.read(f"{path}/sriov_numvfs")
+    made = [name for name in host.system.names(path) if name.startswith("virtfn")]
+    count = max(int(reading.value or 0), len(made))
+    if host.system.target(f"{path}/physfn") is not None:
+        above = _physical(host, device)
+        if above is None:
+            yield skip(
+                "its physical function is not shown", Reading(f"{path}/physfn", host.system.target(f"{path}/physfn"))
+            )
+        elif above.in_user_space:
+            driver = Reading(f"{DEVICES}/{above.address}/driver", above.driver)
+            yield fail(f"a virtual function of {above}, which a program drives", driver)
+        else:
+            yield passed(f"a virtual function of {above}")
     elif count and device.in_user_space:
         yield fail(f"{count} virtual functions on a physical function that a program drives", reading)
     else:
         yield passed(f"{count} virtual functions", reading)
 
 
+def _physical(host: Host, device: PciDevice) -> PciDevice | None:
+    """The physical function of a virtual one."""
+    target = host.system.target(f"{DEVICES}/{device.address}/physfn")
+    return None if target is None else host.devices.get(target.rpartition("/")[2])
+
+
 @device_check("device.eeprom", Severity.HIGH)
 def eeprom(host: Host, device: PciDevice) -> Findings:
-    """The device's EEPROM is as it was before it was given away.
+    """The device's EEPROM was the same at both records.
 
     Compares two digests in /var/lib/ixy_vfio/eeprom, ADDRESS.first and ADDRESS.last. `ixy-vfio audit DEVICE
     --record-eeprom` (root) writes them: the first when there is none, else the last. It reads what the kernel's driver
     shows of the EEPROM, as `ethtool -e` does; so run it before the device is bound to vfio-pci, and after it was given
     back. Nothing is recorded while the device is bound: the helper maps no registers, and whoever drives the device is
     the one that is not to be believed. Flash with an option ROM that the driver does not show is not seen.
+
+    Holds unless: the digests differ; others than root can write them. It says nothing of what happened since the last
+    record: so record anew when the device was given back. SKIP without two records.
 
     Why: who holds a physical function of an 82599 can write its EEPROM and option ROM. That outlives every reset, and
     a changed option ROM runs in the firmware at the next boot.
@@ -248,9 +312,13 @@ def eeprom(host: Host, device: PciDevice) -> Findings:
     """
     first = host.read(f"{EEPROM_RECORDS}/{device.address}.first")
     last = host.read(f"{EEPROM_RECORDS}/{device.address}.last")
-    if first.value is None or last.value is None:
+    loose = [one for reading in (first, last) if reading.value for one in replaceable(host, reading.path)]
+    if loose:
+        yield fail("others than root can change the digests", *loose)
+    elif first.value is None or last.value is None:
         yield skip("not recorded twice; --record-eeprom does", first, last)
     elif first.value != last.value:
         yield fail("changed since it was recorded first", first, last)
     else:
-        yield passed("unchanged", first, last)
+        since = "; a program can drive the device since" if device.in_user_space else ""
+        yield passed(f"unchanged{since}", first, last)

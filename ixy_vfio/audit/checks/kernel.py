@@ -12,11 +12,13 @@ REQUIRED = {  # option -> why
 }
 
 
-@host_check("kernel.version", Severity.LOW)
+@host_check("kernel.version", Severity.LOW, needs=("/proc",))
 def version(host: Host) -> Findings:
     """The kernel is new enough for VFIO to be sound.
 
     The floor is Linux 5.8. Distributions bring fixes to older kernels; that cannot be seen from here.
+
+    Holds unless: the kernel says an older version. SKIP if what it says is no version.
 
     Why: before 5.8 a driver could make the machine halt by touching disabled registers (CVE-2020-12888).
 
@@ -30,12 +32,15 @@ def version(host: Host) -> Findings:
         yield passed(f"{host.release.value}", host.release)
 
 
-@host_check("kernel.config", Severity.LOW)
+@host_check("kernel.config", Severity.LOW, needs=("/proc",))
 def config(host: Host) -> Findings:
     """The kernel was built with what isolation needs.
 
     Looks for STRICT_DEVMEM, IO_STRICT_DEVMEM, SECCOMP_FILTER and SECURITY_LANDLOCK in the kernel's configuration, and
-    for VFIO_NOIOMMU, which should not be there.
+    for iomem=relaxed on the command line. VFIO_NOIOMMU may be built in; vfio.noiommu says whether it is used.
+
+    Holds unless: an option is off, not named, or only a module; iomem=relaxed takes IO_STRICT_DEVMEM back. SKIP if the
+    configuration of this very release is not to be read.
 
     Why: each is a layer that a worker or root's tools would otherwise miss.
 
@@ -49,6 +54,8 @@ def config(host: Host) -> Findings:
     missing = [f"no {name}: {why}" for name, why in needed.items() if options.get(name) != "y"]
     if missing:
         yield warn("; ".join(missing), Reading(path, f"{len(options)} options"))
+    elif host.has_option("iomem", "relaxed"):
+        yield warn("iomem=relaxed takes IO_STRICT_DEVMEM back", host.command_line)
     else:
         yield passed("all options that matter are set", Reading(path, f"{len(options)} options"))
     if options.get("VFIO_NOIOMMU") == "y" and not missing:
@@ -61,27 +68,39 @@ def lockdown(host: Host) -> Findings:
 
     Looks at /sys/kernel/security/lockdown.
 
+    Holds unless: lockdown is off, or the kernel has none. SKIP if securityfs is not mounted, or says nothing that is
+    known.
+
     Why: without it, root can write to the kernel by /dev/mem, kexec or module parameters, and can map BARs by
     resourceN; a hole in a root daemon is then a hole in the kernel.
 
     Fix: boot with Secure Boot, or with lockdown=integrity.
     """
     reading = host.read("/sys/kernel/security/lockdown")
-    if reading.value is None:
-        yield warn("this kernel has no lockdown (or securityfs is not mounted)", reading)
+    if "[integrity]" in reading or "[confidentiality]" in reading:
+        yield passed("lockdown is on", reading)
     elif "[none]" in reading:
         yield warn("lockdown is off", reading)
+    elif reading.value is not None:
+        yield skip("not understood", reading)
+    elif host.system.names("/sys/kernel/security") or (
+        host.config[1].get("SECURITY_LOCKDOWN_LSM", "") != "y" and host.config[0]
+    ):
+        yield warn("this kernel has no lockdown", reading)
     else:
-        yield passed("lockdown is on", reading)
+        yield skip("securityfs is not mounted", reading)
 
 
-@host_check("kernel.layers", Severity.LOW)
+@host_check("kernel.layers", Severity.LOW, needs=())
 def layers(host: Host) -> Findings:
     """The kernel offers every layer of a worker's sandbox.
 
     Asks the kernel, by system calls that change nothing, for the seccomp filter, Landlock (files; TCP ports, since its
     version 4; abstract sockets and signals, since 6) and mseal. What a container's filter forbids counts as missing.
     Whether a process uses Landlock is not shown in /proc by any kernel, so this is all that an outsider sees of it.
+
+    Holds unless: one of these calls fails. What a process made of the layers is the matter of session.sandbox,
+    session.limits and session.mseal.
 
     Why: a worker gives up what it can before it sees a packet; where a layer is missing it runs without, and each layer
     holds when another one has a hole. `ixy-vfio forward --require-sealed` refuses to run then.

@@ -5,12 +5,13 @@ import re
 from ixy_vfio.audit.host import Host
 from ixy_vfio.audit.model import Finding, Findings, Reading, Severity, fail, passed, session_check, skip, warn
 from ixy_vfio.audit.processes import GROUP_NODE, PAGE
+from ixy_vfio.audit.rights import WRITE, strangers
 from ixy_vfio.audit.sessions import Kind, Session
 
 LEDGERS = "/run/ixy_vfio/leases"  # ADDRESS.ledger: a line `IOVA SIZE rw PURPOSE` for each mapping of a device
 INTEL = "/sys/kernel/debug/iommu/intel"
 SEALS = 0x7  # F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW, linux/fcntl.h
-READ, WRITE = 1, 2  # bits of a VT-d page table entry
+MAY_READ, MAY_WRITE = 1, 2  # bits of a VT-d page table entry
 Pages = dict[int, str]  # IOVA of a page -> rights
 
 
@@ -21,6 +22,9 @@ def seals(host: Host, session: Session) -> Findings:
     Asks for the seals of packet memory through /proc/PID/map_files (root): it must be sealed against shrinking,
     growing and further seals.
 
+    Holds unless: one mapping of it, in any process of the session, lacks a seal. SKIP if the memory of one of them, or
+    one seal, is hidden, or none was found.
+
     Why: who can shrink a shared memfd makes every process that touches it die, and frees pages while a device is told
     to write to them.
 
@@ -29,11 +33,12 @@ def seals(host: Host, session: Session) -> Findings:
     if session.kind is Kind.OTHER:
         yield skip("its memory is its own")
         return
-    bad, unknown = [], 0
+    bad, unknown, seen = [], 0, 0
     for process in session.processes:
-        for area in process.shown_mappings or ():
+        for area in process.mappings:
             if not area.is_packet_memory:
                 continue
+            seen += 1
             path = f"/proc/{process.pid}/map_files/{area.start:x}-{area.end:x}"
             found = host.system.seals(path)
             unknown += found is None
@@ -41,8 +46,8 @@ def seals(host: Host, session: Session) -> Findings:
                 bad.append(Reading(path, f"seals {found:#x}"))
     if bad:
         yield fail("packet memory is not sealed", *bad)
-    elif unknown:
-        yield skip("the seals of packet memory are not shown")
+    elif unknown or not seen:
+        yield skip("the seals of packet memory are not shown" if seen else "it has no packet memory")
     else:
         yield passed("packet memory is sealed")
 
@@ -54,14 +59,20 @@ def container(host: Host, session: Session) -> Findings:
     Counts, in each process that has any, containers (/dev/vfio/vfio) against groups, and iommufds (/dev/iommu)
     against device nodes.
 
+    Holds unless: a process has more groups than containers, or more nodes of devices than iommufds; all by the numbers
+    of their nodes, whatever they are called. SKIP while the fds of the helper, or of a process of another program's
+    session, are hidden. That two processes have a domain in common is not seen.
+
     Why: in a common container every device reaches the memory of all. A device that is taken over by one bug then
     reads the packets of the others. And who holds the node of a device can attach it to any address space of the same
     iommufd.
 
     Fix: one container or iommufd for each device, as our helper has; DPDK: one process for each device.
     """
-    shared, counted = [], 0
+    shared, counted, hidden = [], 0, []
     for process in filter(None, (*session.processes, session.helper)):
+        if process.shown_fds is None and process not in session.workers:
+            hidden.append(process)
         held = list((process.shown_fds or {}).values())
         groups = {what for what in held if GROUP_NODE.fullmatch(what)}
         nodes = {what for what in held if what.startswith("/dev/vfio/devices/")}
@@ -74,7 +85,7 @@ def container(host: Host, session: Session) -> Findings:
         yield warn(text, *(Reading(f"/proc/{process.pid}/fd", " ".join(what)) for process, what in shared))
     elif session.kind is Kind.SIMULATED:
         yield skip("a simulated device: no IOMMU is involved")
-    elif not counted:
+    elif not counted or hidden:
         yield skip("who holds its container is not shown")
     else:
         yield passed("one domain for each device")
@@ -86,6 +97,10 @@ def ledger(host: Host, session: Session) -> Findings:
 
     Compares, page by page and with rights, the helper's ledger with the IOMMU's own tables: those of VT-d in debugfs
     (root), else the iommu:map trace events of the helper's process where they are on.
+
+    Holds unless: a page is mapped that the ledger does not have, or with other rights; others than root can write the
+    ledger, or put another one in its place. A page of the ledger that is not mapped is a warning. The trace does not
+    tell rights, and only what was mapped since it is on. SKIP where neither is shown.
 
     Why: a mapping that nobody accounts for is memory that a device can read or write without a reason.
 
@@ -99,6 +114,10 @@ def ledger(host: Host, session: Session) -> Findings:
     expected = {address: _expected(reading.value or "") for address, reading in ledgers.items()}
     together: Pages = {page: rights for pages in expected.values() for page, rights in pages.items()}
     for address, reading in ledgers.items():
+        nodes = [host.node(path) for path in (reading.path, LEDGERS)]
+        if loose := [one for node, one in nodes if node and strangers(host, node, WRITE)]:
+            yield fail(f"{address}: others than root can change the ledger", *loose)
+            continue
         if reading.value is None:
             yield skip(f"{address}: the helper wrote no ledger", reading)
             continue
@@ -161,7 +180,7 @@ def _vtd(text: str, address: str) -> Pages:
             frame, *entries = line.replace("|", " ").split()
             values = [int(entry, 16) for entry in entries[2:]]  # PDPE, PDE, PTE, as far as they were walked
             leaf = max((depth for depth, value in enumerate(values) if value), default=0)
-            rights = ("r" if values[leaf] & READ else "") + ("w" if values[leaf] & WRITE else "")
+            rights = ("r" if values[leaf] & MAY_READ else "") + ("w" if values[leaf] & MAY_WRITE else "")
             first = int(frame, 16) * PAGE
             pages |= dict.fromkeys(range(first, first + PAGE * 512 ** (2 - leaf), PAGE), rights)
     return pages
@@ -173,7 +192,7 @@ _TRACE = re.compile(r"-(\d+)\s.*\b(map|unmap): IOMMU: iova=0x([0-9a-f]+) .*?\bsi
 def _traced(text: str, pid: int) -> Pages:
     """What the events of one process add up to. They do not say rights: taken as read and write."""
     pages: Pages = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if (found := _TRACE.search(line)) and int(found[1]) == pid:
             first, size = int(found[3], 16), int(found[4])
             for page in range(first, first + size, PAGE):

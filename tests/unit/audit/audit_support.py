@@ -1,5 +1,6 @@
 """What the tests of the audit share: recorded machines, and changes to them."""
 
+from functools import cache
 from pathlib import Path
 
 from ixy_vfio.audit import tree
@@ -15,8 +16,15 @@ NIC = "/sys/devices/pci0000:00/0000:00:02.0/0000:03:00.0"  # the first port of t
 CONTROL, WORKER, HELPER = 1200, 1201, 901  # its processes
 
 
-def machine(name: str) -> Tree:
+@cache
+def _recorded(name: str) -> Tree:
     return tree.load((HERE / "trees" / f"{name}.tree").read_text())
+
+
+def machine(name: str) -> Tree:
+    """A recorded machine, to be changed."""
+    found = _recorded(name)
+    return Tree(dict(found.entries), found.uid, None if found.layers is None else dict(found.layers))
 
 
 def look(machine: Tree, target: str | None = None) -> Report:
@@ -53,9 +61,9 @@ def poke(machine: Tree, path: str, offset: int, value: bytes) -> None:
     machine.update(path, data=bytes(data))
 
 
-def node(machine: Tree, path: str, mode: int, uid: int = 0, kind: str = "c") -> None:
-    """A node has another mode, or owner."""
-    machine.update(path, node=Node(kind, mode, uid, 0))
+def node(machine: Tree, path: str, mode: int, uid: int = 0, kind: str = "c", gid: int = 0, acl: str = "") -> None:
+    """A node has another mode, owner, group or ACL."""
+    machine.update(path, node=Node(kind, mode, uid, gid, acl))
 
 
 def link(machine: Tree, path: str, target: str) -> None:
@@ -71,3 +79,18 @@ def process(machine: Tree, pid: int, uid: int = 1000, parent: int = 1, name: str
     write(machine, f"/proc/{pid}/status", status)
     write(machine, f"/proc/{pid}/cmdline", argv)
     write(machine, f"/proc/{pid}/maps", "")
+
+
+def thread(machine: Tree, pid: int, tid: int, **lines: str) -> None:
+    """One more thread of a process; its status is that of the process but for these lines."""
+    status = (machine.data(f"/proc/{pid}/status") or b"").decode().splitlines()
+    changed = [
+        f"{line.partition(':')[0]}:\t{lines.get(line.partition(':')[0], line.partition(':')[2].strip())}"
+        for line in status
+    ]
+    write(machine, f"/proc/{pid}/task/{tid}/status", "\n".join(changed) + "\n")
+
+
+def append(machine: Tree, path: str, text: str) -> None:
+    """A file has more at its end."""
+    machine.update(machine.resolve(path) or path, data=(machine.data(path) or b"") + text.encode())

@@ -222,7 +222,7 @@ def test_nothing_to_look_at(tmp_path: Path) -> None:
 
 def test_json_and_page_are_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run("--replay", recorded("sound"), "--json", "--html", str(tmp_path / "page.html")) == 0
-    assert json.loads(capsys.readouterr().out)["summary"] == {"FAIL": 0, "WARN": 0, "SKIP": 0, "PASS": 56}
+    assert json.loads(capsys.readouterr().out)["summary"] == {"FAIL": 0, "WARN": 0, "SKIP": 0, "PASS": 58}
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
     assert run("--replay", recorded("sound"), "--html", str(tmp_path / "no" / "page.html")) == 2
 
@@ -249,7 +249,7 @@ def test_compare(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         "worse   PASS -> FAIL  vfio.unsafe_interrupts  allow_unsafe_interrupts is on",
         "worse   PASS -> WARN  vfio.noiommu  the kernel is tainted by a request of user space (U), "
         "as no-IOMMU mode does",
-        "2 changed, 54 the same",
+        "2 changed, 56 the same",
     ]
     assert run("--compare", *reversed(paths)) == 0
     assert capsys.readouterr().out.splitlines()[1].startswith("better  FAIL -> PASS  vfio.unsafe_interrupts")

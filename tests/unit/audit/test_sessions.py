@@ -158,7 +158,10 @@ def test_two_programs_with_one_device() -> None:
     link(tree, "/proc/90/fd/3", "/dev/vfio/42")
     report = look(tree, "05:00.0")
     found = result(report, "device.holders").findings[0]
-    assert (found.status, found.text) == (Status.FAIL, "held by spdk (pid 90) and by dpdk-testpmd (pid 4711)")
+    assert (found.status, found.text) == (
+        Status.FAIL,
+        "held by spdk (pid 90, uid 0) and by dpdk-testpmd (pid 4711, uid 0)",
+    )
 
 
 def test_dma_tables_of_a_kernel_without_debugfs_by_trace() -> None:

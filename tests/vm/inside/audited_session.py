@@ -69,7 +69,6 @@ BROKEN_HELPERS = ("seals", "beside")
 def audited(broken: str, forks: Forks, way: str, ports: list[str]) -> dict[str, str]:
     """The checks that are not content when this is broken."""
     Path(SOCKET).unlink(missing_ok=True)
-    # The audit knows a helper by the words of its command line.
     argv = [sys.executable, "-m", "tests.vm.inside.broken_helper", "ixy-vfio-helper", broken]
     server = subprocess.Popen(
         [*(argv if broken in BROKEN_HELPERS else HELPER), *SERVE, "--socket", SOCKET, "--way", way]

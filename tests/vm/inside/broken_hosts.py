@@ -65,9 +65,16 @@ def helper_socket(mode: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def helper_program(mode: int) -> Iterator[None]:
-    """A helper without capabilities, whose program lies in a directory of this mode."""
+    """A helper without capabilities, whose program lies in a directory of this mode.
+
+    It is known by its socket, which lies where only root can make one.
+    """
+    RUN.mkdir(exist_ok=True)
     PROGRAM.parent.mkdir()
-    PROGRAM.write_text("import time; print('up', flush=True); time.sleep(600)")
+    PROGRAM.write_text(
+        "import socket, time; one = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); "
+        f"one.bind('{RUN}/open.sock'); one.listen(); print('up', flush=True); time.sleep(600)"
+    )
     os.chmod(PROGRAM.parent, mode)
     bare = ["setpriv", "--inh-caps", "-all", "--bounding-set", "-all", "--", sys.executable]
     process = subprocess.Popen([*bare, str(PROGRAM)], stdout=subprocess.PIPE)
@@ -77,6 +84,7 @@ def helper_program(mode: int) -> Iterator[None]:
     process.kill()
     process.wait()
     shutil.rmtree(PROGRAM.parent)
+    shutil.rmtree(RUN)
 
 
 @contextlib.contextmanager
