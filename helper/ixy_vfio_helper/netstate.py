@@ -151,18 +151,21 @@ def save(index: int, root: Path = ROOT) -> State:
 
 def _in_order(netlink: Netlink, objects: list[Object]) -> list[tuple[Object, bool]]:
     """With whether it is a route in front of one of another interface: such are made last, the last one first."""
+    mine = {one.key for one in objects}
     later, before = set(), []
     for route in reversed(netobjects.read(netlink, "route")):
-        if route not in objects:
+        if route.key not in mine:
             later.add(netobjects.target(route))
         elif netobjects.target(route) in later:
             before.append(route)
-    rest = [one for one in objects if one not in before]
-    return [*((one, False) for one in rest), *((one, True) for one in before)]
+    ahead = set(before)
+    return [*((one, False) for one in objects if one not in ahead), *((one, True) for one in before)]
 
 
 def uppers(index: int) -> list[str]:
     """Interfaces that stand on this one although sysfs does not show it, like tunnels made with `dev`."""
+    if not index:
+        return []  # it is gone
     with Netlink() as netlink:
         return [
             link.name
