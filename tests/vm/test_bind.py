@@ -107,7 +107,7 @@ def test_generated_states_come_back(guest: Guest) -> None:
     nics = guest.address("nic0"), guest.address("nic1")
     wait_until(lambda: all(guest.run(["test", "-d", f"/sys/bus/pci/devices/{nic}/net"], check=False).status == 0
                            for nic in nics))  # fmt: skip
-    assert json.loads(inside(guest, "netstates", *nics, "1", "3", timeout=300)) == {}
+    assert json.loads(inside(guest, "netstates", *nics, "1", "2", timeout=300)) == {}
 
 
 @pytest.mark.parametrize("use", USES)
