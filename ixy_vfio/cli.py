@@ -7,11 +7,10 @@ if __name__ == "__main__":
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
-from ixy_vfio.core import streams
+from ixy_vfio.core import environment, streams
 from ixy_vfio.core.guard import DEBUG, guarded
 from ixy_vfio.core.options import Parser
 
@@ -57,12 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         signals.leave()
         streams.prepare()
-    # A forked worker must be alone in its process: NumPy's linear algebra would start threads at import.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in arguments if not word.startswith("-")), None)
 
     def run() -> int:
+        if argv is None:
+            environment.start_clean()
         parsed = _parser(command).parse_args(arguments)
         status: int = importlib.import_module(COMMANDS[parsed.command][0]).run(parsed)
         return status

@@ -38,6 +38,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ixy_vfio.core import threads
 from ixy_vfio.core.errors import IxyError, UsageError
 from ixy_vfio.core.options import number, seconds
 
@@ -51,6 +52,10 @@ UNSEEN = 10.0  # seconds between looks at counters that nobody is shown; one of 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    parser.epilog = (
+        "The command keeps of its environment only what is known to be harmless. A kernel's FILE.py is given the "
+        "variables that it names itself; $IXY_VFIO_KEEP may list more, for what it imports."
+    )
     add = parser.add_argument
     add("a", metavar="A", help="PCI address of a port, like 0000:03:00.0")
     add("b", metavar="B", help="PCI address of the other port")
@@ -152,6 +157,7 @@ def _plan(arguments: argparse.Namespace, table: "Table | None", notes: list[str]
     from ixy_vfio.apps import kernels
 
     kernel = kernels.load(arguments.kernel)
+    threads.require_one("control")  # its file may have started some
     from ixy_vfio.apps.compile import forwarding_loop
     from ixy_vfio.netdev import PortConfig
     from ixy_vfio.runtime.control import Plan

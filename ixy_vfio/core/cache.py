@@ -41,17 +41,33 @@ def directory(name: str) -> Path | None:
     path = home / "ixy_vfio" / name
     try:
         if not path.exists():
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, exist_ok=True)
             _remove_unused(path.parent)
-        status = path.stat()
-        if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return _not_kept(f"{path}: others than this user may write there")
+        if not _of_this_user_alone(path):
+            return _not_kept(f"{path}: others than this user may write there, or have")
         os.utime(path)
         if not os.access(path, os.W_OK):
             return _not_kept(f"{path}: this user may not write there")
     except OSError as error:
         return _not_kept(f"{path}: {error.strerror or error}")
     return path
+
+
+def _of_this_user_alone(path: Path) -> bool:
+    """Whether nobody else can have put anything there, or changed what is there, or put it in the place of another."""
+    for place in (path.parent, path):
+        status = place.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return False
+        if status.st_uid != os.geteuid():
+            return False
+    for place in path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # another process has just put it into its place
+            status = place.lstat()
+            if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode) | stat.S_ISDIR(status.st_mode):
+                return False
+    return True
 
 
 def _home() -> Path | None:

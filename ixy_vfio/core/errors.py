@@ -4,7 +4,8 @@ IxyError
 +- UsageError        2  asked for something that cannot be: a bad address, a ring of 100 descriptors
 |  +- CaptureError   2  a capture file cannot be read, or what is in it cannot be put on a wire
 +- RefusedError      2  the helper said no, and why
-+- SealError         2  this kernel lacks a layer of the workers' sandbox, and --require-sealed was given
++- SealError         2  a process could not be sealed; or not fully, and --require-sealed was given
++- SystemRefused     1  the system refuses a call that nothing can be done without; it is named
 +- LeaseError        1  the helper is gone, or ended the lease
 +- DeviceError       1
 |  +- DeviceGone     1  the device answers all ones: removed, or its power is off
@@ -37,9 +38,13 @@ class RefusedError(IxyError):
 
 
 class SealError(IxyError):
-    """A worker could not be sealed as it was required to be. No packet has been received."""
+    """A process could not be sealed, or not as it was required to be. No packet has been received."""
 
     exit_status = 2
+
+
+class SystemRefused(IxyError):
+    """The system refuses a call that nothing can be done without. The message names the call."""
 
 
 class LeaseError(IxyError):

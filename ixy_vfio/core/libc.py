@@ -1,9 +1,14 @@
 """The calls that Python's standard library lacks, by cffi (ABI mode: no compiler needed)."""
 
+import contextlib
+import errno
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from cffi import FFI
+
+from ixy_vfio.core.errors import IxyError, SystemRefused
 
 ffi = FFI()
 ffi.cdef("""
@@ -17,9 +22,30 @@ long syscall(long number, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t d, ui
 _libc: Any = ffi.dlopen(None)
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_GET_DUMPABLE = 3
 PR_SET_DUMPABLE = 4
 PR_SET_SECCOMP = 22
 PR_SET_NO_NEW_PRIVS = 38
+PR_GET_NO_NEW_PRIVS = 39
+_PRCTL = {number: name for name, number in list(globals().items()) if name.startswith("PR_")}
+
+FORBIDDEN = "a container runtime or a service manager may forbid it"
+_EXHAUSTED = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+@contextlib.contextmanager
+def needed(call: str = "", error: type[IxyError] = SystemRefused) -> Iterator[None]:
+    """Turns a refusal of a system call into one line that names it; the functions of this module do so themselves.
+
+    Where a limit or the machine is exhausted, the error is left as it is: `surroundings` says which, and what helps.
+    """
+    try:
+        yield
+    except OSError as refused:
+        if refused.errno in _EXHAUSTED:
+            raise
+        text = f"{call}: {refused.strerror}" if call else str(refused.strerror or refused)
+        raise error(f"{text}; {FORBIDDEN}") from None
 
 
 def _error(call: str) -> OSError:
@@ -46,10 +72,12 @@ def mprotect(address: int, length: int, protection: int) -> None:
         raise _error("mprotect")
 
 
-def prctl(option: int, first: int, second: int | bytes = 0) -> None:
+def prctl(option: int, first: int = 0, second: int | bytes = 0) -> int:
     """prctl(2) with up to two arguments; bytes stand for their address. Raises OSError."""
-    if _libc.prctl(option, first, _word(second), 0, 0):
-        raise _error("prctl")
+    result = int(_libc.prctl(option, first, _word(second), 0, 0))
+    if result < 0:
+        raise _error(f"prctl({_PRCTL.get(option, option)})")
+    return result
 
 
 def capset(header: bytes, data: bytes) -> None:

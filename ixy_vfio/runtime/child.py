@@ -7,7 +7,7 @@ import socket
 import time
 from dataclasses import dataclass, field
 
-from ixy_vfio.core.errors import WorkerError
+from ixy_vfio.core.errors import SealError, WorkerError
 from ixy_vfio.runtime import messages
 from ixy_vfio.runtime.messages import Kind, Statistics
 from ixy_vfio.runtime.sandbox import Seal
@@ -49,7 +49,7 @@ class Worker:
                 raise WorkerError(f"worker {self.pid} does not read what control tells it") from None
 
     def receive(self) -> None:
-        """Take one message. WorkerError when the worker failed or died."""
+        """Take one message. WorkerError when the worker failed or died, SealError when it could not be sealed."""
         try:
             try:
                 message = messages.receive(self.connection)
@@ -63,7 +63,7 @@ class Worker:
         kind, payload = message
         if kind is Kind.ERROR:
             text = "".join(c if c.isprintable() else "?" for c in payload.decode(errors="replace"))
-            raise WorkerError(f"worker {self.pid}: {text}")
+            raise (WorkerError if self.seal.applied else SealError)(f"worker {self.pid}: {text}")
         if kind is Kind.READY and not self.seal.applied:
             self.seal = Seal.unpack(payload)
         elif kind in (Kind.STATISTICS, Kind.DONE) and self.seal.applied:

@@ -20,12 +20,12 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from ixy_vfio import netdev
-from ixy_vfio.core import signals
+from ixy_vfio.core import libc, signals, threads
 from ixy_vfio.core.errors import DeviceError, IxyError, LeaseError, LinkDown, SealError, WorkerError
 from ixy_vfio.core.pool import STRIDE, Pool
 from ixy_vfio.ixgbe.datapath import QueuePair, arm
 from ixy_vfio.netdev import Counters, Link, NetDevice, PortConfig
-from ixy_vfio.runtime import child, control_seal, shares, worker
+from ixy_vfio.runtime import child, control_seal, sandbox, shares, worker
 from ixy_vfio.runtime.child import Worker
 from ixy_vfio.runtime.messages import Kind, Statistics
 from ixy_vfio.runtime.sandbox import Seal
@@ -127,7 +127,8 @@ class Control:
 
     def _catch_signals(self) -> None:
         """SIGINT, SIGTERM and SIGHUP (unless it is ignored, as by nohup) set `stopping` and wake `watch`."""
-        reader, writer = os.pipe()
+        with libc.needed("pipe2"):
+            reader, writer = os.pipe()
         self._stack.callback(os.close, reader)
         self._stack.callback(os.close, writer)
         for end in (reader, writer):
@@ -146,6 +147,8 @@ class Control:
     def start(self) -> None:
         """From the lease to the first packet."""
         plan = self.plan
+        if plan.alone:
+            threads.require_one("control")  # before anything is done; it is looked at again when it is sealed
         self._say(f"waiting for the lease of {' and '.join(plan.addresses)}")
         lease = self.lease = self._stack.enter_context(Lease(plan.helper))
         devices = [lease.attach(address) for address in plan.addresses]
@@ -180,7 +183,8 @@ class Control:
 
     def _wakeups(self, port: NetDevice) -> list[int]:
         """An eventfd for each queue of the port, which the device signals from now on."""
-        eventfds = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(self.plan.config.queues)]
+        with libc.needed("eventfd2 (not needed with --idle yield)"):
+            eventfds = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(self.plan.config.queues)]
         for eventfd in eventfds:
             self._stack.callback(os.close, eventfd)
         port.enable_interrupts(eventfds, INTERRUPT_INTERVAL)
@@ -212,8 +216,14 @@ class Control:
         if self.plan.alone:
             self.seal = control_seal.seal([one.pid for one in self.workers])
             self.notes += [f"control is not fully sealed: {text}" for text in self.seal.missing]
-        if (missing or self.seal.missing) and self.plan.require_sealed:
-            raise SealError(f"not sealed as required: {'; '.join(dict.fromkeys((*missing, *self.seal.missing)))}")
+        if not self.plan.require_sealed:
+            return
+        lacks = list(dict.fromkeys((*missing, *self.seal.missing)))
+        of_control = [(control_seal.LAYERS, self.seal)] if self.plan.alone else []
+        for layers, seal in (*of_control, *((sandbox.LAYERS, one.seal) for one in self.workers)):
+            lacks += [] if lacks else [f"{layer}: not applied" for layer in layers if layer not in seal.applied]
+        if lacks:
+            raise SealError(f"not sealed as required: {'; '.join(lacks)}")
 
     def _wait_link(self, port: NetDevice, address: str) -> None:
         """In slices, so that a signal or the end of the lease is noticed."""

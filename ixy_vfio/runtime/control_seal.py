@@ -15,16 +15,24 @@ from pathlib import Path
 
 from ixy_vfio_helper import protocol
 
+from ixy_vfio.core import libc, threads
+from ixy_vfio.core.errors import SealError
 from ixy_vfio.runtime import landlock, seccomp
 from ixy_vfio.runtime.sandbox import Seal, give_up_privileges
 
+LAYERS = ("no-new-privs", "capabilities", "landlock", "landlock-network", "landlock-scope", "seccomp")
 _REFUSE = seccomp.ERRNO | 1  # EPERM
 
 
 def seal(workers: Sequence[int]) -> Seal:
-    """Seal this process, for good; `workers` are the process ids that it may end."""
+    """Seal this process, for good; `workers` are the process ids that it may end.
+
+    SealError when it has other threads, which would keep all rights, or cannot give up its privileges.
+    """
+    threads.require_one("control")
     result = Seal(["no-new-privs", "capabilities"])
-    give_up_privileges()
+    with libc.needed(error=SealError):
+        give_up_privileges()
     # Workers are in a domain of their own: signals to outside must stay allowed here.
     result.landlock(_readable(), landlock.ABSTRACT)
     rules = seccomp.control_rules(workers)

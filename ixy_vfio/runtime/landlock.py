@@ -4,7 +4,6 @@ A worker is refused all of it by the system-call filter, too: there this layer h
 has a gap.
 """
 
-import contextlib
 import os
 import struct
 from collections.abc import Iterable
@@ -50,10 +49,12 @@ def restrict(readable: Iterable[Path] = (), scope: int = ABSTRACT | SIGNAL) -> t
 
 
 def _allow(ruleset: int, path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+    try:
         beneath = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            rule = struct.pack("<Qi", _READ, beneath)
-            libc.syscall("landlock_add_rule", _ADD_RULE, ruleset, _PATH_BENEATH, rule, 0)
-        finally:
-            os.close(beneath)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return
+    try:
+        rule = struct.pack("<Qi", _READ, beneath)
+        libc.syscall("landlock_add_rule", _ADD_RULE, ruleset, _PATH_BENEATH, rule, 0)
+    finally:
+        os.close(beneath)

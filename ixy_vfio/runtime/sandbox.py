@@ -9,16 +9,21 @@ The layers, in this order; the names are those in the forwarder's summary:
     no-new-privs            no program that it could ever run would have more rights
     capabilities            none, even for root
     not-dumpable            no other process of the user may trace it or read its memory; no core file
-    landlock, -network, -scope      nothing that has a path, a port or a process id (`landlock`)
     descriptors             every file descriptor is closed but its socket and its epoll (`worker._waker`)
+    landlock, -network, -scope      nothing that has a path, a port or a process id (`landlock`)
     limits                  no new descriptor, file, process or locked page; address space may grow by GROWTH
     mseal                   its own mappings can be neither moved, remapped nor unmapped
     seccomp                 few system calls; any other one ends the process (`seccomp`)
 
-A layer that this kernel lacks is reported, and the others hold.
+It has one thread: most of this is each thread's own.
+
+Of the layers from Landlock on, one that this kernel lacks, or that whatever started this process forbids, is reported,
+and the others hold. Without the layers before, there is no worker: SealError names the call that was refused. A call
+that is refused does no harm where what it asks for holds already.
 """
 
-import itertools
+import contextlib
+import errno
 import mmap
 import os
 import resource
@@ -29,13 +34,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ixy_vfio.core import libc
-from ixy_vfio.core.errors import WorkerError
+from ixy_vfio.core import libc, threads
+from ixy_vfio.core.errors import SealError, WorkerError
 from ixy_vfio.runtime import landlock, seccomp
 
+LAYERS = (
+    *("memory", "no-new-privs", "capabilities", "not-dumpable", "descriptors"),
+    *("landlock", "landlock-network", "landlock-scope", "limits", "mseal", "seccomp"),
+)
 PAGE = 4096
 GROWTH = 64 << 20  # bytes for the allocators; a worker's loop allocates next to nothing
-_MAX_FD = 2**31 - 1
 _MSEAL = 462  # on every architecture
 _CAPABILITY_VERSION_3 = 0x2008_0522  # linux/capability.h
 _NONE_OF = (
@@ -84,24 +92,28 @@ class Seal:
 
 
 def seal(keep_fds: Sequence[int], keep: Sequence[tuple[int, int]], parent: int, core: int | None) -> Seal:
-    """Keep a socket, an epoll if there is one, and of all shared mappings the ranges (address, size) in `keep`."""
-    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
-        raise WorkerError("control is gone")
+    """Keep a socket, an epoll if there is one, and of all shared mappings the ranges (address, size) in `keep`.
+
+    SealError when a layer that every kernel has is refused, or this process has other threads.
+    """
+    threads.require_one("a worker")
     _reset_signals()
     if core is not None:
-        os.sched_setaffinity(0, {core})
-    result = Seal(["memory", "no-new-privs", "capabilities", "not-dumpable"])
-    unmap_all_but(keep)
-    freeze_code()
-    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
-    give_up_privileges()
-    libc.prctl(libc.PR_SET_DUMPABLE, 0)
+        with libc.needed("--cores: sched_setaffinity", SealError):
+            os.sched_setaffinity(0, {core})
+    with libc.needed(error=SealError):
+        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the line above
+            raise WorkerError("control is gone")
+        unmap_all_but(keep)
+        freeze_code()
+        in_use = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
+        give_up_privileges()
+        _forbid_dumps()
+    _close_all_but(keep_fds)
+    result = Seal(["memory", "no-new-privs", "capabilities", "not-dumpable", "descriptors"])
     result.landlock()
-    for below, above in itertools.pairwise([-1, *sorted(keep_fds), _MAX_FD]):
-        os.closerange(below + 1, above)
-    _limit(in_use + GROWTH)
-    result.applied += ["descriptors", "limits"]
+    result.attempt("limits", lambda: _limit(in_use + GROWTH))
     result.attempt("mseal", lambda: _seal_mappings(keep))
     _forbid_compilation()
     result.attempt("seccomp", lambda: seccomp.install(seccomp.program(seccomp.worker_rules(*keep_fds))))
@@ -109,9 +121,38 @@ def seal(keep_fds: Sequence[int], keep: Sequence[tuple[int, int]], parent: int, 
 
 
 def give_up_privileges() -> None:
-    """No capabilities, and no way to more of anything."""
-    libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
-    libc.capset(struct.pack("<Ii", _CAPABILITY_VERSION_3, 0), bytes(24))
+    """No capabilities, and no way to more of anything. Raises OSError unless that holds afterwards."""
+    try:
+        libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+    except OSError:
+        if _status()["NoNewPrivs"] != "1":
+            raise
+    try:
+        libc.capset(struct.pack("<Ii", _CAPABILITY_VERSION_3, 0), bytes(24))
+    except OSError:
+        if any(int(_status()[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Amb")):
+            raise
+
+
+def _status() -> dict[str, str]:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _forbid_dumps() -> None:
+    try:
+        libc.prctl(libc.PR_SET_DUMPABLE, 0)
+    except OSError:
+        if libc.prctl(libc.PR_GET_DUMPABLE) == 1:
+            raise
+
+
+def _close_all_but(keep: Sequence[int]) -> None:
+    """Those that there are, one by one: not every kernel and container runtime in use knows close_range()."""
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if fd not in keep:
+            with contextlib.suppress(OSError):  # that of the listing itself is closed already
+                os.close(fd)
 
 
 def _reset_signals() -> None:
@@ -125,11 +166,16 @@ def _reset_signals() -> None:
 
 
 def _limit(address_space: int) -> None:
-    for limited in _NONE_OF:
-        resource.setrlimit(limited, (0, 0))
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    limit = address_space if hard == resource.RLIM_INFINITY else min(address_space, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    try:
+        for limited in _NONE_OF:
+            resource.setrlimit(limited, (0, 0))
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        limit = address_space if hard == resource.RLIM_INFINITY else min(address_space, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    except ValueError:  # Python's word for EPERM
+        raise OSError(errno.EPERM, f"prlimit64: {os.strerror(errno.EPERM)}") from None
+    except OSError as error:
+        raise OSError(error.errno, f"prlimit64: {error.strerror}") from None
 
 
 def _seal_mappings(keep: Sequence[tuple[int, int]]) -> None:

@@ -20,6 +20,7 @@ from ixy_vfio.core import libc
 # linux/seccomp.h, linux/audit.h, linux/bpf_common.h
 KILL, ALLOW, ERRNO = 0x8000_0000, 0x7FFF_0000, 0x0005_0000
 _MODE_FILTER = 2
+_SECCOMP, _SET_MODE_FILTER = 317, 1
 _AUDIT_ARCH_X86_64 = 0xC000_003E
 _X32 = 0x4000_0000  # bit of a system call's number: the x32 table, which has calls of its own
 _LOAD, _AND, _RETURN = 0x20, 0x54, 0x06
@@ -129,8 +130,11 @@ def _body(rule: Rule) -> list[tuple[int, int, int, int]]:
 
 
 def install(code: bytes) -> None:
-    """Put the filter on this process, for good. Raises OSError. Needs no_new_privs."""
+    """Put the filter on this process, for good. Raises OSError. Needs no_new_privs, and one of two system calls."""
     if os.uname().machine != "x86_64":
         raise OSError(errno.ENOTSUP, f"the filter is for x86-64, this is {os.uname().machine}")
     descriptor = struct.pack("@HP", len(code) // 8, libc.address_of(code))  # struct sock_fprog
-    libc.prctl(libc.PR_SET_SECCOMP, _MODE_FILTER, descriptor)
+    try:
+        libc.prctl(libc.PR_SET_SECCOMP, _MODE_FILTER, descriptor)
+    except OSError:
+        libc.syscall("seccomp", _SECCOMP, _SET_MODE_FILTER, 0, descriptor)

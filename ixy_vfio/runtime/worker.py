@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ixy_vfio.core import libc
 from ixy_vfio.core.pool import Pool
 from ixy_vfio.ixgbe.datapath import QueuePair
 from ixy_vfio.ixgbe.forward import LOOP
@@ -101,10 +102,12 @@ def start(job: Job) -> tuple[int, socket.socket]:
     """Fork a worker; returns its pid and control's end of the socketpair. It waits for GO."""
     for pair in job.pairs:
         counters(pair)  # compiled now: a sealed worker can load nothing
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with libc.needed("socketpair"):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     waker = _waker(job, theirs)  # before the fork: what it may lack is an error of control's
     parent = os.getpid()
-    pid = os.fork()
+    with libc.needed("fork"):
+        pid = os.fork()
     if pid:
         theirs.close()
         if waker is not None:
@@ -118,11 +121,13 @@ def start(job: Job) -> tuple[int, socket.socket]:
 
 
 def _main(job: Job, connection: socket.socket, waker: select.epoll | None, parent: int) -> int:
+    blame = ""
     try:
         gc.disable()
         kept = [connection.fileno()] + ([waker.fileno()] if waker else [])
         sealed = sandbox.seal(kept, job.keep(), parent, job.core)
         messages.send(connection, Kind.READY, sealed.pack())
+        blame = f"kernel {job.name}: "
         message = messages.receive(connection)
         if message is not None and message[0] is Kind.GO:
             _run(job, connection, waker)
@@ -132,7 +137,7 @@ def _main(job: Job, connection: socket.socket, waker: select.epoll | None, paren
     except (BrokenPipeError, ConnectionResetError, BlockingIOError):
         return 1  # control is gone, or reads nothing: there is nobody to tell
     except Exception as error:
-        text = f"kernel {job.name}: {type(error).__name__}: {error}"
+        text = f"{blame}{type(error).__name__}: {error}" if blame else str(error)
         messages.send(connection, Kind.ERROR, " ".join(text.split()).encode()[: messages.TEXT])
         return 1
 
@@ -145,10 +150,12 @@ def _waker(job: Job, connection: socket.socket) -> select.epoll | None:
     """
     if job.idle is not Idle.SLEEP:
         return None
-    waker = select.epoll()
-    waker.register(connection.fileno(), select.EPOLLIN)
-    for eventfd in job.wakeups:
-        waker.register(eventfd, select.EPOLLIN | select.EPOLLET)
+    with libc.needed("epoll_create1 (not needed with --idle yield)"):
+        waker = select.epoll()
+    with libc.needed("epoll_ctl (not needed with --idle yield)"):
+        waker.register(connection.fileno(), select.EPOLLIN)
+        for eventfd in job.wakeups:
+            waker.register(eventfd, select.EPOLLIN | select.EPOLLET)
     return waker
 
 

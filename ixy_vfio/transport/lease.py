@@ -22,6 +22,7 @@ from typing import Self, TypeVar
 from ixy_vfio_helper import protocol
 from ixy_vfio_helper.protocol import Kind, ProtocolError, Purpose, State
 
+from ixy_vfio.core import libc
 from ixy_vfio.core.errors import LeaseError, RefusedError, UsageError
 from ixy_vfio.core.memory import DmaMemory, Mapping
 from ixy_vfio.transport.base import Device
@@ -175,7 +176,8 @@ class Lease:
             raise UsageError(f"memory of {size} bytes for {len(devices)} devices")
         allocated, fds = self._ask(protocol.Memory(size, mask, purpose), protocol.Allocated)
         try:
-            mapping = Mapping(fds[0], allocated.size)
+            with libc.needed():
+                mapping = Mapping(fds[0], allocated.size)
         finally:
             os.close(fds[0])
         if allocated.note:

@@ -245,6 +245,12 @@ def i386_call(_: Job) -> str:
     return "answered" if _gate() > 0 else "odd"
 
 
+def write_code(_: Job) -> str:
+    """Change code that lay there before, by the address that it has."""
+    ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(_GATE)), 0xC3, 1)
+    return "written"
+
+
 def raise_limits(_: Job) -> str:
     import resource
 
