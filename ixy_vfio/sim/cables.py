@@ -1,12 +1,4 @@
-"""The specifications of cables.
-
-0:port:1              back to back
-0:tap:NAME            a TAP interface
-0:packet:IFNAME       a packet socket on an interface (a veth end, say)
-0:fd:N                an inherited packet socket or TAP file descriptor
-0:pcapng:IN,OUT       frames from a capture (pcapng, pcap, .gz), and into one (pcapng); either may be left out
-0:gen:KEY=VALUE,...   a generator and a sink; see generator_cable.py
-"""
+"""Makes cables from their specifications, which stand in specs.py."""
 
 from collections.abc import Callable
 

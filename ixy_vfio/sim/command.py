@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 from ixy_vfio.core import libc, signals
 from ixy_vfio.core.errors import LeaseError, UsageError
 from ixy_vfio.core.options import number
+from ixy_vfio.sim.private import private_directory
 from ixy_vfio.wires.files import is_regular, open_to_write
 
 if TYPE_CHECKING:
@@ -29,7 +30,12 @@ MAX_PORTS = 32
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("--dir", type=Path, required=True, help="directory for the sockets; made if it is not there")
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        required=True,
+        help="directory for the sockets, which only you can write to; made if it is not there",
+    )
     parser.add_argument("--ports", type=number(1, MAX_PORTS), default=2, help="how many ports (default: 2)")
     parser.add_argument(
         "--cable",
@@ -65,9 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
     from ixy_vfio.sim.server import Server
 
     try:
-        arguments.dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--dir {arguments.dir}: {error.strerror or error}") from error
+        private_directory(arguments.dir)
+    except UsageError as error:
+        raise UsageError(f"--dir: {error}") from None
     with signals.unwinding(), contextlib.ExitStack() as stack:
         server = Server(arguments.dir, arguments.ports, trap=arguments.trap)
         stack.callback(server.close)
@@ -77,7 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
             stack.callback(helper.end)
             helper.wait_ready()
         _stop_by_signal(server)
-        print(f"ready {arguments.dir / 'helper.sock'}", flush=True)
+        # The socket to be given to the commands; without a helper, the directory of the ports' own.
+        print(f"ready {arguments.dir if helper is None else arguments.dir / 'helper.sock'}", flush=True)
         server.run()
         if helper is not None:
             helper.check()

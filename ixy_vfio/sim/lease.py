@@ -25,8 +25,9 @@ from ixy_vfio_helper.protocol import Kind, Listed, State
 from ixy_vfio_helper.sandbox import READ, RECORDS, SIMULATED, Sandbox
 
 from ixy_vfio.core import libc
-from ixy_vfio.core.errors import DeviceError
+from ixy_vfio.core.errors import DeviceError, UsageError
 from ixy_vfio.hw import ixgbe
+from ixy_vfio.sim.private import check_private
 from ixy_vfio.transport import wire
 from ixy_vfio.transport.wire import Command
 
@@ -182,9 +183,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = frozenset(address(port) for port in range(arguments.ports))
     policy = {os.getuid(): Grant(os.getuid(), names, MEMORY, LEASES)}
     try:
+        check_private(arguments.dir)
         claims = Claims(arguments.dir / "leases")
         listener, lock = server.listen(arguments.dir / "helper.sock", 0o600)
-    except (OSError, Refusal) as error:
+    except (OSError, Refusal, UsageError) as error:
         print(f"simulated helper: {error}", file=sys.stderr)
         return 2
     backend = Ports(arguments.dir, arguments.ports)

@@ -24,6 +24,7 @@ from ixy_vfio.sim.control import Control
 from ixy_vfio.sim.dataplane import DataPlane, Port
 from ixy_vfio.sim.hostile import Hostile, Spec
 from ixy_vfio.sim.nic import Nic
+from ixy_vfio.sim.private import bind_private, stranger
 from ixy_vfio.sim.session import Refused, Session
 from ixy_vfio.sim.stream import Stream
 
@@ -57,6 +58,7 @@ class Server:
         self._moved_at = self._busy_at = time.monotonic()
         self.ports: list[Port] = []
         self.hostile: dict[int, Hostile] = {}
+        self._refused: set[str] = set()  # users who were told of
         self.notes: deque[str] = deque(maxlen=256)
         self.control = Control(self)
         try:
@@ -172,7 +174,7 @@ class Server:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listeners.append((listener, path))
         try:
-            listener.bind(str(path))
+            bind_private(listener, path)
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror or error}") from error
         listener.listen(8)
@@ -184,7 +186,12 @@ class Server:
             connection, _ = listener.accept()
         except OSError:  # the client is gone again
             return 0
-        if len(self._handlers) > MAX_CLIENTS + len(self._listeners):
+        if name := stranger(connection):
+            connection.close()
+            if name not in self._refused:
+                self._refused.add(name)
+                self.plane.notes.append(f"a connection of {name} is refused: these ports are another user's")
+        elif len(self._handlers) > MAX_CLIENTS + len(self._listeners):
             connection.close()
         else:
             accept(connection)
@@ -262,9 +269,9 @@ class Server:
 
 def claim_path(path: Path) -> None:
     """Remove a socket that a dead simulator has left. Raises UsageError when a live one listens on it."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return
-    if not path.is_socket():
+    if path.is_symlink() or not path.is_socket():
         raise UsageError(f"{path}: exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:

@@ -79,12 +79,12 @@ def test_a_second_one_in_the_same_directory_is_refused(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--ports", "0"], "--ports 0: 1 to 32 can be simulated"),
-        (["--ports", "33"], "--ports 33: 1 to 32 can be simulated"),
+        (["--ports", "0"], "argument --ports: '0' is not a whole number from 1 to 32"),
+        (["--ports", "33"], "argument --ports: '33' is not a whole number from 1 to 32"),
         (["--cable", "0:nonsense:1"], "cable 0:nonsense:1"),
         (["--cable", "0:port:7"], "cable 0:port:7: there is no port 7"),
         (["--trace", "/nonexistent/trace"], "--trace /nonexistent/trace: No such file or directory"),
-        (["--dir", "/proc/nonexistent"], "--dir /proc/nonexistent: "),
+        (["--dir", "/proc/nonexistent"], "--dir: /proc/nonexistent: "),
         (["--dir", "/tmp/" + "x" * 120], "too long"),
     ],
 )
