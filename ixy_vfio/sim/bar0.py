@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ixy_vfio.core.memory import Mapping
 from ixy_vfio.hw import Register, ixgbe
+from ixy_vfio.sim.not_simulated import SWITCHES
 from ixy_vfio.sim.registers import ALIASES, RULES, Access, Rule
 
 QUEUE_PAGES = (ixgbe.RX_QUEUE_PAGES, ixgbe.TX_QUEUE_PAGES)
@@ -89,6 +90,8 @@ class Bar0:
         self.trace: list[tuple[str, int, int]] | None = None  # (operation, offset, value), when switched on
         self.trace_file: TraceSink | None = None
         self.label = ""
+        self.tell: Callable[[str], None] = lambda text: None  # told once of each thing that is not simulated
+        self._told: set[str] = set()
         self._cells: dict[int, Cell] = {}
         for rule in RULES:
             self._add(rule)
@@ -156,6 +159,10 @@ class Bar0:
         if cell is None:
             self.violate(f"write of {value:#010x} to {offset:#07x}: no such register")
             return
+        switch = SWITCHES.get(offset)
+        if switch is not None and value & switch[0] and switch[1] not in self._told:
+            self._told.add(switch[1])
+            self.tell(f"{switch[1]} are switched on, and not simulated: packets pass as if they were off")
         held = int(self.words[cell.at])
         if cell.access in (Access.RO, Access.RC):
             if (value ^ held) & ~cell.tolerated:

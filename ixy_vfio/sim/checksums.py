@@ -13,14 +13,17 @@ from ixy_vfio.core.unsafe import address_of, borrowed, bytes_at, load16, load32,
 from ixy_vfio.sim.state import Int
 
 
-def _crc_table() -> NDArray[np.uint32]:
+def _crc_table(polynomial: int) -> NDArray[np.uint32]:
+    """By the reflected polynomial of a CRC."""
     table = np.arange(256, dtype=np.uint32)
     for _ in range(8):
-        table = np.where(table & 1, (table >> 1) ^ np.uint32(0xEDB88320), table >> 1).astype(np.uint32)
+        table = np.where(table & 1, (table >> 1) ^ np.uint32(polynomial), table >> 1).astype(np.uint32)
     return table
 
 
-_CRC_TABLE = _crc_table()
+_CRC_TABLE = _crc_table(0xEDB88320)
+_CRC32C_TABLE = _crc_table(0x82F63B78)  # Castagnoli's
+SCTP_HEADER, SCTP_CHECKSUM = 12, 8  # bytes of the common header; where its checksum stands (RFC 9260)
 
 
 @inlined
@@ -106,4 +109,15 @@ def ethernet_crc(data: Any, at: Int, length: Int) -> Int:
     data, crc = borrowed(data), np.uint32(0xFFFFFFFF)
     for i in range(at, at + length):
         crc = _CRC_TABLE[np.intp((crc ^ np.uint32(data[i])) & np.uint32(0xFF))] ^ (crc >> np.uint32(8))
+    return crc ^ np.uint32(0xFFFFFFFF)
+
+
+@compiled
+def sctp_checksum(data: Any, at: Int, length: Int) -> Int:
+    """CRC32c of the SCTP packet data[at:at+length] as if its checksum field were 0; sent low byte first (RFC 9260)."""
+    data, crc = borrowed(data), np.uint32(0xFFFFFFFF)
+    for i in range(at, at + length):
+        field = at + SCTP_CHECKSUM <= i < at + SCTP_HEADER
+        byte = np.uint32(0) if field else np.uint32(data[i])
+        crc = _CRC32C_TABLE[np.intp((crc ^ byte) & np.uint32(0xFF))] ^ (crc >> np.uint32(8))
     return crc ^ np.uint32(0xFFFFFFFF)

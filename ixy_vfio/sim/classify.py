@@ -7,7 +7,7 @@ import numpy as np
 from ixy_vfio.core.compiled import compiled, inlined
 from ixy_vfio.core.unsafe import borrowed, load32, load64
 from ixy_vfio.hw import ixgbe
-from ixy_vfio.sim.checksums import add_bytes, be16, fold, halves, swapped
+from ixy_vfio.sim.checksums import SCTP_CHECKSUM, SCTP_HEADER, add_bytes, be16, fold, halves, sctp_checksum, swapped
 from ixy_vfio.sim.frames import HEADER
 from ixy_vfio.sim.state import Int
 
@@ -98,8 +98,9 @@ def rss_hash(port: Any, data: Any, ip: Int, l4: Int, kind: Int) -> Int:
 @inlined
 def check_l4(data: Any, ip: Int, l4: Int, size: Int, protocol: Int, addresses: Int) -> tuple[Int, Int]:
     """(packet type, status) of the L4 header; `addresses` bytes of addresses stand at data[ip:]."""
-    if protocol == _SCTP and size >= 12:
-        return TYPE_SCTP, np.uint32(0)
+    if protocol == _SCTP and size >= SCTP_HEADER:
+        good = np.uint32(sctp_checksum(data, l4, size)) == np.uint32(load32(data, l4 + SCTP_CHECKSUM))
+        return TYPE_SCTP, L4CS if good else L4CS | TCPE
     if (protocol != _TCP or size < 20) and (protocol != _UDP or size < 8):
         return np.uint32(0), np.uint32(0)
     kind, status = (TYPE_TCP, L4CS) if protocol == _TCP else (TYPE_UDP, L4CS | UDPCS)

@@ -16,6 +16,7 @@ from ixy_vfio.core import libc, signals
 from ixy_vfio.core.errors import LeaseError, UsageError
 from ixy_vfio.core.options import number
 from ixy_vfio.sim.private import private_directory
+from ixy_vfio.sim.specs import CABLES
 from ixy_vfio.wires.files import is_regular, open_to_write
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ MAX_PORTS = 32
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = CABLES
     parser.add_argument(
         "--dir",
         type=Path,
@@ -42,8 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SPEC",
-        help="what a port is plugged into: 0:port:1, 0:tap:NAME, 0:packet:IFNAME, 0:fd:N, 0:pcapng:IN,OUT, "
-        "0:gen:KEY=VALUE,...; repeatable",
+        help="what a port is plugged into, PORT:KIND:DETAILS (see below); repeatable",
     )
     parser.add_argument("--trap", action="store_true", help="no register page can be mapped: every access is a message")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write every register access to FILE")

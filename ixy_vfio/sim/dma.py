@@ -1,11 +1,12 @@
 """The simulated device's view of memory: DMA windows, and nothing else.
 
-The device model maps windows as its vfio-user client says; compiled code finds them by binary search. Windows may be
-thousands of single pages (a guest with a virtual IOMMU). A transfer may cross into the next window when the two are
+The device model maps windows as its vfio-user client says; compiled code finds them. Windows may be a quarter of a
+million single pages, mapped and unmapped one by one (a guest with a virtual IOMMU, Linux's VFIO tests). They are a
+treap: finding, adding and removing one takes O(log n) steps. A transfer may cross into the next window when the two are
 adjacent; what lies outside is not done, and is a miss: counted, and recorded for the device model.
 """
 
-from bisect import bisect_right
+import random
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,12 @@ from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.unsafe import borrowed, bytes_at, copy_bytes, words32_at, words64_at
 from ixy_vfio.sim.state import MISSES_KEPT, Int
 
-WINDOW_WORDS = 4  # iova, end (one past the last byte), address in this process, rights
+# A row a window: iova, end (one past the last byte), address in this process, rights; the rows of the subtrees left and
+# right of it (0: none), and its priority, which is above those in them. Row 0 is no window: `left` is the root.
+WINDOW_WORDS = 8
+LEFT, RIGHT, PRIORITY = np.uint64(4), np.uint64(5), np.uint64(6)
 READABLE, WRITABLE = 1, 2
+_FIRST_ROWS = 64
 
 
 class Miss(NamedTuple):
@@ -33,7 +38,8 @@ class DmaTable:
 
     def __init__(self, record: Any) -> None:
         self._record = record  # the port's record in the state of the data plane
-        self._windows: NDArray[np.uint64] = np.zeros((0, WINDOW_WORDS), np.uint64)
+        self._priorities = random.Random(82599)  # whatever the order of the windows, the treap is shallow
+        self.unmap_all()
 
     def map(self, iova: int, size: int, address: int, readable: bool, writable: bool) -> None:
         """Let the device reach `size` bytes at `iova`, which lie at `address` in this process until unmapped.
@@ -43,31 +49,58 @@ class DmaTable:
         end = iova + size
         if size <= 0 or iova < 0 or end >= 1 << 64:
             raise UsageError(f"DMA window {iova:#x} of {size} bytes: give a size above 0 and an end below 2**64")
-        index = bisect_right(self._windows[:, 0], iova)
-        before = index > 0 and int(self._windows[index - 1, 1]) > iova
-        behind = index < len(self._windows) and int(self._windows[index, 0]) < end
-        if before or behind:
+        below = int(last_at(self._rows, np.uint64(end - 1)))  # the last window that begins before our end
+        if below and int(self._rows[below * WINDOW_WORDS + 1]) > iova:
             raise UsageError(f"DMA window {iova:#x} of {size} bytes overlaps another: unmap that first")
-        rights = READABLE * readable | WRITABLE * writable
-        self._set(np.insert(self._windows, index, np.array([iova, end, address, rights], np.uint64), axis=0))
+        row = self._free.pop() if self._free else self._new_row()
+        at, rights = row * WINDOW_WORDS, READABLE * readable | WRITABLE * writable
+        self._rows[at : at + WINDOW_WORDS] = (iova, end, address, rights, 0, 0, self._priorities.getrandbits(63), 0)
+        insert(self._rows, np.uint64(row))
+        self._count += 1
 
-    def unmap(self, iova: int, size: int) -> int:
-        """Drop every window that lies wholly inside; returns how many. Part of a window is never dropped."""
-        inside = (self._windows[:, 0] >= iova) & (self._windows[:, 1] <= min(iova + size, (1 << 64) - 1))
-        self._set(self._windows[~inside])
-        return int(inside.sum())
+    def _new_row(self) -> int:
+        if self._used * WINDOW_WORDS == len(self._rows):
+            self._place(np.concatenate((self._rows, np.zeros_like(self._rows))))
+        self._used += 1
+        self._record["window_count"] = self._used
+        return self._used - 1
+
+    def _place(self, rows: NDArray[np.uint64]) -> None:
+        self._rows = rows
+        self._record["windows"] = rows.ctypes.data
+
+    def unmap(self, iova: int, size: int) -> list[int]:
+        """Drop every window that lies wholly inside; returns where they began. Part of a window is never dropped."""
+        end, dropped = min(iova + size, (1 << 64) - 1), []
+        start = iova
+        while row := int(first_from(self._rows, np.uint64(start))):
+            begin, stop = (int(word) for word in self._rows[row * WINDOW_WORDS : row * WINDOW_WORDS + 2])
+            if stop > end:
+                break
+            remove(self._rows, np.uint64(begin))
+            self._free.append(row)
+            dropped.append(begin)
+            start = stop
+        self._count -= len(dropped)
+        return dropped
+
+    def across(self, iova: int) -> int | None:
+        """Where the window begins that lies on both sides of `iova`, or None."""
+        if not 0 < iova < 1 << 64:
+            return None
+        row = int(last_at(self._rows, np.uint64(iova - 1)))
+        begin, stop = (int(word) for word in self._rows[row * WINDOW_WORDS : row * WINDOW_WORDS + 2])
+        return begin if row and begin < iova < stop else None
 
     def unmap_all(self) -> None:
         """Drop every window."""
-        self._set(self._windows[:0])
-
-    def _set(self, windows: NDArray[np.uint64]) -> None:
-        self._windows = np.ascontiguousarray(windows)
-        self._record["windows"] = self._windows.ctypes.data
-        self._record["window_count"] = len(windows)
+        self._place(np.zeros(_FIRST_ROWS * WINDOW_WORDS, np.uint64))
+        self._free: list[int] = []  # rows that a window has left
+        self._used, self._count = 1, 0  # rows; windows
+        self._record["window_count"] = self._used
 
     def __len__(self) -> int:
-        return len(self._windows)
+        return self._count
 
     @property
     def misses(self) -> int:
@@ -94,35 +127,103 @@ def windows_of(port: Any) -> Any:
 
 
 @inlined
+def _word(row: Int, word: Int) -> Any:
+    return np.uintp(row) * np.uintp(WINDOW_WORDS) + np.uintp(word)
+
+
+@inlined
 def _start(windows: Any, row: Int) -> Any:
-    return windows[np.uintp(row) * np.uintp(WINDOW_WORDS)]
+    return windows[_word(row, 0)]
 
 
 @inlined
 def _end(windows: Any, row: Int) -> Any:
-    return windows[np.uintp(row) * np.uintp(WINDOW_WORDS) + np.uintp(1)]
+    return windows[_word(row, 1)]
 
 
 @inlined
 def _address(windows: Any, row: Int) -> Any:
-    return windows[np.uintp(row) * np.uintp(WINDOW_WORDS) + np.uintp(2)]
+    return windows[_word(row, 2)]
+
+
+@compiled
+def last_at(windows: Any, iova: Int) -> Int:
+    """The row of the last window that begins at `iova` or below it, or 0."""
+    found, row = np.uint64(0), windows[_word(0, LEFT)]
+    while row:
+        if _start(windows, row) <= iova:
+            found, row = row, windows[_word(row, RIGHT)]
+        else:
+            row = windows[_word(row, LEFT)]
+    return found
+
+
+@compiled
+def first_from(windows: Any, iova: Int) -> Int:
+    """The row of the first window that begins at `iova` or above it, or 0."""
+    found, row = np.uint64(0), windows[_word(0, LEFT)]
+    while row:
+        if _start(windows, row) >= iova:
+            found, row = row, windows[_word(row, LEFT)]
+        else:
+            row = windows[_word(row, RIGHT)]
+    return found
+
+
+@compiled
+def insert(windows: Any, new: Int) -> None:
+    """Put the row `new`, which is filled in, into the tree: above all rows of lower priority on its way down."""
+    key, priority = _start(windows, new), windows[_word(new, PRIORITY)]
+    link = _word(0, LEFT)
+    row = windows[link]
+    while row and windows[_word(row, PRIORITY)] >= priority:
+        link = _word(row, LEFT if key < _start(windows, row) else RIGHT)
+        row = windows[link]
+    windows[link] = new
+    left, right = _word(new, LEFT), _word(new, RIGHT)
+    while row:  # what was here is cut in two: windows below ours, and above
+        if _start(windows, row) < key:
+            windows[left] = row
+            left = _word(row, RIGHT)
+            row = windows[left]
+        else:
+            windows[right] = row
+            right = _word(row, LEFT)
+            row = windows[right]
+    windows[left] = windows[right] = np.uint64(0)
+
+
+@compiled
+def remove(windows: Any, key: Int) -> None:
+    """Take the window that begins at `key`, which must be there, out of the tree, and clear its row."""
+    link = _word(0, LEFT)
+    row = windows[link]
+    while _start(windows, row) != key:
+        link = _word(row, LEFT if key < _start(windows, row) else RIGHT)
+        row = windows[link]
+    left, right = windows[_word(row, LEFT)], windows[_word(row, RIGHT)]
+    while left and right:  # its two subtrees become one
+        if windows[_word(left, PRIORITY)] >= windows[_word(right, PRIORITY)]:
+            windows[link] = left
+            link = _word(left, RIGHT)
+            left = windows[link]
+        else:
+            windows[link] = right
+            link = _word(right, LEFT)
+            right = windows[link]
+    windows[link] = left | right
+    for i in range(WINDOW_WORDS):
+        windows[_word(row, i)] = np.uint64(0)
 
 
 @compiled
 def search(windows: Any, iova: Int, right: Int) -> Int:
     """The row of the window that holds `iova` and grants `right`, or -1."""
     windows = borrowed(windows)
-    low, high = np.intp(0), np.intp(windows.size // WINDOW_WORDS)
-    while low < high:
-        middle = (low + high) >> 1
-        if _start(windows, middle) <= iova:
-            low = middle + 1
-        else:
-            high = middle
-    row = low - 1
-    if row < 0 or iova >= _end(windows, row) or not windows[row * WINDOW_WORDS + 3] & np.uint64(right):
+    row = last_at(windows, np.uint64(iova))
+    if not row or iova >= _end(windows, row) or not windows[_word(row, 3)] & np.uint64(right):
         return np.intp(-1)
-    return row
+    return np.intp(row)
 
 
 @inlined
@@ -166,7 +267,7 @@ def whole_ring(queue: Any, windows: Any) -> Any:
     row = search(windows, queue.base, READABLE)
     if row < 0 or reach(windows, row, queue.base) < 16 * np.intp(queue.count):
         return np.uint64(0)
-    if not windows[np.uintp(row) * np.uintp(WINDOW_WORDS) + np.uintp(3)] & np.uint64(WRITABLE):
+    if not windows[_word(row, 3)] & np.uint64(WRITABLE):
         return np.uint64(0)
     return _address(windows, row) + (queue.base - _start(windows, row))
 

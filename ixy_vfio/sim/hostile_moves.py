@@ -256,8 +256,10 @@ def _transmit_move(state: Any, kind: Int, ring: Any, head: Int, tail: Int, where
 @inlined
 def _scribble(windows: Any, where: Int, how: Int, value: Int) -> None:
     """Random bytes anywhere in what is mapped for writing."""
-    rows = U(windows.size // WINDOW_WORDS)
-    start = np.uintp(how % rows) * np.uintp(WINDOW_WORDS)
+    rows = U(windows.size // WINDOW_WORDS) - U(1)  # row 0 is none
+    if not rows:
+        return
+    start = np.uintp(how % rows + U(1)) * np.uintp(WINDOW_WORDS)
     size = windows[start + np.uintp(1)] - windows[start]
     if not windows[start + np.uintp(3)] & U(WRITABLE) or size < U(64):
         return

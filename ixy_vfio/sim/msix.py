@@ -14,6 +14,12 @@ ENTRY_SIZE = 16
 MASKED = 1
 
 
+def signal(fd: int) -> None:
+    """Signal an eventfd. Where its counter is full, or it is none, nobody is waiting."""
+    with contextlib.suppress(OSError):
+        os.eventfd_write(fd, 1)
+
+
 class Msix:
     """The MSI-X function of one port. `usable()` is whether MSI-X is enabled, and its function mask clear."""
 
@@ -57,17 +63,19 @@ class Msix:
             return
         self._pending &= ~(1 << vector)
         self.sent[vector] += 1
-        try:
-            os.eventfd_write(fd, 1)
-        except OSError:  # counter full (the client does not look), or not an eventfd: nobody is waiting
-            return
+        signal(fd)
+
+    def signal(self, vector: int) -> None:
+        """Signal the eventfd of a vector as if its message had come: masks and pending bits are not asked."""
+        fd = self._eventfds[vector]
+        if fd is not None:
+            signal(fd)
 
     def storm(self) -> None:
         """Send the messages of all vectors, whatever masks them: for a hostile device."""
         for fd in self._eventfds:
             if fd is not None:
-                with contextlib.suppress(OSError):
-                    os.eventfd_write(fd, 1)
+                signal(fd)
 
     def flush(self) -> None:
         """Send what is pending and no longer masked."""

@@ -11,12 +11,24 @@ import numpy as np
 from ixy_vfio.core.compiled import compiled, inlined
 from ixy_vfio.core.unsafe import borrowed, copy_bytes
 from ixy_vfio.hw import ixgbe
-from ixy_vfio.sim.checksums import add_bytes, be16, be32, fold, put_be16, put_be32, put_checksum, swapped
+from ixy_vfio.sim.checksums import (
+    SCTP_CHECKSUM,
+    SCTP_HEADER,
+    add_bytes,
+    be16,
+    be32,
+    fold,
+    put_be16,
+    put_be32,
+    put_checksum,
+    sctp_checksum,
+    swapped,
+)
 from ixy_vfio.sim.frames import HEADER, push, reserve
 from ixy_vfio.sim.state import Int
 
 IXSM, TXSM = np.uint64(1 << 40), np.uint64(1 << 41)  # POPTS of a data descriptor
-UDP, TCP = 0, 1  # L4T
+UDP, TCP, SCTP = 0, 1, 2  # L4T
 _DTXTCPFLGL, _DTXTCPFLGH = ixgbe.DTXTCPFLGL.offset() // 4, ixgbe.DTXTCPFLGH.offset() // 4
 _DMATXCTL = ixgbe.DMATXCTL.offset() // 4
 
@@ -65,15 +77,17 @@ def fits(first: Int, second: Int, options: Int, length: Int) -> bool:
         return False
     if options & TXSM:
         kind = l4_type(second)
-        return bool(mac >= 14 and ip >= 20 and kind <= TCP and mac + ip + (20 if kind == TCP else 8) <= length)
+        header = 20 if kind == TCP else (SCTP_HEADER if kind == SCTP else 8)
+        return bool(mac >= 14 and ip >= 20 and kind <= SCTP and mac + ip + header <= length)
     return True
 
 
 @compiled
 def insert_checksums(data: Any, at: Int, length: Int, first: Int, second: Int, options: Int, l4_size: Int) -> None:
-    """Put IPv4 and TCP or UDP checksums into the packet at data[at:at+length].
+    """Put IPv4 and TCP, UDP or SCTP checksums into the packet at data[at:at+length].
 
-    The L4 checksum field holds the sum of the pseudo header already: with the length (`l4_size` 0), or without it.
+    The checksum field of TCP and UDP holds the sum of the pseudo header already: with the length (`l4_size` 0), or
+    without it.
     """
     data = borrowed(data)
     ip = at + mac_length(first)
@@ -81,7 +95,11 @@ def insert_checksums(data: Any, at: Int, length: Int, first: Int, second: Int, o
     if options & IXSM:
         put_be16(data, ip + 10, 0)
         put_checksum(data, ip + 10, add_bytes(data, ip, ip_length(first), np.uint64(0)))
-    if options & TXSM:
+    if options & TXSM and l4_type(second) == SCTP:
+        crc = np.uint32(sctp_checksum(data, l4, at + length - l4))
+        for i in range(4):
+            data[l4 + SCTP_CHECKSUM + i] = np.uint8(crc >> np.uint32(8 * i) & np.uint32(0xFF))
+    elif options & TXSM:
         field = l4 + (16 if l4_type(second) == TCP else 6)
         total = add_bytes(data, l4, at + length - l4, swapped(l4_size))
         if l4_type(second) == UDP and fold(total) == np.uint32(0xFFFF):

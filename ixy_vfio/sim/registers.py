@@ -299,6 +299,10 @@ _more("LSECTXCTRL", 0x08A04, RW, ALL)
 _more("LSECRXCAP", 0x08F00, RW, ALL)
 _more("LSECRXCTRL", 0x08F04, RW, ALL)
 
+# 8.2.3.13 LinkSec (MACsec), which is never switched on here: its counters stay 0
+_more("LSECTXSTATS", 0x08A3C, RC, count=5)  # untagged, encrypted, protected packets; encrypted, protected octets
+_more("LSECRXSTATS", 0x08F40, RC, count=17)  # LSECRXUT to LSECRXNUSA
+
 # 8.2.3.21 PF mailbox
 _rule(ixgbe.PFMAILBOX, RW, 0x0000_001F)
 _more("PFMBMEM", 0x13000, RW, ALL, count=64 * 16)

@@ -64,6 +64,7 @@ class Server:
         try:
             for number in range(ports):
                 nic = Nic(number, time.monotonic, shared_pages=not trap)
+                nic.bar.tell = partial(self._note, number)
                 self.nics.append(nic)
                 self.ports.append(self.plane.add_port(nic.memory.words))
                 nic.plug(self.ports[number])
@@ -132,6 +133,9 @@ class Server:
             self._moved_at = now
         else:
             self._nap(now, soonest)
+
+    def _note(self, number: int, text: str) -> None:
+        self.plane.notes.append(f"port {number}: {text}")
 
     def _tell(self) -> None:
         """Notes, on standard error, whatever has become of that; the last ones can be asked for."""

@@ -15,6 +15,7 @@ from ixy_vfio.core.errors import UsageError
 from ixy_vfio.hw import ixgbe
 from ixy_vfio.sim import config_space, msix
 from ixy_vfio.sim.bar0 import QUEUE_PAGES
+from ixy_vfio.sim.msix import signal
 from ixy_vfio.sim.nic import Nic
 from ixy_vfio.sim.stream import ProtocolError, Stream
 from ixy_vfio.sim.windows import Windows
@@ -49,6 +50,7 @@ class Session:
         self.nic = nic
         self.negotiated = False
         self.device_only = False
+        self.peer_fds = 1  # file descriptors that the client takes with a message, 1 unless it says so
         self.messages_dma = False  # the client serves DMA by message as well: it is told of misses
         self.windows = Windows(dma)
         self._claim = claim  # tells the server of the role; raises Refused
@@ -138,9 +140,12 @@ class Session:
             offered = json.loads(text) if text else {}
             capabilities = offered.get("capabilities", {})
             self.device_only = capabilities.get(wire.DEVICE_ONLY) is True
+            self.peer_fds = capabilities.get("max_msg_fds", 1)
             self.messages_dma = "max_dma_maps" in capabilities or "pgsizes" in capabilities
         except (ValueError, AttributeError, RecursionError) as bad:
             raise ProtocolError("VERSION: not a JSON object") from bad
+        if type(self.peer_fds) is not int or self.peer_fds < 0:
+            raise ProtocolError("VERSION: max_msg_fds is no number")
         if major != wire.VERSION_MAJOR:
             raise Refused(errno.ENOTSUP)
         self._claim(self)
@@ -158,26 +163,35 @@ class Session:
             raise Refused(errno.EPERM)
         if len(message.fds) > 1:
             raise ProtocolError("DMA_MAP: one file descriptor at most")
-        if message.fds:  # without one: reachable by message only, as QEMU's BARs are; nothing here goes there
-            rights = bool(flags & wire.DMA_MAP_READ), bool(flags & wire.DMA_MAP_WRITE)
-            try:
+        rights = bool(flags & wire.DMA_MAP_READ), bool(flags & wire.DMA_MAP_WRITE)
+        try:
+            if message.fds:
                 self.windows.map(iova, size, message.fds[0], offset, *rights)
                 self.nic.note("map", 1)
-            except UsageError as wrong:
-                raise Refused(errno.EINVAL) from wrong
-            except OSError as wrong:
-                raise Refused(wrong.errno or errno.EINVAL) from wrong
+            else:
+                self.windows.reserve(iova, size)
+        except UsageError as wrong:
+            raise Refused(errno.EINVAL) from wrong
+        except OSError as wrong:
+            raise Refused(wrong.errno or errno.EINVAL) from wrong
         return b"", ()
 
     def _dma_unmap(self, message: wire.Message) -> tuple[bytes, tuple[int, ...]]:
         _, flags, iova, size = wire.DMA_UNMAP.unpack_from(message.payload)
         if self.device_only:
             raise Refused(errno.EPERM)
-        if flags & ~wire.DMA_UNMAP_ALL:
-            raise Refused(errno.EINVAL)
         everything = bool(flags)
-        if dropped := self.windows.unmap_all() if everything else self.windows.unmap(iova, size):
-            self.nic.note("unmap", dropped)
+        if flags & ~wire.DMA_UNMAP_ALL or (iova or size if everything else not size or iova + size > 1 << 64):
+            raise Refused(errno.EINVAL)
+        before = self.windows.reachable
+        try:
+            dropped = self.windows.unmap_all() if everything else self.windows.unmap(iova, size)
+        except UsageError as cut:
+            raise Refused(errno.EINVAL) from cut
+        if not dropped and not everything:  # as libvfio-user and iommufd have it
+            raise Refused(errno.ENOENT)
+        if gone := before - self.windows.reachable:
+            self.nic.note("unmap", gone)
         return message.payload[: wire.DMA_UNMAP.size], ()
 
     def _device_info(self, message: wire.Message) -> tuple[bytes, tuple[int, ...]]:
@@ -192,7 +206,7 @@ class Session:
         size = REGION_SIZES.get(index, 0)
         flags = wire.REGION_FLAG_READ | wire.REGION_FLAG_WRITE if size else 0
         fd = self.nic.memory.fd
-        if index != wire.BAR0_REGION or fd is None:
+        if index != wire.BAR0_REGION or fd is None or not self.peer_fds:
             return wire.REGION_INFO.pack(wire.REGION_INFO.size, flags, index, 0, size, 0), ()
         flags |= wire.REGION_FLAG_MMAP | wire.REGION_FLAG_CAPS
         capability = wire.CAPABILITY.pack(wire.CAP_SPARSE_MMAP, 1, 0) + wire.SPARSE_MMAP.pack(len(QUEUE_PAGES), 0)
@@ -217,22 +231,22 @@ class Session:
         data, action = flags & IRQ_DATA, flags & IRQ_ACTIONS
         if flags & ~(IRQ_DATA | IRQ_ACTIONS) or data.bit_count() != 1 or action.bit_count() != 1:
             raise Refused(errno.EINVAL)
-        if start + count > IRQ_COUNTS.get(index, 0) or (data != wire.IRQ_SET_DATA_NONE and not count):
+        vectors = IRQ_COUNTS.get(index, 0)
+        if start >= vectors or start + count > vectors or (data != wire.IRQ_SET_DATA_NONE and not count):
             raise Refused(errno.EINVAL)
+        if action != wire.IRQ_SET_TRIGGER:  # no index here is MASKABLE; so the kernel answers
+            raise Refused(errno.ENOTTY)
         if data == wire.IRQ_SET_DATA_EVENTFD:
-            if action != wire.IRQ_SET_TRIGGER:
-                raise Refused(errno.EINVAL)
             if len(message.fds) not in (0, count):
                 raise ProtocolError(f"SET_IRQS: {len(message.fds)} file descriptors for {count} vectors")
             self._assign(index, start, count, message)
             return b"", ()
         if message.fds:
             raise ProtocolError("SET_IRQS: file descriptors without DATA_EVENTFD")
-        if action == wire.IRQ_SET_TRIGGER:
-            wanted = message.payload[wire.IRQ_SET.size :] if data == wire.IRQ_SET_DATA_BOOL else b"\1" * count
-            if len(wanted) < count:
-                raise ProtocolError("SET_IRQS: fewer bytes than vectors")
-            self._trigger(index, start, wanted[:count])
+        wanted = message.payload[wire.IRQ_SET.size :] if data == wire.IRQ_SET_DATA_BOOL else b"\1" * count
+        if len(wanted) != count:
+            raise Refused(errno.EINVAL)
+        self._trigger(index, start, wanted)
         return b"", ()
 
     def _assign(self, index: int, start: int, count: int, message: wire.Message) -> None:
@@ -249,17 +263,20 @@ class Session:
             self._eventfds[index] = fds[0]
 
     def _trigger(self, index: int, start: int, wanted: bytes) -> None:
-        """Fire vectors by hand; none at all turns the whole index off."""
+        """Signal eventfds by hand, whatever the device masks; none at all turns the whole index off."""
         if index != wire.MSIX_IRQ:
-            if not wanted and index in self._eventfds:
-                os.close(self._eventfds.pop(index))
+            if index in self._eventfds:
+                if not wanted:
+                    os.close(self._eventfds.pop(index))
+                elif wanted[0]:
+                    signal(self._eventfds[index])
             return
         if not wanted:
             self.nic.msix.release()
             self.nic.config.enable_msix(False)
         for vector, fire in enumerate(wanted, start):
             if fire:
-                self.nic.msix.trigger(vector)
+                self.nic.msix.signal(vector)
 
     def _access(self, message: wire.Message) -> tuple[int, int, int]:
         offset, region, count = wire.REGION_ACCESS.unpack_from(message.payload)

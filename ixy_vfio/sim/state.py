@@ -91,8 +91,8 @@ PORT = np.dtype([
     ("bus_master", np.uint8),
     ("link_up", np.uint8),
     ("outgoing", np.uint8),  # FIFO that sent frames go to, or NO_CABLE
-    ("windows", np.uint64),  # address of the DMA windows, WINDOW_WORDS words each, sorted by IOVA
-    ("window_count", np.uint64),
+    ("windows", np.uint64),  # address of the DMA windows, WINDOW_WORDS words each (dma.py)
+    ("window_count", np.uint64),  # rows of that
     ("scratch", np.uint64),  # address of SCRATCH bytes: a packet that is to be segmented
     ("misses", np.uint64),
     ("missed", np.uint64, (3 * MISSES_KEPT,)),  # ring of iova, length, write

@@ -94,6 +94,7 @@ def check_packet(port: Any, queue: Any, number: Int, command: Int, total: Int) -
             and headers <= total
             and headers + offload.segment_size(second) <= LONGEST
             and offload.l4_length(second) >= 8
+            and offload.l4_type(second) != offload.SCTP  # which is not cut into segments
         )
         if not sound or not fits(first, second, options, total):
             violate(port, Violation.TX_BAD_CONTEXT, number, second)

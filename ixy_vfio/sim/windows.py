@@ -14,8 +14,11 @@ class DmaTable(Protocol):
     def map(self, iova: int, size: int, address: int, readable: bool, writable: bool) -> None:
         """Add a window. Raises UsageError where it overlaps another."""
 
-    def unmap(self, iova: int, size: int) -> int:
-        """Drop every window inside; returns how many."""
+    def unmap(self, iova: int, size: int) -> list[int]:
+        """Drop every window inside; returns where they began."""
+
+    def across(self, iova: int) -> int | None:
+        """Where the window begins that lies on both sides of `iova`, or None."""
 
     def unmap_all(self) -> None:
         """Drop every window."""
@@ -38,10 +41,15 @@ class Windows:
     def __init__(self, table: DmaTable) -> None:
         self._table = table
         self._files: dict[_Key, _File] = {}
-        self._windows: dict[int, tuple[int, _Key]] = {}  # iova -> size, file
+        self._windows: dict[int, tuple[int, _Key | None]] = {}  # iova -> size, file
 
     def __len__(self) -> int:
         return len(self._windows)
+
+    @property
+    def reachable(self) -> int:
+        """How many windows the device reaches."""
+        return sum(file.windows for file in self._files.values())
 
     def map(self, iova: int, size: int, fd: int, offset: int, readable: bool, writable: bool) -> None:
         """Let the device reach `size` bytes of `fd` from `offset` at `iova`. Raises OSError, UsageError."""
@@ -61,16 +69,22 @@ class Windows:
         file.windows += 1
         self._windows[iova] = (size, key)
 
+    def reserve(self, iova: int, size: int) -> None:
+        """A window that is reached by messages only, as QEMU's BARs are: the device cannot. Raises UsageError."""
+        self._table.map(iova, size, 0, False, False)
+        self._windows[iova] = (size, None)
+
     def unmap(self, iova: int, size: int) -> int:
-        """Drop every window that lies wholly inside; returns how many."""
-        self._table.unmap(iova, size)
-        inside = [
-            start for start, (length, _) in self._windows.items() if iova <= start and start + length <= iova + size
-        ]
+        """Drop every window inside; returns how many. Raises UsageError, dropping none, when one lies across an end."""
+        for end in (iova, iova + size):
+            if (start := self._table.across(end)) is not None:
+                raise UsageError(f"unmapping up to {end:#x} would cut the DMA window that begins at {start:#x}")
+        inside = self._table.unmap(iova, size)
         for start in inside:
             _, key = self._windows.pop(start)
-            self._files[key].windows -= 1
-            self._drop_if_unused(key)
+            if key is not None:
+                self._files[key].windows -= 1
+                self._drop_if_unused(key)
         return len(inside)
 
     def unmap_all(self) -> int:

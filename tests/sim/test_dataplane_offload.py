@@ -8,7 +8,7 @@ import pytest
 from tests.sim.dataplane_rig import BUFFERS, DATA, IOVA, MAC, OTHER, Rig, back_to_back, rig
 
 DD_EOP = 3
-TCP, UDP = 6, 17
+TCP, UDP, SCTP = 6, 17, 132
 CONTEXT = 0x2020_0000  # DEXT, DTYP = context
 IXSM, TXSM = 1 << 40, 1 << 41
 VLE, TSE = 1 << 30, 1 << 31
@@ -49,6 +49,22 @@ def udp(payload: bytes, source: int = 1000, target: int = 2000) -> bytes:
 
 def tcp(payload: bytes, source: int = 1000, target: int = 2000, sequence: int = 1, flags: int = 0x18) -> bytes:
     return struct.pack(">HHIIBBHHH", source, target, sequence, 7, 5 << 4, flags, 500, 0, 0) + payload
+
+
+def crc32c(data: bytes) -> int:
+    """Castagnoli's CRC, bit by bit."""
+    crc = 0xFFFF_FFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F6_3B78 if crc & 1 else 0)
+    return crc ^ 0xFFFF_FFFF
+
+
+def sctp(payload: bytes) -> bytes:
+    """A packet with its checksum (RFC 9260, 6.8 and appendix A)."""
+    head = struct.pack(">HHI", 1000, 2000, 0x1234_5678)
+    return head + struct.pack("<I", crc32c(head + bytes(4) + payload)) + payload
 
 
 def ethernet(packet: bytes, destination: bytes = MAC) -> bytes:
@@ -95,6 +111,25 @@ def test_ipv4_and_l4_checksums_are_inserted(port: Rig, protocol: int, size: int)
     raw[34 + at : 36 + at] = struct.pack(">H", seed)
     sent = transmit(port, bytes(raw), context(l4=int(protocol == TCP)), IXSM | TXSM)
     assert sent == [ethernet(packet)]
+
+
+@pytest.mark.parametrize("size", [0, 1, 36, 1001])
+def test_sctp_checksums_are_inserted(port: Rig, size: int) -> None:
+    assert crc32c(b"123456789") == 0xE306_9283  # the check value of the CRC
+    packet = ipv4(sctp(bytes(i & 0xFF for i in range(size))), SCTP, "10.0.0.1", "192.168.7.9")
+    for field in (bytes(4), b"\xff\xee\xdd\xcc"):
+        raw = bytearray(ethernet(packet)[: 14 + len(packet)])
+        raw[42:46] = field
+        assert transmit(port, bytes(raw), context(l4=2), IXSM | TXSM) == [ethernet(packet)]
+
+
+def test_sctp_is_not_cut_into_segments(port: Rig) -> None:
+    port.put(BUFFERS, ethernet(ipv4(sctp(bytes(2000)), SCTP, "10.0.0.1", "192.168.7.9")))
+    setup = context(l4=2, l4_size=12, mss=1000)
+    port.ring_transmit(setup, (IOVA + BUFFERS, DATA | TSE | IXSM | TXSM | 2046 | 2000 << 46))
+    port.plane.step()
+    assert [text.partition(" (")[0] for text in port.port.violations] == ["queue 0: TX context does not fit the packet"]
+    port.port.violations.clear()
 
 
 def test_ipv6_udp_checksum_is_inserted(port: Rig) -> None:
@@ -211,7 +246,11 @@ TYPES = [
     ("UDP without checksum", v4(udp(b"data"), UDP), IPV4 | TYPE_UDP, IPCS),
     ("bad TCP checksum", flip(GOOD_TCP4, 41), IPV4 | TYPE_TCP, IPCS | L4CS | TCPE),
     ("bad IPv4 checksum", flip(GOOD_TCP4, 8), IPV4 | TYPE_TCP, IPCS | L4CS | IPE),
-    ("SCTP", v4(bytes(12), 132), IPV4 | TYPE_SCTP, IPCS),
+    ("SCTP", v4(sctp(b"chunks"), SCTP), IPV4 | TYPE_SCTP, IPCS | L4CS),
+    ("SCTP over IPv6", v6(sctp(b""), SCTP), IPV6 | TYPE_SCTP, L4CS),
+    ("wrong SCTP checksum", v4(flip(sctp(b"chunks"), 13), SCTP), IPV4 | TYPE_SCTP, IPCS | L4CS | TCPE),
+    ("SCTP without a checksum", v4(bytes(12), SCTP), IPV4 | TYPE_SCTP, IPCS | L4CS | TCPE),
+    ("SCTP without a header", v4(bytes(11), SCTP), IPV4, IPCS),
     ("fragment", v4(bytes(40), UDP, fragment=0x2000), IPV4, IPCS),
     ("ICMP", v4(bytes(40), 1), IPV4, IPCS),
     ("TCP over IPv6", v6(with_l4_checksum(tcp(b""), TCP, A6), TCP), IPV6 | TYPE_TCP, L4CS),

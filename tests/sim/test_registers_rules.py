@@ -188,3 +188,28 @@ def test_patterns_of_the_linux_register_test(rig: Rig, row: Register, count: int
             assert rig.read(row, index) == pattern & write & mask
             rig.write(row, before, index)
     assert rig.violations == []
+
+
+def test_counters_of_macsec_are_there_and_read_0(rig: Rig) -> None:
+    for offset in (*range(0x8A3C, 0x8A50, 4), *range(0x8F40, 0x8F84, 4)):
+        assert rig.nic.region_read(0, offset, 4) == bytes(4)
+    assert rig.violations == []
+
+
+def test_what_is_not_simulated_is_told_once_when_it_is_switched_on(rig: Rig) -> None:
+    told: list[str] = []
+    rig.nic.bar.tell = told.append
+    rig.write(ixgbe.FTQF, 0, 5)
+    rig.write(ixgbe.MRQC, 1)  # RSS is simulated
+    assert told == []
+    for index in (5, 6):
+        rig.write(ixgbe.FTQF, 1 << 31, index)
+    rig.write(ixgbe.FDIRCTRL, 1)
+    rig.write(ixgbe.MRQC, 8)
+    off = "are switched on, and not simulated: packets pass as if they were off"
+    assert told == [
+        f"5-tuple filters (FTQF) {off}",
+        f"flow director filters (FDIRCTRL) {off}",
+        f"queues by pool or traffic class (MRQC) {off}",
+    ]
+    assert rig.violations == []

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ixy_vfio.hw import ixgbe
+from ixy_vfio.sim import cables, generator_cable
 from tests.sim.vfio_client import Client
 
 START_DEADLINE = 180.0  # a cold compilation of the data plane, on a busy machine
@@ -21,7 +22,7 @@ def start(directory: Path, *words: str) -> "subprocess.Popen[str]":
     argv = [*SIM, "--dir", str(directory), "--die-with-parent", "--no-helper", *words]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    assert process.stdout.readline() == f"ready {directory / 'helper.sock'}\n"
+    assert process.stdout.readline() == f"ready {directory}\n"  # there is no helper's socket to be named
     return process
 
 
@@ -115,3 +116,10 @@ def test_it_dies_with_its_parent(directory: Path) -> None:
     while Path(f"/proc/{child}").exists():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_help_lists_every_cable_and_every_key_of_the_generator() -> None:
+    text = subprocess.run([*SIM, "--help"], capture_output=True, text=True, timeout=60, check=True).stdout
+    listed = {line.split("=")[0].strip() for line in text.partition("keys of gen:\n")[2].splitlines() if "=" in line}
+    assert listed == set(generator_cable.KEYS)
+    assert {line.split(":")[1] for line in text.splitlines() if line.startswith("  0:")} == set(cables.KINDS)

@@ -125,7 +125,8 @@ def test_interrupts_by_eventfd(owner: Client) -> None:
         (wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, 2, 60, 5),
         (wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, 0, 0, 1),
         (wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, 9, 0, 1),
-        (wire.IRQ_SET_MASK | wire.IRQ_SET_DATA_EVENTFD, 2, 0, 1),
+        (wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, 2, 64, 0),
+        (wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_BOOL, 2, 0, 1),  # no data
         (0x100 | wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, 2, 0, 1),
     ],
 )
@@ -136,13 +137,53 @@ def test_wrong_interrupt_settings_are_refused(owner: Client, flags: int, index: 
     assert owner.read(ixgbe.FWSM.offset()) == 0x8000  # the connection goes on
 
 
+def test_masks_are_answered_as_the_kernel_does(owner: Client) -> None:
+    for action in (wire.IRQ_SET_MASK, wire.IRQ_SET_UNMASK):
+        for index in (wire.MSIX_IRQ, wire.ERR_IRQ):
+            with pytest.raises(OSError) as refused:
+                owner.set_irqs(action | wire.IRQ_SET_DATA_NONE, index, 0, 1)
+            assert refused.value.errno == errno.ENOTTY
+
+
+def test_a_trigger_signals_whatever_is_masked(owner: Client) -> None:
+    """The kernel and libvfio-user write to the eventfd: the device has no say in it."""
+    one, two = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2))
+    eventfd, none, data = wire.IRQ_SET_DATA_EVENTFD, wire.IRQ_SET_DATA_NONE, wire.IRQ_SET_DATA_BOOL
+    owner.write(4, 0, 2, CONFIG)  # no bus master: no message of the device's own
+    owner.set_irqs(wire.IRQ_SET_TRIGGER | eventfd, wire.MSIX_IRQ, 3, 1, [one])
+    owner.set_irqs(wire.IRQ_SET_TRIGGER | eventfd, wire.ERR_IRQ, 0, 1, [two])
+    for index, start, fd in ((wire.MSIX_IRQ, 3, one), (wire.ERR_IRQ, 0, two)):
+        owner.set_irqs(wire.IRQ_SET_TRIGGER | none, index, start, 1)
+        assert os.eventfd_read(fd) == 1
+        for wanted in (b"\0", b"\1"):
+            request = wire.IRQ_SET.pack(21, wire.IRQ_SET_TRIGGER | data, index, start, 1) + wanted
+            assert owner.call(Command.DEVICE_SET_IRQS, request) == b""
+        assert os.eventfd_read(fd) == 1
+        with pytest.raises(BlockingIOError):
+            os.eventfd_read(fd)
+        os.close(fd)
+
+
+@pytest.mark.parametrize(("announced", "passed"), [({}, 1), ({"max_msg_fds": 8}, 1), ({"max_msg_fds": 0}, 0)])
+def test_no_more_descriptors_than_the_client_takes(running: Running, announced: dict[str, int], passed: int) -> None:
+    with running.client() as client:
+        client.version(**announced)
+        client.send(Command.DEVICE_GET_REGION_INFO, wire.REGION_INFO.pack(80, 0, 0, 0, 0, 0))
+        reply = client.receive()
+        assert reply is not None
+        assert len(reply.fds) == passed
+        assert bool(wire.REGION_INFO.unpack_from(reply.payload)[1] & wire.REGION_FLAG_MMAP) == bool(passed)
+        for fd in reply.fds:
+            os.close(fd)
+
+
 def test_dma_windows(running: Running, owner: Client) -> None:
     table = running.server.ports[0].dma
     fd = memory(0x4000)
     assert dma_map(owner, 0x10000, 0x1000, [fd]) == b""
     assert dma_map(owner, 0x20000, 0x3000, [fd], 0x1000) == b""
     assert dma_map(owner, 0xE000_0000, 0x1000, []) == b""  # a BAR: by message only
-    assert len(table) == 2
+    assert len(table) == 3
     for iova, size, offset in (
         (0x30000, 0x5000, 0),
         (0x10800, 0x1000, 0),
@@ -156,8 +197,21 @@ def test_dma_windows(running: Running, owner: Client) -> None:
     assert owner.call(Command.DMA_UNMAP, unmap) == unmap
     assert len(table) == 0
     dma_map(owner, 0x10000, 0x4000, [fd])
-    owner.call(Command.DMA_UNMAP, wire.DMA_UNMAP.pack(24, wire.DMA_UNMAP_ALL, 0, 0))
-    assert len(table) == 0
+    for flags, iova, size, number in (
+        (0, 0x50000, 0x1000, errno.ENOENT),  # nothing is there
+        (0, 0x10000, 0x1000, errno.EINVAL),  # a part of a window
+        (0, 0x13000, 0x10000, errno.EINVAL),
+        (0, 0x10000, 0, errno.EINVAL),
+        (0, (1 << 64) - 4096, 8192, errno.EINVAL),
+        (wire.DMA_UNMAP_ALL, 0x10000, 0x4000, errno.EINVAL),
+        (1, 0x10000, 0x4000, errno.EINVAL),
+    ):
+        with pytest.raises(OSError) as refused:
+            owner.call(Command.DMA_UNMAP, wire.DMA_UNMAP.pack(24, flags, iova, size))
+        assert (refused.value.errno, len(table)) == (number, 1), (flags, iova, size)
+    for _ in range(2):  # all of nothing is all
+        owner.call(Command.DMA_UNMAP, wire.DMA_UNMAP.pack(24, wire.DMA_UNMAP_ALL, 0, 0))
+        assert len(table) == 0
     os.close(fd)
 
 
