@@ -13,6 +13,7 @@ from ixy_vfio.sim.cable import Cable
 from ixy_vfio.sim.cables import parse_cable
 from ixy_vfio.sim.captures import CaptureCable
 from ixy_vfio.sim.dataplane import DataPlane
+from ixy_vfio.sim.outside import OutsideCable
 from ixy_vfio.wires.capture import packets
 from ixy_vfio.wires.packets import OUTBOUND
 from tests.conftest import StartSimulator, finish, forwarder, run, wait_until
@@ -191,6 +192,20 @@ def test_a_full_disk_ends_the_recording_and_nothing_else(tmp_path: Path, monkeyp
     cable.close()
     with open(path, "rb") as file:
         assert [packet.data for packet in packets(file)] == [A]
+
+
+def test_an_error_that_nobody_thought_of_ends_the_cable_alone() -> None:
+    class Odd(OutsideCable):
+        def read(self) -> int:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    plane = DataPlane()
+    Rig(plane)
+    cable = Odd("0:odd:", 0)
+    plane.connect(cable)
+    plane.step()
+    assert not cable.alive
+    assert plane.notes == ["cable 0:odd:: Operation not permitted: the cable is dead"]
 
 
 def test_a_cut_capture_under_a_forwarder(simulator: StartSimulator, tmp_path: Path) -> None:
