@@ -15,7 +15,7 @@ import numpy as np
 
 from ixy_vfio.core.compiled import compiled, inlined
 from ixy_vfio.core.unsafe import load_acquire, record_at, store_release, words32_at, words64_at
-from ixy_vfio.sim.dma import WINDOW_WORDS, WRITABLE, reach, search, windows_of, word32
+from ixy_vfio.sim.dma import LEFT, WINDOW_WORDS, WRITABLE, reach, search, windows_of, word32
 from ixy_vfio.sim.records import (
     BASE_HIGH,
     BASE_LOW,
@@ -257,8 +257,6 @@ def _transmit_move(state: Any, kind: Int, ring: Any, head: Int, tail: Int, where
 def _scribble(windows: Any, where: Int, how: Int, value: Int) -> None:
     """Random bytes anywhere in what is mapped for writing."""
     rows = U(windows.size // WINDOW_WORDS) - U(1)  # row 0 is none
-    if not rows:
-        return
     start = np.uintp(how % rows + U(1)) * np.uintp(WINDOW_WORDS)
     size = windows[start + np.uintp(1)] - windows[start]
     if not windows[start + np.uintp(3)] & U(WRITABLE) or size < U(64):
@@ -324,7 +322,7 @@ def step(state_at: Int, port_at: Int, count: Int) -> Int:
     state, port = record_at(state_at, STATE), record_at(port_at, PORT)
     windows, registers = windows_of(port), registers_of(port)
     done = U(0)
-    if windows.size == 0:
+    if windows[LEFT] == U(0):  # no window
         return done
     for _ in range(count):
         if state.tape_words != U(0) and state.tape_at >= state.tape_words:
