@@ -136,7 +136,7 @@ class Monitor:
                 self._wait()
                 self._serve_one()
         except (LeaseOver, ProtocolError) as end:
-            reason, left = str(end), isinstance(end, Left)
+            reason, left = str(end), isinstance(end, Left | ProtocolError)  # who talks nonsense is done with
         except Exception as error:
             reason = f"failed: {str(error) or type(error).__name__}"
             log.error("lease %s", reason, exc_info=not isinstance(error, OSError))
@@ -144,7 +144,7 @@ class Monitor:
         log.info("lease of uid %d ended: %s%s", self.grant.uid, reason, f" ({failures} failures)" * bool(failures))
         with contextlib.suppress(OSError):  # the client may be gone, or not reading
             protocol.send(self.connection, protocol.Ended(protocol.one_line(reason)))
-        if not left:
+        if not left and self._memory:
             self._wait_for_the_client_to_leave()
             self._all(self._memory_steps())
         return reason
