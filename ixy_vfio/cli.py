@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from ixy_vfio.core import environment, streams
 from ixy_vfio.core.guard import DEBUG, guarded
 from ixy_vfio.core.options import Parser
+from ixy_vfio.core.owner import refuse_a_users_packages
 
 # command -> (module, one line of help). A module is imported only when its command is used.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv is None:
             environment.start_clean()
         parsed = _parser(command).parse_args(arguments)
+        refuse_a_users_packages()
         status: int = importlib.import_module(COMMANDS[parsed.command][0]).run(parsed)
         return status
 

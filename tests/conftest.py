@@ -47,7 +47,7 @@ def wait_until(what: str, ready: Callable[[], bool], deadline: float = 30.0) -> 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs root where there is none, and say how to run it."""
     if item.get_closest_marker("root") and os.geteuid() != 0:
-        pytest.skip("needs root: sudo .venv/bin/python -m pytest -m root")
+        pytest.skip("needs root: in a copy of root's own, ./scripts/test -m root")
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Look whether the IOMMU isolation of this machine, a device or a session holds."
     parser.epilog = (
         "Exit status: 0 clean, 1 findings at or above --fail-on, 2 could not run. "
-        "Without --attack it leaves the machine as it is, and needs no root; as root it sees more (who holds what, "
-        "bridges, tables of the IOMMU)."
+        "Without --attack it leaves the machine as it is, and needs no root; as root (scripts/audit) it sees more (who "
+        "holds what, bridges, tables of the IOMMU)."
     )
     parser.add_argument(
         "device", metavar="DEVICE", nargs="?", help="a PCI address like 03:00.0, a group like /dev/vfio/12, or a pid"

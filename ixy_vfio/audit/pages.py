@@ -32,10 +32,10 @@ out zeros, with no fault seen, is a warning: it cannot be told.
 
 Devices that can attack: 82599, X540 and X550 in loopback (of these only the simulated 82599 was ever run), 82576, and
 QEMU's edu. Root binds a device that is no NIC of ours to vfio-pci and names it in the policy; the helper leases it like
-any other. Only root learns physical addresses and can kill the helper: run those two attacks with sudo (and name root
-in the policy), the others as the user who runs drivers. On a simulated device the simulator stands in the place of the
-IOMMU: what holds there says nothing of a machine. No device here can send requests marked as translated: see
-device.ats.
+any other. Only root learns physical addresses and can kill the helper: run those two attacks as root, in a copy of
+root's own (docs/hardware.md, "As root"), and name root in the policy; the others as the user who runs drivers. On a
+simulated device the simulator stands in the place of the IOMMU: what holds there says nothing of a machine. No device
+here can send requests marked as translated: see device.ats.
 """
 
 
