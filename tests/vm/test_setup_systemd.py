@@ -1,5 +1,6 @@
 """The installed service under a real systemd, which runs in a PID namespace of the guest: activation, sandbox, undo."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from tests.vm.harness import Config, Guest
 from tests.vm.harness.guest import Result
 from tests.vm.harness.kernel import TREE
+from tests.vm.inside import unit_probe
 from tests.vm.support import SETUP, in_guest, load
 from tests.vm.test_helper import interface, wait_until
 from tests.vm.test_setup import LEFT, SLOW, USER, open_python
@@ -34,6 +36,17 @@ LEASE = (
     "    print(device.address, memory.size, status['CapEff'].strip())"  # none: its sandbox works within the unit's
 )
 Inside = Callable[..., Result]
+PROBE = "/run/ixy_vfio/probe"  # the only place that the service may write
+# Lines of the unit whose removal changes just this, and to what.
+TRIED = {
+    "MemoryDenyWriteExecute=yes": ("MemoryDenyWriteExecute", True),
+    "LockPersonality=yes": ("LockPersonality", True),
+    "ProtectHostname=yes": ("ProtectHostname", True),
+    "ProcSubset=pid": ("ProcSubset", True),
+    "DeviceAllow=/dev/vfio/vfio rw": ("/dev/vfio/vfio rw", False),
+    "DeviceAllow=char-vfio* rw": ("char-vfio* rw", False),
+    "DeviceAllow=/dev/kmsg r": ("/dev/kmsg r", False),
+}
 
 
 def systemd(guest: Guest) -> Inside:
@@ -53,6 +66,39 @@ def systemd(guest: Guest) -> Inside:
     wait_until(lambda: inside("systemctl", "is-system-running", check=False).stdout == "running\n", 240)
     inside("systemctl", "start", "sysinit.target", "--job-mode=ignore-dependencies")  # the guest has done all that
     return inside
+
+
+def probed(inside: Inside, group: str, without: str = "") -> dict[str, bool]:
+    """What a service may do that has the helper's unit, but for one line."""
+    unit = inside("cat", "/etc/systemd/system/ixy-vfio-helper.service").stdout
+    assert unit.count(f"\n{without}\n") == 1 or not without
+    uts = inside("stat", "-Lc", "%i", "/proc/1/ns/uts").stdout.strip()
+    program = Path(unit_probe.__file__)
+    kept = [line for line in unit.splitlines() if line != without and not line.startswith(("Exec", "Requires="))]
+    start = f"ExecStart=/usr/bin/python3 -I -S {PROBE}.py {PROBE}.json {uts} {group}"
+    lines = "\n".join(kept).replace("[Service]", f"[Service]\nType=oneshot\n{start}")
+    inside(
+        "sh",
+        "-c",
+        f"cp {program} {PROBE}.py; printf '%s\n' \"$1\" > /run/systemd/system/ixy-probe.service",
+        "sh",
+        lines,
+    )
+    inside("sh", "-c", f"rm -f {PROBE}.json; systemctl daemon-reload; systemctl start ixy-probe.service")
+    found: dict[str, bool] = json.loads(inside("cat", f"{PROBE}.json").stdout)
+    return found
+
+
+def lines_of_the_unit(inside: Inside, group: str) -> None:
+    """Each line that is tried refuses, or allows, just what it says."""
+    whole = probed(inside, group)
+    assert whole == {
+        "MemoryDenyWriteExecute": False, "LockPersonality": False, "ProtectHostname": False, "ProcSubset": False,
+        "/dev/vfio/vfio rw": True, "char-vfio* rw": True, "/dev/kmsg r": True, "/dev/kmsg w": False,
+    }  # fmt: skip
+    for line, (what, becomes) in TRIED.items():
+        assert probed(inside, group, line) == whole | {what: becomes}, line
+    inside("sh", "-c", f"rm -f {PROBE}.* /run/systemd/system/ixy-probe.service; systemctl daemon-reload")
 
 
 @in_guest(OWN)
@@ -76,6 +122,9 @@ def test_the_service_leases_from_its_sandbox(guest: Guest) -> None:
     )
     assert (status["CapEff"], status["CapBnd"]) == (f"{1 << 34:016x}",) * 2  # CAP_SYSLOG
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    lines_of_the_unit(
+        inside, inside("readlink", f"/sys/bus/pci/devices/{nic}/iommu_group").stdout.split("/")[-1].strip()
+    )
     inside(*SETUP, "--undo")
     assert "not be found" in inside("systemctl", "status", "ixy-vfio-helper.socket", check=False).stderr
     assert guest.run(["ls", "-d", *LEFT, f"/etc/systemd/system/{service}"], check=False).stdout == ""
