@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from ixy_vfio_helper import locks, netrestore, netstate
+from ixy_vfio_helper import identity, locks, netrestore, netstate
 from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice, remaps_interrupts
 from ixy_vfio_helper.monitor import Refusal
 
@@ -128,6 +128,7 @@ def check(device: PciDevice, down: bool = False, other: bool = False) -> None:
     if not known(device) and not other:
         raise Refusal(f"{where}: {device.ids} is no NIC that a driver here knows; --other binds it all the same")
     device.refuse_without_iommu()
+    identity.refuse_past_iommu(device, identity.driver_saw(device))
     for neighbour in device.entries("iommu_group/devices"):
         found = PciDevice(neighbour, device.root)
         if neighbour != where and found.driver not in ("", VFIO_PCI) and found.number("class") >> 8 != 0x0604:

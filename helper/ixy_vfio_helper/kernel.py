@@ -117,5 +117,8 @@ class KernelBackend:
         if self._way == "cdev" or (self._way == "auto" and cdev and (self._root / "dev/iommu").exists()):
             if not cdev:
                 raise Refusal(f"{address}: this kernel has no VFIO character devices; serve with --way auto")
-            return CdevSession(address, cdev[0], group, names, twins)
-        return GroupSession(address, group, names, twins)
+            session: CdevSession | GroupSession = CdevSession(address, cdev[0], group, names, twins)
+        else:
+            session = GroupSession(address, group, names, twins)
+        session.found = device
+        return session

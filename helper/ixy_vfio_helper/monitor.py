@@ -54,6 +54,9 @@ class Session(Protocol):
         OSError with EBUSY when somebody else has it open, with EPERM when the kernel does not give it to a program.
         """
 
+    def verify(self, recorded: str) -> None:
+        """Raise Refusal if the open device is not what the policy recorded (""), or gets past the IOMMU."""
+
     def usable(self) -> Sequence[Range]:
         """The IOVA ranges that the IOMMU lets be mapped."""
 
@@ -271,6 +274,10 @@ class Monitor:
             self._devices[address] = Leased(session, ledger, undo.pop_all())
         try:
             fd = session.open()
+            session.verify(self.grant.recorded.get(address, ""))
+        except Refusal:
+            self._devices.pop(address).release.close()
+            raise
         except OSError as error:
             if error.errno not in (errno.EBUSY, errno.EPERM):
                 raise

@@ -11,10 +11,11 @@ import os
 import struct
 from collections.abc import Sequence
 
+from ixy_vfio_helper import identity
 from ixy_vfio_helper.kernel_log import WANTED, KernelLog
 from ixy_vfio_helper.libc import address_of
 from ixy_vfio_helper.memory import WINDOW, Memory, Range
-from ixy_vfio_helper.monitor import log
+from ixy_vfio_helper.monitor import Refusal, log
 from ixy_vfio_helper.protocol import Kind
 
 VFIO = 0x3B00  # _IO(';', number)
@@ -25,7 +26,7 @@ TYPE1V2_IOMMU, GROUP_VIABLE, CAP_IOVA_RANGE = 3, 1, 1
 MAP_READ, MAP_WRITE = 1, 2
 CONFIG_REGION, ERR_IRQ, REQ_IRQ = 7, 3, 4
 EVENTFD_TRIGGER = 0x24  # VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER
-PCI_COMMAND, BUS_MASTER = 4, 0x4
+PCI_COMMAND, MEMORY_SPACE, BUS_MASTER = 4, 0x2, 0x4
 
 
 def control(fd: int, number: int, layout: str, *fields: int, room: int = 0) -> bytearray:
@@ -40,6 +41,7 @@ class KernelSession:
     """A device of vfio-pci. Subclasses open it, alone in an IOMMU domain, and map."""
 
     kind = Kind.VFIO
+    found: identity.Device  # what sysfs shows of it
     _log: KernelLog  # from `open` on
 
     def __init__(self, address: str, group: str, neighbours: Sequence[str] = (), twins: Sequence[str] = ()) -> None:
@@ -67,13 +69,43 @@ class KernelSession:
         self._log = KernelLog(self.address, self._twins)
         self.own(self._log.fd)
         device = self.open_device()
-        info = control(device, DEVICE_GET_REGION_INFO, "IIIQQ", 0, CONFIG_REGION, 0, 0, 0)
-        self._device, self._config = device, struct.unpack_from("=Q", info, 24)[0]
+        self._device, self._config = device, self._region(device, CONFIG_REGION)
         self._request, self._error = (self.own(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)) for _ in range(2))
         control(self._device, DEVICE_SET_IRQS, "IIIIi", EVENTFD_TRIGGER, REQ_IRQ, 0, 1, self._request)
         with contextlib.suppress(OSError):  # a device without PCI Express error reporting has no such interrupt
             control(self._device, DEVICE_SET_IRQS, "IIIIi", EVENTFD_TRIGGER, ERR_IRQ, 0, 1, self._error)
         return self._device
+
+    def _region(self, device: int, index: int) -> int:
+        """Where a region of the device begins in its file."""
+        info = control(device, DEVICE_GET_REGION_INFO, "IIIQQ", 0, index, 0, 0, 0)
+        return int(struct.unpack_from("=Q", info, 24)[0])
+
+    def verify(self, recorded: str) -> None:
+        """Refuse another device than the one that is recorded, and one that the IOMMU does not hold back."""
+
+        def read(offset: int, size: int) -> bytes:
+            with contextlib.suppress(OSError):  # a device without extended configuration space ends before
+                return os.pread(self._device, size, self._config + offset)
+            return b""
+
+        if recorded and (found := identity.identity(self.found, read)) != recorded:
+            raise Refusal(f"{self.address}: the policy gives {recorded}, but {found} is there now; run setup again")
+        if identity.is_virtio(self.found):
+            where = identity.common_configuration(read)
+            identity.refuse_past_iommu(self.found, where is not None and self._offers_access_platform(*where))
+
+    def _offers_access_platform(self, bar: int, offset: int) -> bool:
+        """Bit 33 of what a virtio function offers: bit 1 of device_feature, when device_feature_select is 1."""
+        command, base = self._config + PCI_COMMAND, self._region(self._device, bar) + offset
+        before = os.pread(self._device, 2, command)
+        os.pwrite(self._device, (int.from_bytes(before, "little") | MEMORY_SPACE).to_bytes(2, "little"), command)
+        try:
+            os.pwrite(self._device, (identity.ACCESS_PLATFORM // 32).to_bytes(4, "little"), base)
+            word = int.from_bytes(os.pread(self._device, 4, base + 4), "little")
+        finally:
+            os.pwrite(self._device, before, command)
+        return bool(word >> identity.ACCESS_PLATFORM % 32 & 1)
 
     def bus_master_off(self) -> None:
         """Clear the bit in the command register, and leave the others."""

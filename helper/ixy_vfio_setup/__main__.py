@@ -12,19 +12,22 @@ if not __package__:  # started as a directory: only the helper's folder is added
     sys.path[0:1] = []
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from ixy_vfio_helper import bind, policy
+from ixy_vfio_helper import bind, identity, policy
 from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice, full_address
 from ixy_vfio_helper.monitor import Refusal
 
 from ixy_vfio_setup import look, machine, trust
-from ixy_vfio_setup.journal import Journal, Record
-from ixy_vfio_setup.steps import Request, Step, steps
+from ixy_vfio_setup.journal import DIRECTORY, Journal, Record
+from ixy_vfio_setup.steps import SYSTEMD, Request, Step, steps
 from ixy_vfio_setup.system import SetupError, System
-from ixy_vfio_setup.undo import HUGEPAGES, LAUNCHER, SOCKET, UNDO, title
+from ixy_vfio_setup.undo import HUGEPAGES, LAUNCHER, LIBRARY, POLICY, SOCKET, UNDO, UNITS, title
 
 TREE = Path(os.path.abspath(__file__)).parents[2]
 CODE = ("helper/ixy_vfio_setup", "helper/ixy_vfio_helper", "scripts/setup", "scripts/systemd")
-INSTALLED = ("/usr/local/lib", "/usr/local/sbin")
+# What root's programs and records are, with all that is in it, and where others have names of their own too.
+OURS = (LIBRARY, LAUNCHER, POLICY.rpartition("/")[0], DIRECTORY,
+        *(f"{SYSTEMD}/{name}{more}" for name in UNITS for more in ("", ".d")))  # fmt: skip
+SHARED = ("/run/ixy_vfio",)
 Look = Callable[[Path, str], look.Found]
 
 
@@ -41,7 +44,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("device", nargs="?", help="PCI address of the NIC, like 0000:03:00.0 (see lspci -D)")
     parser.add_argument("--user", metavar="NAME", help="who may lease it: a login name or a uid")
-    parser.add_argument("--memory", type=int, metavar="MIB", help="memory a lease may have (default: 256)")
+    parser.add_argument(
+        "--memory", type=int, metavar="MIB", help="memory all leases of the user may have (default: 256)"
+    )
     parser.add_argument("--hugepages", type=int, metavar="N", help="free hugepages of 2 MiB (default: for one lease)")
     parser.add_argument("--force", action="store_true", help="take the NIC although it is in use; tells what is cut")
     parser.add_argument("--other", action="store_true", help="also a NIC that no driver here knows")
@@ -61,7 +66,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _user(name: str) -> tuple[str, int]:
-    """How the policy calls the user, and the uid."""
+    """How people call the user, and the uid."""
     if name.isascii() and name.isdigit():
         return name, int(name)
     try:
@@ -77,15 +82,21 @@ def check_code(tree: Path, trusted: frozenset[int]) -> None:
         raise Refusal(f"{found}; root runs and installs this code: only {names} may be able to change it")
 
 
+def check_places(system: System) -> None:
+    """Refuse to install into, or to undo by the records in, what others than root could have made or can change."""
+    trusted = frozenset({system.owner})
+    found = trust.strangers([system.at(name) for name in OURS], trusted, system.root)
+    found = found or trust.strangers_to([system.at(name) for name in SHARED], trusted, system.root)
+    if found:
+        raise Refusal(f"{found}; root's programs and records lie there: look who made it, then chown root, chmod go-w")
+
+
 def check_machine(system: System, device: PciDevice) -> None:
     """Refuse a machine that cannot do it, with all reasons."""
     if not device.path.is_dir():
         raise Refusal(f"{device.address}: no such PCI device; see lspci -D")
     if lacking := machine.missing(system):
         raise Refusal("\n".join(lacking))
-    directories = [system.at(name) for name in INSTALLED]
-    if found := trust.strangers_to(directories, frozenset({system.owner}), system.root):
-        raise Refusal(f"{found}; root's programs are installed there: run chmod g-w,o-w or chown root on it")
 
 
 def _refusal(device: PciDevice, other: bool) -> str:
@@ -101,12 +112,21 @@ def _bound(system: System, device: PciDevice) -> bool:
     return device.driver == VFIO_PCI and system.text(f"/run/ixy_vfio/bound/{device.address}.json") is not None
 
 
+def _what(device: PciDevice) -> str:
+    """Which device it is, as far as this user may read it (root: with its serial number)."""
+    config = (device.path / "config").read_bytes() if (device.path / "config").exists() else b""
+    return identity.identity(device, lambda offset, size: config[offset : offset + size])
+
+
 def _request(system: System, arguments: argparse.Namespace, tree: Path, looking: Look) -> Request:
     """What is to be done, when everything allows it."""
     device = PciDevice(full_address(arguments.device), system.root)
     name, uid = _user(arguments.user)
     check_machine(system, device)
     say(f"{device.address}: {device.ids}, driver {device.driver or 'none'}, IOMMU group {device.link('iommu_group')}")
+    if others := [other.address for other in device.neighbours()]:
+        say(f"{device.address}: in one IOMMU group with {' '.join(others)}: only one of them can be leased at a time; "
+            "a setting in the firmware (ACS), or another slot, parts them")  # fmt: skip
     found = look.Found() if _bound(system, device) else looking(tree, device.address)
     last = _refusal(device, arguments.other)
     if (found.reasons or found.lost) and not arguments.force and not last:
@@ -120,7 +140,7 @@ def _request(system: System, arguments: argparse.Namespace, tree: Path, looking:
     for line in found.lost:
         say(f"{device.address}: undo will not give back: {line}")
     return Request(
-        device, name, uid, arguments.memory, arguments.hugepages, arguments.other, arguments.start,
+        device, name, uid, _what(device), arguments.memory, arguments.hugepages, arguments.other, arguments.start,
         arguments.force,
     )  # fmt: skip
 
@@ -189,6 +209,7 @@ def run(argv: Sequence[str], system: System, tree: Path = TREE, looking: Look = 
         if not arguments.dry_run and os.geteuid() != 0 and system.root == Path("/"):
             raise Refusal("this changes the machine: run it with sudo, or see what it would do with --dry-run")
         check_code(tree, frozenset({0, look.caller()[0]} - {look.NOBODY[0]}))
+        check_places(system)
         request = None if arguments.undo else _request(system, arguments, tree, looking)
         journal = Journal(system)
         with contextlib.nullcontext() if arguments.dry_run else journal:

@@ -31,9 +31,10 @@ class Request:
     """What is to be set up."""
 
     device: PciDevice
-    user: str  # as it will stand in the policy
+    user: str  # how people call them
     uid: int
-    memory: int | None  # MiB a lease
+    what: str  # which device it is
+    memory: int | None  # MiB of all leases of the user
     hugepages: int | None  # of 2 MiB
     other: bool  # also a NIC that no driver here knows
     start: bool  # start the helper also without systemd
@@ -70,8 +71,14 @@ def _module(system: System) -> Step:
         f"load module {VFIO_PCI}",
         lambda: not machine.has_vfio_pci(system),
         lambda: {"kind": "module", "device": "", "name": VFIO_PCI, "boot": system.boot},
-        lambda: system.run(["modprobe", VFIO_PCI]),
+        lambda: _load(system),
     )
+
+
+def _load(system: System) -> None:
+    system.run(["modprobe", VFIO_PCI])
+    if not machine.has_vfio_pci(system):
+        raise SetupError(f"modprobe {VFIO_PCI} did nothing; `modprobe --showconfig | grep vfio` may say why")
 
 
 def _hugepages(system: System, journal: Journal, request: Request) -> Step:
@@ -85,6 +92,8 @@ def _hugepages(system: System, journal: Journal, request: Request) -> Step:
         done = any(before >= record["before"] + record["added"] for record in mine)
         return system.at(name).exists() and lacking > 0 and not (done and request.hugepages is None)
 
+    if needed() and (why := machine.too_many(system, lacking)):
+        raise Refusal(why)
     return Step(
         f"reserve {lacking} more hugepages of 2 MiB ({lacking * 2} MiB of memory; {wanted} wanted)"
         if lacking
@@ -135,22 +144,24 @@ def _install(system: System, tree: Path, python: str) -> Iterator[Step]:
 
 def _grant(system: System, request: Request) -> Iterator[Step]:
     address, directory = request.device.address, POLICY.rpartition("/")[0]
-    now = system.text(POLICY)
-    missing = not grants.granted(now, request.uid, address, request.memory)
+    now, what = system.text(POLICY), request.what
+    missing = not grants.granted(now, request.uid, address, what, request.memory)
     tables = grants.parse(now)
     if missing and tables is None:
         raise Refusal(
-            f'{POLICY} was edited, so it is yours: add "{address}" to devices of [user.{request.user}]'
+            f'{POLICY} was edited, so it is yours: add "{address} {what}" to devices of [user.{request.uid}]'
             + (f", and memory_mib = {request.memory}" if request.memory else "")
         )
-    after = grants.render(grants.add(tables or {}, request.user, address, request.memory)) if missing else now
-    memory = f", {request.memory or 256} MiB a lease" if missing else ""
+    added = grants.add(tables or {}, request.uid, request.user, address, what, request.memory)
+    after = grants.render(added) if missing else now
+    memory = f", {request.memory or 256} MiB" if missing else ""
     yield _directory(system, directory)
     yield Step(
-        f"let user {request.user} (uid {request.uid}) lease {address}{memory}: {POLICY}",
+        f"let user {request.user} (uid {request.uid}) lease {address} ({what}){memory}: {POLICY}",
         lambda: missing,
         lambda: {
-            "kind": "grant", "device": address, "user": request.user, "before": now, "after": after,
+            "kind": "grant", "device": address, "user": grants.table_of(added, request.uid),
+            "before": now, "after": after,
         },
         lambda: system.write_file(POLICY, after or "", 0o644),
     )  # fmt: skip

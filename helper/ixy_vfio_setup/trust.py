@@ -4,7 +4,7 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -31,6 +31,14 @@ def members(gid: int) -> set[int]:
     return found
 
 
+def _has_list(path: Path) -> bool:
+    """Whether an access control list says more than the mode does; then the mode's group bits are its mask."""
+    try:
+        return bool(os.getxattr(path, "system.posix_acl_access", follow_symlinks=False))
+    except OSError:  # none, or a file system without
+        return False
+
+
 def stranger(path: Path, trusted: frozenset[int], parent: bool = False) -> str:
     """Who else than `trusted` can change this file or directory; "" if nobody can.
 
@@ -45,6 +53,8 @@ def stranger(path: Path, trusted: frozenset[int], parent: bool = False) -> str:
         return ""
     if found.st_mode & stat.S_IWOTH:
         return f"everybody may write {path}"
+    if found.st_mode & stat.S_IWGRP and _has_list(path):
+        return f"an access control list lets others write {path}"
     if found.st_mode & stat.S_IWGRP and members(found.st_gid) - trusted:
         return f"group {found.st_gid} may write {path}"
     return ""
@@ -63,10 +73,34 @@ def strangers(paths: Iterable[Path], trusted: frozenset[int], top: Path = Path("
     return strangers_to((path.parent for path in paths), trusted, top)
 
 
+def _way(directory: Path, top: Path) -> Iterator[Path]:
+    """Each directory and each link that is passed from `top` to a directory, it too, as far as they are there."""
+    steps, links = [*reversed(directory.relative_to(top).parts)], 0
+    at = top
+    yield at
+    while steps:
+        step = steps.pop()
+        at = at.parent if step == ".." else at / step
+        if not os.path.lexists(at):
+            return
+        yield at
+        if at.is_symlink():
+            links += 1
+            if links > 40:  # as many as the kernel follows
+                return
+            target = Path(os.readlink(at))
+            steps += reversed(target.parts[target.is_absolute() :])
+            at = Path("/") if target.is_absolute() else at.parent
+            yield at
+
+
 def strangers_to(directories: Iterable[Path], trusted: frozenset[int], top: Path = Path("/")) -> str:
-    """The first way in which somebody else can change what one of `directories` is; what is in them does not matter."""
+    """The first way in which somebody else can change what one of `directories` is; what is in them does not matter.
+
+    Links on the way are followed, and so is the way to where they lead.
+    """
     for directory in directories:
-        for part in (directory, *(above for above in directory.parents if above == top or top in above.parents)):
-            if os.path.lexists(part) and (found := stranger(part, trusted, parent=True)):
+        for part in _way(directory, top if top in (directory, *directory.parents) else Path("/")):
+            if found := stranger(part, trusted, parent=True):
                 return found
     return ""

@@ -4,7 +4,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ixy_vfio_helper import protocol
@@ -57,6 +57,10 @@ class FakeSession:
 
     def unmap(self, iova: int, size: int) -> None:
         self._do("unmap", f" {iova:#x} {size:#x}")
+
+    def verify(self, recorded: str) -> None:
+        if recorded:
+            raise Refusal(f"{self._address}: the policy gives {recorded}")
 
     def bus_master_off(self) -> None:
         self._do("bus_master_off")
@@ -159,11 +163,12 @@ def served(
     stop: Sequence[int] = (),
     seal: Callable[[], None] = lambda: None,
     account: Account | None = None,
+    recorded: Mapping[str, str] | None = None,
 ) -> Iterator[Client]:
     """A lease, with a monitor of its own."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(20)
-    grant = Grant(uid, frozenset(devices), memory, 4)
+    grant = Grant(uid, frozenset(devices), memory, 4, recorded or {})
     reasons: list[str] = []
 
     def run() -> None:

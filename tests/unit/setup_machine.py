@@ -11,7 +11,9 @@ from ixy_vfio_setup.look import Found
 from ixy_vfio_setup.system import SetupError, System
 
 NIC, SECOND = "0000:03:00.0", "0000:03:00.1"
+WHAT, SECOND_WHAT = (f"8086:10fb 8086:7a11 00-1b-21-ff-ff-5a-3c-{n}0" for n in "01")  # which device each is
 TOP = Path(__file__).parents[2]
+MEMORY = "MemTotal: 2097152 kB\nMemFree: 1 kB\nMemAvailable: 1572864 kB"
 HUGE = "sys/kernel/mm/hugepages/hugepages-2048kB"
 
 
@@ -40,7 +42,7 @@ class Machine(System):
         if systemd:
             self.at("run/systemd/system").mkdir(parents=True)
         for name, text in {"proc/sys/kernel/random/boot_id": "boot-1", "proc/interrupts": " 24: IR-PCI-MSIX eth0",
-                           "proc/cmdline": "ro quiet", f"{HUGE}/nr_hugepages": "10",
+                           "proc/cmdline": "ro quiet", "proc/meminfo": MEMORY, f"{HUGE}/nr_hugepages": "10",
                            f"{HUGE}/free_hugepages": "10"}.items():  # fmt: skip
             self.at(name).write_text(text + "\n")
         for address, group in ((NIC, "7"), (SECOND, "8")):
@@ -56,8 +58,11 @@ class Machine(System):
     def _device(self, address: str, group: str) -> None:
         path = self.at(f"sys/bus/pci/devices/{address}")
         path.mkdir()
-        for name, text in {"class": "0x020000", "vendor": "0x8086", "device": "0x10fb", "sriov_numvfs": "0"}.items():
+        for name, text in {"class": "0x020000", "vendor": "0x8086", "device": "0x10fb", "subsystem_vendor": "0x8086",
+                           "subsystem_device": "0x7a11", "sriov_numvfs": "0"}.items():  # fmt: skip
             (path / name).write_text(text + "\n")
+        serial = bytes.fromhex(f"03000100 {address[-1]}03c5affff211b00")  # a capability, and no other
+        (path / "config").write_bytes(bytes(0x100) + serial)
         directory = self.at(f"sys/kernel/iommu_groups/{group}")
         (directory / "devices").mkdir(parents=True)
         (directory / "devices" / address).symlink_to(path)
@@ -81,7 +86,13 @@ class Machine(System):
         """Everything there is, by name: modes and contents."""
         found = {}
         for path in sorted(self.root.rglob("*")):
-            what = os.readlink(path) if path.is_symlink() else path.read_text() if path.is_file() else ""
+            what = (
+                os.readlink(path)
+                if path.is_symlink()
+                else path.read_bytes().decode("latin-1")
+                if path.is_file()
+                else ""
+            )
             found[str(path.relative_to(self.root))] = f"{path.lstat().st_mode:o} {what}"
         return found | {"serving": str(self.serving)}
 

@@ -1,8 +1,10 @@
-"""The policy file: who may have what, and a file that is not understood to the last word gives nobody anything."""
+"""The policy file: who may have what. What is not understood gives nothing, and takes nothing from others."""
 
 import errno
+import json
 import os
 import pwd
+import re
 from pathlib import Path
 
 import pytest
@@ -29,12 +31,12 @@ def test_a_policy(tmp_path: Path) -> None:
 
 def test_a_user_by_name() -> None:
     me = pwd.getpwuid(os.getuid())
-    assert list(parse(f"[user.{me.pw_name}]\n", "p")) == [me.pw_uid]
+    assert list(parse(f"[user.{me.pw_name}]\n", "p")[0]) == [me.pw_uid]
 
 
 def test_an_empty_policy_gives_nothing() -> None:
-    assert parse("", "p") == {}
-    assert parse("[user.7]", "p")[7].devices == frozenset()
+    assert parse("", "p") == ({}, [])
+    assert parse("[user.7]", "p")[0][7].devices == frozenset()
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666, 0o777])
@@ -77,30 +79,60 @@ def test_not_text(tmp_path: Path) -> None:
         load(path, os.getuid())
 
 
+BOB = '[user.1001]\ndevices = ["0000:04:00.0"]\n'
+WHAT = "8086:10fb 8086:7a11 00-1b-21-ff-ff-5a-3c-10"
+
+
+def test_which_device_it_must_be() -> None:
+    entries = [f"0000:03:00.0 {WHAT}", f"0000:03:00.1 {WHAT[:19]}", "0000:04:00.0"]
+    grant = parse(f"[user.7]\nname = 'bob'\ndevices = {json.dumps(entries)}\n", "p")[0][7]
+    assert grant.devices == frozenset({"0000:03:00.0", "0000:03:00.1", "0000:04:00.0"})
+    assert grant.recorded == {"0000:03:00.0": WHAT, "0000:03:00.1": WHAT[:19]}
+
+
+def test_what_is_no_toml_gives_nobody_anything() -> None:
+    with pytest.raises(PolicyError, match=r"^p: .*at line 3.*; until that is mended, nobody gets anything$"):
+        parse(BOB + "devices = ]\n", "p")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[user.1000]\ndevices = [\n\n]]\n", r"p: .*at line 4"),
-        ("[group.x]\n", r"p: group: only \[user.NAME\] tables are known"),
-        ("user = 3\n", r"p: user: only \[user.NAME\]"),
-        ("user.1000 = 3\n", r"p: user.1000: must be a table"),
+        ("[group.x]\n", r"p: group: only \[user.NAME\] tables are known; it gives nothing"),
+        ("[user]\nx = 3\n", r"p: user.x: there is no such user"),
         ("[user.no-such-user-here]\n", r"p: user.no-such-user-here: there is no such user"),
-        ("[user.1000]\ndevice = []\n", r"p: user.1000.device: unknown key; there are devices, memory_mib, leases"),
+        ('[user."a\\u0000b"]\n', r"there is no such user"),
+        ("[user.1000]\ndevice = []\n", r"user.1000.device: unknown key; there are name, devices, memory_mib, leases"),
         ('[user.1000]\ndevices = "0000:03:00.0"\n', r"p: user.1000.devices: must be a list"),
         ('[user.1000]\ndevices = ["03:00.0"]\n', r"p: user.1000.devices: '03:00.0' is not a PCI address"),
+        ('[user.1000]\ndevices = ["0000:03:00.0 8086"]\n', r"devices: '0000:03:00.0 8086' is not a PCI address"),
+        ('[user.1000]\ndevices = ["0000:03:00.0", "0000:03:00.0"]\n', r"devices: '0000:03:00.0' is not .* once"),
         ("[user.1000]\ndevices = [7]\n", r"p: user.1000.devices: 7 is not a PCI address"),
         ("[user.1000]\nmemory_mib = 0\n", r"p: user.1000.memory_mib: must be a whole number from 1 to 1048576"),
         ("[user.1000]\nmemory_mib = true\n", r"p: user.1000.memory_mib: must be a whole number"),
         ("[user.1000]\nmemory_mib = 1048577\n", r"p: user.1000.memory_mib: must be a whole number"),
         ("[user.1000]\nleases = 1.5\n", r"p: user.1000.leases: must be a whole number from 1 to 64"),
         ("[user.1000]\nleases = 65\n", r"p: user.1000.leases: must be a whole number from 1 to 64"),
-        (f"[user.{pwd.getpwuid(0).pw_name}]\n[user.0]\n", r"p: user.0: the same user stands there twice"),
+        (f"[user.{pwd.getpwuid(0).pw_name}]\n[user.0]\n", r"p: user.0: uid 0 stands there twice"),
         ("[user.1000]\ndevices = [" + '"0000:03:00.0",' * 33 + "]\n", r"p: user.1000.devices: must be a list of"),
     ],
 )  # fmt: skip
-def test_what_is_not_understood_is_named(text: str, message: str) -> None:
-    with pytest.raises(PolicyError, match=message):
-        parse(text, "p")
+def test_what_is_not_understood_gives_that_user_nothing_and_the_others_theirs(text: str, message: str) -> None:
+    for whole in (text + BOB, BOB + text):
+        found, problems = parse(whole, "p")
+        assert list(found) == [1001]
+        assert [bool(re.search(message, problem)) for problem in problems] == [True]
+
+
+def test_users_that_are_no_tables() -> None:
+    assert parse("user = 3\n", "p") == ({}, ["p: user: only [user.NAME] tables are known; it gives nothing"])
+    assert parse("user.1000 = 3\n", "p") == ({}, ["p: user.1000: must be a table; this user gets nothing"])
+
+
+def test_a_deleted_user_takes_nobody_s_grant_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write(tmp_path, ALICE + '[user.deleted-user]\ndevices = ["0000:04:00.0"]\n')
+    assert list(load(path, os.getuid())) == [1000]
+    assert caplog.messages == [f"policy: {path}: user.deleted-user: there is no such user; this user gets nothing"]
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])

@@ -13,7 +13,7 @@ import pytest
 from ixy_vfio_setup.look import Found
 from ixy_vfio_setup.system import SetupError
 
-from tests.unit.setup_machine import HUGE, NIC, SECOND, Killed, Machine
+from tests.unit.setup_machine import HUGE, NIC, SECOND, SECOND_WHAT, WHAT, Killed, Machine
 
 GOLDEN = Path(__file__).parent / "golden/setup_dry_run.txt"
 SETUP = (NIC, "--user", "1000", "--memory", "64")
@@ -64,7 +64,7 @@ def test_what_is_installed(machine: Machine) -> None:
         ("__main__.py", "# __main__.py\n", "100644"),
     ]
     policy = machine.at("etc/ixy_vfio/policy.toml").read_text()
-    assert policy.endswith(f'\n[user.1000]\ndevices = ["{NIC}"]\nmemory_mib = 64\n')
+    assert policy.endswith(f'\n[user.1000]\ndevices = ["{NIC} {WHAT}"]\nmemory_mib = 64\n')
     assert machine.at(f"{HUGE}/nr_hugepages").read_text() == "32\n"
     assert machine.serving
     bound = ["/usr/local/sbin/ixy-vfio-helper recover", f"/usr/local/sbin/ixy-vfio-helper bind {NIC}"]
@@ -208,6 +208,43 @@ def test_a_kernel_that_has_no_memory_for_hugepages(machine: Machine, capsys: pyt
     assert machine.at(f"{HUGE}/nr_hugepages").read_text() == "10\n"
 
 
+@pytest.mark.parametrize(("more", "pages"), [(("--hugepages", "100000"), 99990), (("--memory", "4096"), 2038)])
+def test_more_hugepages_than_memory(
+    machine: Machine, more: tuple[str, ...], pages: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = machine.state()
+    assert machine.setup(*words(machine), *more) == 2
+    assert capsys.readouterr().err == (
+        f"setup: {pages} more hugepages of 2 MiB are {pages * 2} MiB; the machine has 2048 MiB, of which 1536 are "
+        "free, and 1280 can be had: ask for fewer (--hugepages N; with 0 pages of 4 KiB take their place, more "
+        "slowly)\n"
+    )
+    assert machine.state() == before
+    assert machine.setup(*words(machine), "--hugepages", "650") == 0  # 640 more are all that can be had
+    assert machine.at(f"{HUGE}/nr_hugepages").read_text() == "650\n"
+
+
+def test_two_ports_in_one_group_are_told_of_before_anything_is_done(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    group = machine.at("sys/kernel/iommu_groups/7")
+    (group / "devices" / SECOND).symlink_to(machine.at(f"sys/bus/pci/devices/{SECOND}"))
+    machine.setup(*words(machine))
+    assert capsys.readouterr().out.splitlines()[1] == (
+        f"{NIC}: in one IOMMU group with {SECOND}: only one of them can be leased at a time; a setting in the firmware "
+        "(ACS), or another slot, parts them"
+    )
+
+
+def test_a_modprobe_that_does_nothing(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    before = machine.state()
+    real = machine.run
+    machine.run = lambda argv: "" if list(argv) == ["modprobe", "vfio-pci"] else real(argv)  # type: ignore[method-assign]
+    assert machine.setup(*words(machine)) == 1
+    assert "setup: modprobe vfio-pci did nothing; `modprobe --showconfig | grep vfio`" in capsys.readouterr().err
+    assert without_process(machine.state()) == before
+
+
 def test_a_nic_in_use_is_refused_with_every_reason(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     before = machine.state()
     machine.found = Found(["eth0 is up", "eth0 has the address 10.0.0.1/24"])
@@ -264,8 +301,8 @@ def test_an_edited_policy_is_left_alone(machine: Machine, capsys: pytest.Capture
     assert machine.setup(*words(machine)) == 0
     assert machine.setup(SECOND, "--user", "1001", "--memory", "32") == 2
     assert capsys.readouterr().err == (
-        f'setup: /etc/ixy_vfio/policy.toml was edited, so it is yours: add "{SECOND}" to devices of [user.1001], '
-        "and memory_mib = 32\n"
+        f'setup: /etc/ixy_vfio/policy.toml was edited, so it is yours: add "{SECOND} {SECOND_WHAT}" to '
+        "devices of [user.1001], and memory_mib = 32\n"
     )
     assert machine.setup("--undo") == 0
     said = capsys.readouterr().out

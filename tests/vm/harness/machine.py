@@ -23,6 +23,9 @@ NICS: dict[str, dict[str, object]] = {
     "e1000e-pair": {"driver": "e1000e", "addr": "0.0", "multifunction": True},
     "edu": {"dma_mask": (1 << 39) - 1},  # else it reaches 256 MiB only
     "virtio-net-pci": {"iommu_platform": True, "disable-legacy": "on"},
+    # Its DMA is not translated, although it has an IOMMU group; and one with the interface from before version 1, too.
+    "virtio-net-past": {"driver": "virtio-net-pci", "disable-legacy": "on"},
+    "virtio-net-old": {"driver": "virtio-net-pci", "disable-legacy": "off"},
     "virtio-net-ats": {"driver": "virtio-net-pci", "iommu_platform": True, "disable-legacy": "on", "ats": True},
 }
 IOMMUS = ("intel", "amd", "virtio", "none")
