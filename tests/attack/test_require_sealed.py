@@ -42,7 +42,7 @@ def test_a_layer_that_the_kernel_lacks(simulator: StartSimulator) -> None:
         forward(sim.helper, "--require-sealed"), capture_output=True, text=True, timeout=120, check=False
     )
     assert result.returncode == 2
-    assert result.stdout == ""
+    assert all(line.endswith(" ...") for line in result.stdout.splitlines())  # nothing but what it waited for
     assert NOTE in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert all(sim.ask("counters", port=port)["windows"] == 0 for port in range(2))
