@@ -9,7 +9,7 @@ the first buffer, up to 2048; `length` that of the whole packet.
 
 A third parameter `meta` is what the device says of the packet (`netdev.Meta`).
 
-The file of a user's kernel is run at each start. The values that its code uses (globals, closures, called functions) are
+The file of a user's kernel is run at each start. Values that its code uses (globals, closures, called functions) are
 constants in the compiled code; when one of them is another than before, the kernel is compiled anew (`apps/frozen.py`).
 """
 
