@@ -4,7 +4,9 @@
     tree.py       the same from a text file: recorded machines, for tests and bug reports
     config.py     PCI configuration space
     host.py       the machine as objects: devices, groups, command line, modules
-    processes.py  who holds what of a device: processes, their mappings; sessions.py makes sessions of them
+    options.py    options of the kernel and of modules, as they take them; unit.py: a systemd unit with its drop-ins
+    rights.py     who else than root can write a file, or put another one in its place
+    processes.py  who holds what of a device: processes, threads, mappings; sessions.py makes sessions of them
     model.py      Finding, Check, and the decorators that make a function a check
     checks/       the checks: a function each, whose docstring is its page of the documentation
     runner.py     runs them -> Report; report.py: JSON; table.py, html.py, picture.py: for people; compare.py, pages.py

@@ -54,12 +54,12 @@ def node(path: str, device: int, mode: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def helper_socket(mode: int) -> Iterator[None]:
-    """A socket of a helper, in a directory of this mode."""
+    """A socket of a helper, in a directory of this mode; nobody listens."""
     RUN.mkdir(exist_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(f"{RUN}/helper.sock")
-        os.chmod(RUN, mode)
-        yield
+    os.chmod(RUN, mode)
+    yield
     shutil.rmtree(RUN)
 
 
