@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ixy_vfio_helper import bind, locks, policy, server
 from ixy_vfio_helper.claims import Claims
+from ixy_vfio_helper.ending import DEBUG, guarded, say
 from ixy_vfio_helper.kernel import ROOT, VFIO_PCI, KernelBackend, PciDevice, full_address
 from ixy_vfio_helper.monitor import Refusal, log
 from ixy_vfio_helper.sandbox import DEVICE, READ, RECORDS, Sandbox, lower
@@ -60,18 +61,18 @@ def _status(arguments: argparse.Namespace, claims: Claims, journal: bind.Journal
                 says = "can be bound"
             except Refusal as refusal:
                 says = str(refusal).removeprefix(f"{device.address}: ")
-        print(f"{device.address}  {device.ids}  driver {device.driver or 'none'}  {says}")
+        say(f"{device.address}  {device.ids}  driver {device.driver or 'none'}  {says}")
 
 
 def _tell(address: str, notes: list[str]) -> None:
     for note in notes:
-        print(f"{address}: not as it was before: {note}")
+        say(f"{address}: not as it was before: {note}")
 
 
 def _change(arguments: argparse.Namespace, claims: Claims, journal: bind.Journal) -> None:
     if arguments.command == "recover":
         for address, notes in bind.recover(journal, arguments.root).items():
-            print(f"{address}: as it was before")
+            say(f"{address}: as it was before")
             _tell(address, notes)
         return
     device = PciDevice(full_address(arguments.address), arguments.root)
@@ -87,13 +88,14 @@ def _change(arguments: argparse.Namespace, claims: Claims, journal: bind.Journal
             _tell(device.address, bind.unbind(device, journal))
         finally:
             os.close(claim)
-    print(f"{device.address}: driver {device.driver or 'none'}")
+    say(f"{device.address}: driver {device.driver or 'none'}")
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="ixy-vfio-helper", description="Binds NICs, owns their IOMMU mappings.")
     parser.add_argument("--run", type=Path, default=RUN, help=f"locks and journal (default: {RUN})")
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
+    parser.add_argument(DEBUG, action="store_true", help="show where an error that is a bug comes from")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="lease bound devices to the users that the policy names")
     serve.add_argument("--socket", type=Path, help="where to listen (default: helper.sock in the run directory)")
@@ -140,7 +142,7 @@ def main() -> int:
         here = os.path.dirname(os.path.abspath(__file__))
         os.execv(sys.executable, [sys.executable, "-I", "-S", here, *sys.argv[1:]])
     os.umask(0o022)
-    return run(sys.argv[1:])
+    return guarded("ixy-vfio-helper", lambda: run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ if not __package__:  # started as a directory: only the helper's folder is added
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from ixy_vfio_helper import bind, identity, policy
+from ixy_vfio_helper.ending import DEBUG, guarded, say
 from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice, full_address
 from ixy_vfio_helper.monitor import Refusal
 
@@ -29,11 +30,6 @@ OURS = (LIBRARY, LAUNCHER, POLICY.rpartition("/")[0], DIRECTORY,
         *(f"{SYSTEMD}/{name}{more}" for name in UNITS for more in ("", ".d")))  # fmt: skip
 SHARED = ("/run/ixy_vfio",)
 Look = Callable[[Path, str], look.Found]
-
-
-def say(text: str) -> None:
-    """Tell people, at once."""
-    print(text, flush=True)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -53,6 +49,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--start", action="store_true", help="without systemd: start the helper in the background")
     parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
     parser.add_argument("--undo", action="store_true", help="undo everything, or what was done for DEVICE")
+    parser.add_argument(DEBUG, action="store_true", help="show where an error that is a bug comes from")
     arguments = parser.parse_args(argv)
     if not arguments.undo and not (arguments.device and arguments.user):
         parser.error("DEVICE and --user NAME are wanted (or --undo)")
@@ -230,10 +227,8 @@ def run(argv: Sequence[str], system: System, tree: Path = TREE, looking: Look = 
     except (SetupError, OSError) as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
 
 
 if __name__ == "__main__":
     os.umask(0o022)
-    sys.exit(run(sys.argv[1:], System()))
+    sys.exit(guarded("setup", lambda: run(sys.argv[1:], System())))

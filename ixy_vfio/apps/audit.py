@@ -18,6 +18,7 @@ from ixy_vfio.audit.runner import audit, make_report
 from ixy_vfio.audit.scene import draw
 from ixy_vfio.audit.sessions import parse_address
 from ixy_vfio.audit.system import LiveSystem, System
+from ixy_vfio.core import signals
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.shown import shown
 
@@ -110,7 +111,8 @@ def _attack(arguments: argparse.Namespace) -> Report:
     host = Host(LiveSystem())
     device = host.devices.get(address)
     field = Field(address, arguments.helper, arguments.attack_msi)
-    results = attacks.run(field, chosen, lambda line: print(shown(line), file=sys.stderr, flush=True))
+    with signals.unwinding():  # an attack is a process of its own, which has to be ended
+        results = attacks.run(field, chosen, lambda line: print(shown(line), file=sys.stderr, flush=True))
     return make_report(host, address, results, draw(host, [device] if device else [], []))
 
 
@@ -172,13 +174,13 @@ def _load_json(path: Path) -> Any:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
 
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ixy_vfio.core import signals
 from ixy_vfio.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if os.getloadavg()[0] > len(os.sched_getaffinity(0)) / 2:
         print("others are using this machine: ratios will be rough", file=sys.stderr)
-    results = Suite(arguments.quick, say).run()
+    with signals.unwinding():
+        results = Suite(arguments.quick, say).run()
     say("done")
     print(file=sys.stderr)
     found = goals.check(results)

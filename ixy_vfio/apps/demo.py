@@ -178,7 +178,9 @@ def _show_worker(forwarder: "subprocess.Popen[str]") -> None:
     children = Path(f"/proc/{forwarder.pid}/task/{forwarder.pid}/children").read_text().split()
     for pid in children:
         status = dict(
-            line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+            line.split(":\t", 1)
+            for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+            if ":\t" in line
         )
         _say(
             f"worker {pid}: uid {status['Uid'].split()[0]}, capabilities {status['CapEff']}, "

@@ -256,6 +256,6 @@ def _cores(text: str | None) -> tuple[int, ...]:
 
 def _process_start() -> float:
     """When this process was started, on CLOCK_MONOTONIC (to 10 ms)."""
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    ticks = int(Path("/proc/self/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     return time.monotonic() - age

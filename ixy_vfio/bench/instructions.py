@@ -15,6 +15,8 @@ import subprocess
 import sys
 from typing import Any
 
+from ixy_vfio.core import signals
+from ixy_vfio.core.guard import DEBUG, guarded
 from ixy_vfio.core.options import number
 from ixy_vfio.core.temporary import workplace
 
@@ -103,6 +105,7 @@ def main() -> int:
     parser.add_argument("--batch", type=number(1, 512), default=BATCH, metavar="N", help=f"packets a poll ({BATCH})")
     parser.add_argument("--callgrind", action="store_true", help="count with Callgrind (a minute)")
     parser.add_argument("--reference", action="store_true", help="the C reference, too")
+    parser.add_argument(DEBUG, action="store_true", help="show where an error comes from (a traceback)")
     arguments = parser.parse_args()
     if arguments.inner:
         inner(arguments.inner, arguments.batch, arguments.callgrind)
@@ -127,4 +130,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signals.leave()
+    with signals.unwinding():
+        sys.exit(guarded("scripts/instructions", ["scripts/instructions", *sys.argv[1:]], main))

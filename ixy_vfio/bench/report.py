@@ -20,7 +20,7 @@ def write(results: Results, goals: list[Goal], directory: Path, plots: Sequence[
     """Write performance.json, .csv and .md into the directory; returns the files."""
     directory.mkdir(parents=True, exist_ok=True)
     files = [directory / f"{NAME}.{kind}" for kind in ("json", "csv", "md")]
-    files[0].write_text(json.dumps(results.as_dict(), indent=1) + "\n")
+    files[0].write_text(json.dumps(results.as_dict(), indent=1) + "\n", encoding="utf-8")
     with files[1].open("w", newline="") as stream:
         writer = csv.writer(stream)
         columns = [f"{what}_{which}" for what in ("ns", "ratio", "best_ratio") for which in ("q1", "median", "q3")]
@@ -29,7 +29,7 @@ def write(results: Results, goals: list[Goal], directory: Path, plots: Sequence[
             numbers = [_numbers(row.ns), _numbers(row.ratio), _numbers(row.best)]
             words = [row.experiment, row.setting, row.batch, row.side, row.base, row.best_base]
             writer.writerow([*words, *(number for three in numbers for number in three)])
-    files[2].write_text(markdown(results, goals, plots))
+    files[2].write_text(markdown(results, goals, plots), encoding="utf-8")
     return files
 
 

@@ -200,7 +200,7 @@ def freeze_code() -> None:
 
     (It would when a callback is freed, as at the end of an interpreter, so this is for a process that leaves by _exit.)
     """
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
         addresses, rights, *_ = line.split(maxsplit=2)
         if rights.startswith("rwx"):
             begin, end = (int(word, 16) for word in addresses.split("-"))
@@ -214,7 +214,7 @@ def pages(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def shared_mappings() -> Iterable[tuple[int, int]]:
     """(begin, end) of every shared mapping of this process."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
         addresses, rights, *_ = line.split(maxsplit=2)
         if rights[3] == "s":
             begin, end = addresses.split("-")

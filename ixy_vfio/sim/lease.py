@@ -26,6 +26,7 @@ from ixy_vfio_helper.sandbox import READ, RECORDS, SIMULATED, Sandbox
 
 from ixy_vfio.core import libc
 from ixy_vfio.core.errors import DeviceError, UsageError
+from ixy_vfio.core.guard import guarded
 from ixy_vfio.hw import ixgbe
 from ixy_vfio.sim.private import check_private
 from ixy_vfio.transport import wire
@@ -175,7 +176,7 @@ class Ports:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m ixy_vfio.sim.lease", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m ixy_vfio.sim.lease", description="Leases of simulated ports.")
     parser.add_argument("--dir", type=Path, required=True, help="where the ports' sockets are")
     parser.add_argument("--ports", type=int, required=True, help="how many")
     parser.add_argument("--die-with-parent", action="store_true", help="end when the process that started this ends")
@@ -200,4 +201,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("simulated helper", sys.argv, main))
