@@ -9,6 +9,7 @@ Where the kernel does not allow user namespaces, the simulator's own generator t
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from ixy_vfio.core.errors import IxyError
 from ixy_vfio.core.options import number
 from ixy_vfio.core.temporary import workplace
 from ixy_vfio.sim.ask import ask
+from ixy_vfio.sim.command import die_with
 from ixy_vfio.sim.lab import ADDRESSES, Lab, LabError
 
 PORTS = ("8259:00:00.0", "8259:00:01.0")
@@ -88,7 +90,14 @@ def _child(argv: list[str], **options: Any) -> Iterator["subprocess.Popen[str]"]
 
     In a session of its own: Ctrl-C ends this command, which ends its children in their order.
     """
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True, **options)
+    process = subprocess.Popen(
+        argv,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=functools.partial(die_with, os.getpid()),
+        **options,
+    )
     try:
         yield process
     finally:

@@ -121,7 +121,8 @@ class Control:
         for one in self.workers:
             one.kill()
         for port in self.ports:
-            port.close()
+            with contextlib.suppress(IxyError, OSError):
+                port.close()
         with contextlib.suppress(IxyError, OSError):
             self._stack.close()
 

@@ -169,7 +169,7 @@ class _Helper:
         parent = os.getpid()
         self._server, self._directory = server, directory
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=lambda: _die_with(parent)
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=lambda: die_with(parent)
         )
         assert self._process.stdout is not None
         self._pipe = self._process.stdout
@@ -226,7 +226,8 @@ class _Helper:
         shutil.rmtree(self._directory / "leases", ignore_errors=True)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
+    """In a child before its program: SIGTERM when the parent dies, also if that was already."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it, too, but it ends with the simulator
     libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
