@@ -47,11 +47,7 @@ def test_a_virtio_function_that_the_iommu_does_not_hold_back(guest: Guest) -> No
     )
 
     # ... and rightly: it obeys a command where nothing is mapped, and the sound one only where something is.
-    assert json.loads(inside(guest, "past_iommu", addresses[PAST])) == {
-        "offers": 0,
-        "not mapped": True,
-        "mapped": False,
-    }
+    assert json.loads(inside(guest, "past_iommu", addresses[PAST])) == {"offers": 0, "not mapped": True}
     assert json.loads(inside(guest, "past_iommu", addresses[HELD_BACK])) == {
         "offers": 1,
         "not mapped": False,
