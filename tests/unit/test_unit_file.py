@@ -12,7 +12,7 @@ UNIT = Path(__file__).parents[2] / "scripts/systemd/ixy-vfio-helper.service"
 # Line of [Service] -> what would be without it. tests/vm/test_setup_systemd.py shows that a lease works with all of
 # them, and what some of them refuse.
 LINES = {
-    "ExecStartPre=+/usr/local/sbin/ixy-vfio-helper recover": "a device that was left half way stays so; no directories",
+    "ExecStartPre=+/usr/bin/nsenter --net=/proc/1/ns/net -- /usr/local/sbin/ixy-vfio-helper recover": "half a bind",
     "ExecStart=/usr/local/sbin/ixy-vfio-helper serve": "nothing is served",
     "KillMode=mixed": "each lease gets SIGTERM beside its parent, and ends without having been told why",
     "TimeoutStopSec=30": "90 s until systemd kills what does not end; leases have 20",
