@@ -21,7 +21,8 @@ from tests.vm.test_helper import USER
 
 pytestmark = pytest.mark.vm
 
-DEVICES = Config(kernel="iommufd", nics=("edu", "igb"), ports=1)
+# The simulated port is attacked with while it receives what is sent to its own address.
+DEVICES = Config(kernel="iommufd", nics=("edu", "igb"), ports=1, cables=("0:gen:pace=0.001",))
 AMD = Config(kernel="stock", nics=("igb", "edu"), iommu="amd")
 AMD_NO_INTREMAP = Config(kernel="stock", nics=("edu",), iommu="amd", intremap=False)
 NO_INTREMAP = Config(kernel="iommufd", nics=("igb",), intremap=False)

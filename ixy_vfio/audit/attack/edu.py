@@ -1,6 +1,6 @@
 """QEMU's edu device: a DMA engine in four registers, and nothing else. Source: QEMU docs/specs/edu.rst."""
 
-from ixy_vfio.audit.attack.engine import BLOCK, GRACE, wait
+from ixy_vfio.audit.attack.engine import BLOCK, wait
 from ixy_vfio.core import pci
 from ixy_vfio.core.memory import DmaMemory
 from ixy_vfio.transport.base import Device
@@ -54,7 +54,7 @@ class Edu:
         """Write what is in the buffer; it takes the device 0.1 s."""
         self._dma(iova, to_memory=True)
 
-    def read(self, iova: int, grace: float = GRACE) -> bytes | None:
+    def read(self, iova: int, grace: float) -> bytes | None:
         """Read into the buffer, and write that to the work memory. A buffer that is as it was has read nothing."""
         self._load(PROBE_VALUE)
         self._work.view[RESULT : RESULT + BLOCK] = PROBE_VALUE
@@ -67,6 +67,6 @@ class Edu:
         """It has no descriptors."""
         return b""
 
-    def fetch(self, iova: int, grace: float = GRACE) -> bool:
+    def fetch(self, iova: int, grace: float) -> bool:
         """It has no descriptors."""
         return False

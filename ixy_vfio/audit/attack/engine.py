@@ -7,8 +7,8 @@ from typing import Protocol
 BLOCK = 64  # bytes of one DMA
 WORK = 16384  # bytes of memory beside the rings, of which an engine uses the first half
 LANDED, FORGED = 8192, 12288  # where in it controls write to and read from, and where they put descriptors
-DEADLINE = 5.0  # seconds for what must happen; a guest without hardware support is slow
-GRACE = 0.3  # seconds for what must not happen, after the device said that it is done; controls have DEADLINE
+DEADLINE = 20.0  # seconds for what must happen: as long as an emulated processor takes that others use as well
+GRACE = 0.3  # seconds for what must not happen, after the device said that it is done: at least, see `grace_after`
 
 
 class Engine(Protocol):
@@ -23,11 +23,11 @@ class Engine(Protocol):
         A nonce of BLOCK bytes is written as it is; to a NIC it is a frame.
         """
 
-    def read(self, iova: int, grace: float = GRACE) -> bytes | None:
+    def read(self, iova: int, grace: float) -> bytes | None:
         """Let the device read BLOCK bytes at `iova`: what it gave out again, within `grace` seconds after."""
 
-    def fetch(self, iova: int, grace: float = 2 * GRACE) -> bool:
-        """Let the device fetch `forged()` descriptors from `iova`: whether it acted on them."""
+    def fetch(self, iova: int, grace: float) -> bool:
+        """Let the device fetch `forged()` descriptors from `iova`: whether it acted on them within `grace` seconds."""
 
     def forged(self) -> bytes:
         """Descriptors for `fetch`; none where the device has none."""
@@ -37,6 +37,14 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Unmap what it has mapped of the device, which is open as long as that is."""
+
+
+def grace_after(control: float, least: float = GRACE) -> float:
+    """Seconds to wait for what must not happen, if the same took `control` seconds where it had to happen.
+
+    On a slow machine an attack that gets through is slow as well.
+    """
+    return max(least, 4 * control)
 
 
 def wait(ready: Callable[[], bool], seconds: float = DEADLINE) -> bool:

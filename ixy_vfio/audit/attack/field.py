@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ixy_vfio.audit.attack.engine import BLOCK, DEADLINE, LANDED, WORK, Engine, wait
+from ixy_vfio.audit.attack.engine import BLOCK, DEADLINE, GRACE, LANDED, WORK, Engine, grace_after, wait
 from ixy_vfio.audit.model import Finding, Findings, Reading, Status, fail, passed, warn
 from ixy_vfio.core import pci
 from ixy_vfio.core.errors import IxyError, LeaseError, RefusedError, UsageError
@@ -23,7 +23,7 @@ from ixy_vfio.transport.lease import Lease, Purpose
 CANARY = b"\xc5"
 RINGS = 8192  # bytes
 TARGET = 8192  # bytes of memory that nothing is to be done to
-FREE_AGAIN = 15.0  # seconds for the lease of a process that was killed to end
+FREE_AGAIN = 60.0  # seconds for the lease of a process that was killed to end
 FAULT_WAIT = 1.5  # seconds for a fault to be logged, and the helper to read it
 SHORT_GRACE = 0.03  # seconds for a read to come out where a count of faults must say that it was held back
 COUNT_LAG = 0.1  # the same, to be counted
@@ -73,6 +73,7 @@ class Lab:
     engine: Engine
     unit: str  # the IOMMU of the device, if it counts faults: dmar0
     counted: int  # faults of it when the lease began
+    grace: float = GRACE  # seconds for a read that must not come out
 
     @property
     def memories(self) -> list[tuple[str, DmaMemory]]:
@@ -96,8 +97,10 @@ class Lab:
         wanted = self.engine.write(memory.iova + offset, os.urandom(8))
         if not wait(lambda: bytes(memory.view[offset : offset + BLOCK]) == wanted):
             raise ControlFailed("positive control failed: the device does not write to memory of its own lease")
+        begun = time.monotonic()
         if self.engine.read(memory.iova + offset, DEADLINE) != wanted:
             raise ControlFailed("positive control failed: the device does not read memory of its own lease")
+        self.grace = grace_after(time.monotonic() - begun)
         memory.view[offset : offset + 4096] = bytes(4096)
         if self.target is not None:
             self.target.view[:] = CANARY * self.target.size
@@ -246,7 +249,7 @@ class Field:
         for _ in range(ATTEMPTS):
             with self.lab(target) as lab:
                 iova = place(lab)
-                got = lab.engine.read(iova)
+                got = lab.engine.read(iova, lab.grace)
                 if known is not None:
                     return lab.verdict(what, iova, None if got != known else "the device read it: a canary came out")
                 if got is None or (filler(got) and lab.fault()):
@@ -290,6 +293,6 @@ class Field:
         """The same in a lease that is ready; `canary` looks at memory that the lease does not know of."""
         wanted = lab.engine.write(iova, os.urandom(8))
         reached = lab.harmed() or canary()
-        if reached is None and lab.fault(0.0) is None and lab.engine.read(iova) == wanted:
+        if reached is None and lab.fault(0.0) is None and lab.engine.read(iova, lab.grace) == wanted:
             reached = "the device wrote there, and can read it back"
         return lab.verdict(what, iova, reached)

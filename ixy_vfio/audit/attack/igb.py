@@ -17,12 +17,13 @@ CTRL, STATUS, MDIC, RCTL, TCTL, IMC = 0x0000, 0x0008, 0x0020, 0x0100, 0x0400, 0x
 RESTART_PHY = 1 << 26 | 1 << 21 | 0x1200  # MDIC: write register 0 of PHY 1: negotiate, anew
 CTRL_SLU, CTRL_RST = 1 << 6, 1 << 26
 STATUS_LU = 1 << 1
-RCTL_ENABLE, RCTL_ALL, RCTL_MAC_LOOPBACK, RCTL_STRIP_CRC = 1 << 1, 3 << 3 | 1 << 15, 1 << 6, 1 << 26
+RCTL_ENABLE, RCTL_MAC_LOOPBACK, RCTL_STRIP_CRC = 1 << 1, 1 << 6, 1 << 26
 TCTL_ENABLE, TCTL_PAD = 1 << 1, 1 << 3
+RAL = 0x5400
 RDBAL, SRRCTL, RXDCTL, TDBAL, TXDCTL = 0xC000, 0xC00C, 0xC028, 0xE000, 0xE028
 BASE_HIGH, LENGTH, TAIL = 0x04, 0x08, 0x18  # from RDBAL and TDBAL
 SRRCTL_ADVANCED_2K = 1 << 25 | 2
-REGISTERS = Registers(RDBAL + TAIL, TDBAL, TDBAL + TAIL, TXDCTL)
+REGISTERS = Registers(RDBAL + TAIL, TDBAL, TDBAL + TAIL, TXDCTL, RAL)
 
 
 def engine(device: Device, rings: DmaMemory, work: DmaMemory) -> LoopbackNic:
@@ -46,7 +47,7 @@ def engine(device: Device, rings: DmaMemory, work: DmaMemory) -> LoopbackNic:
                 bar.write32(SRRCTL, SRRCTL_ADVANCED_2K)
             bar.write32(control, bar.read32(control) | ENABLE)
         bar.write32(TCTL, TCTL_ENABLE | TCTL_PAD)
-        bar.write32(RCTL, RCTL_ENABLE | RCTL_ALL | RCTL_MAC_LOOPBACK | RCTL_STRIP_CRC)
+        bar.write32(RCTL, RCTL_ENABLE | RCTL_MAC_LOOPBACK | RCTL_STRIP_CRC)
         if not wait(lambda: bool(bar.read32(STATUS) & STATUS_LU)):
             raise DeviceError(f"{device.address}: no link in loopback")
 

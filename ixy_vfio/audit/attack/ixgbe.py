@@ -12,12 +12,13 @@ from ixy_vfio.ixgbe import init
 from ixy_vfio.ixgbe.link import Retry
 from ixy_vfio.ixgbe.models import Media, model_of
 from ixy_vfio.ixgbe.regs.mac import AUTOC, HLREG0, LINKS
+from ixy_vfio.ixgbe.regs.packet import FCTRL
 from ixy_vfio.netdev import PortConfig, Ring
 from ixy_vfio.transport.base import Device
 
 FORCE_LINK_UP = 1  # AUTOC.FLU, MACC.FLU
 MACC = 0x04330  # X540, X550
-REGISTERS = Registers(hw.RDT.offset(), hw.TDBAL.offset(), hw.TDT.offset(), hw.TXDCTL.offset())
+REGISTERS = Registers(hw.RDT.offset(), hw.TDBAL.offset(), hw.TDT.offset(), hw.TXDCTL.offset(), hw.RAL.offset())
 
 
 def engine(device: Device, rings: DmaMemory, work: DmaMemory) -> LoopbackNic:
@@ -33,9 +34,10 @@ def engine(device: Device, rings: DmaMemory, work: DmaMemory) -> LoopbackNic:
             Ring(rings.address, rings.iova, DESCRIPTORS),
             Ring(rings.address + 4096, rings.iova + 4096, DESCRIPTORS),
         )
-        config = PortConfig(rx_ring=DESCRIPTORS, tx_ring=DESCRIPTORS, promiscuous=True)
+        config = PortConfig(rx_ring=DESCRIPTORS, tx_ring=DESCRIPTORS, promiscuous=False)
         pci.set_bus_master(device, True)
         init.configure(bar, init.Setup(model, config, True, None, (pair,), Retry(bar, model)))
+        FCTRL.modify(bar, bam=0)
         # 3.7.6 MAC loopback: nothing goes to the wire, and no far end is needed.
         HLREG0.modify(bar, lpbk=1)
         if model.media is Media.COPPER:

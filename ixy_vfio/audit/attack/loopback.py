@@ -2,22 +2,27 @@
 
 82599 and 82576 have the same descriptors: advanced receive and advanced transmit data (82599 datasheet
 7.1.6 and 7.2.3.2.4).
+
+A port may be on a busy wire, and what is said about loopback does not say that nothing comes from there. So the NIC
+takes frames to one address only, which nobody can know: by an exact filter, in entry 1 (entry 0 is the port's own).
 """
 
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ixy_vfio.audit.attack.engine import BLOCK, DEADLINE, GRACE, wait
+from ixy_vfio.audit.attack.engine import BLOCK, DEADLINE, wait
 from ixy_vfio.core import pci
 from ixy_vfio.core.memory import DmaMemory
 from ixy_vfio.transport.base import Device
 
 DESCRIPTORS = 64  # in each ring
 RINGS = 8192  # bytes of ring memory: a page each
-HEADER = bytes.fromhex(
-    "020000000002 020000000001 88b5".replace(" ", "")
-)  # local addresses, local experimental EtherType
+LOCAL = b"\x02"  # first byte of an address that is no vendor's, and one station's
+SOURCE_AND_TYPE = bytes.fromhex("02000000000188b5")  # EtherType: local experimental
+HEADER_SIZE = 14
+VALID = 1 << 31  # RAH.AV
 FRAME, RESULT = 0, 4096  # where in the work memory
 EMPTY = b"\xee"
 RX_DD = 1
@@ -30,16 +35,20 @@ STATUS = 0x8
 
 @dataclass(frozen=True, slots=True)
 class Registers:
-    """Where the registers of queue 0 are."""
+    """Where the registers of queue 0 and of the exact filters are."""
 
     rdt: int
     tdbal: int
     tdt: int
     txdctl: int
+    ral: int  # of entry 0; RAH is behind it, the next entry behind that
 
 
 class LoopbackNic:
-    """Implements `engine.Engine`. `set_up` resets the NIC, gives it the rings, and turns loopback on."""
+    """Implements `engine.Engine`.
+
+    `set_up` resets the NIC, gives it the rings, and turns loopback on. The NIC takes nothing but by exact filters then.
+    """
 
     def __init__(
         self, device: Device, rings: DmaMemory, work: DmaMemory, registers: Registers, set_up: Callable[[], None]
@@ -52,11 +61,20 @@ class LoopbackNic:
         words = rings.view.cast("Q")  # a store to an element is one store
         self._receive, self._transmit = words[: 2 * DESCRIPTORS], words[512 : 512 + 2 * DESCRIPTORS]
         self._rx = self._tx = 0  # the next descriptors
+        self._header = LOCAL + os.urandom(5) + SOURCE_AND_TYPE
 
     def start(self) -> None:
         """Reset and set up; the link is the NIC's own."""
         self._rx = self._tx = 0
         self._set_up()
+        self._bar.write32(self._registers.ral + 4, 0)
+        self._accept(self._header)
+
+    def _accept(self, frame: bytes) -> None:
+        """Take frames to the address that this one is for, and no others."""
+        low, high = struct.unpack_from("<IH", frame)
+        self._bar.write32(self._registers.ral + 8, low)
+        self._bar.write32(self._registers.ral + 12, high | VALID)
 
     def close(self) -> None:
         """It has mapped nothing."""
@@ -82,7 +100,7 @@ class LoopbackNic:
         self._bar.write32(self._registers.tdt, self._tx)
         return slot
 
-    def _settle(self, sent: int, received: int, grace: float = GRACE) -> bool:
+    def _settle(self, sent: int, received: int, grace: float) -> bool:
         """Wait for the NIC to say that it is done; whether a frame was received."""
         wait(lambda: bool(self._transmit[2 * sent + 1] & TX_DD) or self._stopped())
         wait(lambda: bool(self._receive[2 * received + 1] & RX_DD) or self._stopped(), grace)
@@ -93,7 +111,8 @@ class LoopbackNic:
         return not pci.bus_master(self._device)
 
     def _frame(self, nonce: bytes) -> bytes:
-        frame = nonce if len(nonce) == BLOCK else (HEADER + nonce * (BLOCK // len(nonce)))[:BLOCK]
+        frame = nonce if len(nonce) == BLOCK else (self._header + nonce * (BLOCK // len(nonce)))[:BLOCK]
+        self._accept(frame)
         self._work.view[FRAME : FRAME + BLOCK] = frame
         return frame
 
@@ -109,24 +128,24 @@ class LoopbackNic:
         self._post(iova)
         self._send((self._work.iova + FRAME, BLOCK))
 
-    def read(self, iova: int, grace: float = GRACE) -> bytes | None:
+    def read(self, iova: int, grace: float) -> bytes | None:
         """Send a header of its own and what is at `iova` behind it; what was received is what was read."""
         self._frame(b"header..")
         result = self._work.view[RESULT : RESULT + 256]
         result[:] = EMPTY * 256
         received = self._post(self._work.iova + RESULT)
-        sent = self._send((self._work.iova + FRAME, len(HEADER)), (iova, BLOCK))
+        sent = self._send((self._work.iova + FRAME, HEADER_SIZE), (iova, BLOCK))
         if not self._settle(sent, received, grace):
             return None
-        if bytes(result[: len(HEADER)]) != HEADER:
+        if bytes(result[:HEADER_SIZE]) != self._header:
             return None
-        return bytes(result[len(HEADER) : len(HEADER) + BLOCK])
+        return bytes(result[HEADER_SIZE : HEADER_SIZE + BLOCK])
 
     def forged(self) -> bytes:
         """A descriptor that sends the frame of the work memory; the rest of the ring is never reached."""
         return struct.pack("<QQ", self._work.iova + FRAME, BLOCK << 46 | TX_LAST | BLOCK)
 
-    def fetch(self, iova: int, grace: float = 2 * GRACE) -> bool:
+    def fetch(self, iova: int, grace: float) -> bool:
         """Move the transmit ring to `iova`, ring the doorbell, and see whether the frame comes."""
         frame = self._frame(b"fetched.")
         result = self._work.view[RESULT : RESULT + 256]

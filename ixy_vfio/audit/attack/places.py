@@ -1,10 +1,11 @@
 """Attacks on particular places: across an end, read-only memory, a lease that is over, physical memory, registers."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ixy_vfio.audit.attack.engine import BLOCK, DEADLINE, FORGED
+from ixy_vfio.audit.attack.engine import BLOCK, DEADLINE, FORGED, GRACE, grace_after
 from ixy_vfio.audit.attack.field import CANARY, INTERRUPTS, SIMULATED, ControlFailed, Field, Lab, first_change
 from ixy_vfio.audit.model import Finding, Findings, Reading, fail, skip
 from ixy_vfio.core.errors import RefusedError
@@ -33,7 +34,7 @@ def write_across(field: Field) -> Finding:
         last[:] = CANARY * inside
         reached = lab.harmed()
         if reached is None and lab.fault(0.0) is None:
-            got = lab.engine.read(end)
+            got = lab.engine.read(end, lab.grace)
             if got is not None and got[: BLOCK - inside] == wanted[inside:]:
                 reached = "the device wrote there, and can read it back"
         return lab.verdict("half of a write behind the packets", end, reached)
@@ -81,9 +82,11 @@ def ring_unmapped(field: Field) -> Finding:
     old.view[: len(forged)] = forged  # again: its pages were given back, and are new ones
     with field.lab(target=False) as lab:
         lab.work.view[FORGED : FORGED + len(forged)] = lab.engine.forged()
+        begun = time.monotonic()
         if not lab.engine.fetch(lab.work.iova + FORGED, DEADLINE):
             raise ControlFailed("positive control failed: the device takes no descriptors from its own memory")
-        reached = "the device did what the descriptors there say" if lab.engine.fetch(old.iova) else None
+        grace = grace_after(time.monotonic() - begun, 2 * GRACE)
+        reached = "the device did what the descriptors there say" if lab.engine.fetch(old.iova, grace) else None
         return lab.verdict("a ring in memory of a lease that is over", old.iova, reached)
 
 

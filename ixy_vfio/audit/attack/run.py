@@ -17,7 +17,7 @@ from ixy_vfio.core import libc
 from ixy_vfio.core.errors import IxyError, RefusedError, UsageError
 from ixy_vfio.transport.lease import Lease, State
 
-DEADLINE = 60.0  # seconds for one attack
+DEADLINE = 180.0  # seconds for one attack, on an emulated processor that others use as well
 UNJUDGED = "could not be judged"
 
 

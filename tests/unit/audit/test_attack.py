@@ -74,6 +74,20 @@ def test_a_sound_device_holds(ports: Simulator) -> None:
     assert len(progress.splitlines()) == len(ATTACKS)
 
 
+@pytest.mark.parametrize("options", ["", ",dst=ff-ff-ff-ff-ff-ff", ",dst=01-00-5e-00-00-01", ",dst=02-00-00-00-00-02"])
+def test_a_port_that_receives_is_judged(tmp_path: Path, options: str) -> None:
+    """Loopback leaves the wire connected in the model: none of its frames may be taken for what the device read."""
+    sim = Simulator(tmp_path, 1, [f"0:gen:pace=0.05{options}"], [])
+    try:
+        chosen = ("attack.read_unmapped", "attack.read_only", "attack.ring")
+        status, report, _ = attack(sim.helper, *(word for name in chosen for word in ("--only", name)))
+        (cable,) = sim.ask("cables")["cables"]
+    finally:
+        sim.stop()
+    assert (status, having(report, "PASS")) == (0, set(chosen))
+    assert cable["sent"] > 0
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_broken_helper_fails_its_own_attacks_and_no_other(ports: Simulator, tmp_path: Path, fault: str) -> None:
     beside = {"deaf": {"attack.read_unmapped"}, "keeper": set[str]()}  # the deaf wait, a kept device is gone for good
