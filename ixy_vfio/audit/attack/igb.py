@@ -47,8 +47,10 @@ def engine(device: Device, rings: DmaMemory, work: DmaMemory) -> LoopbackNic:
                 bar.write32(SRRCTL, SRRCTL_ADVANCED_2K)
             bar.write32(control, bar.read32(control) | ENABLE)
         bar.write32(TCTL, TCTL_ENABLE | TCTL_PAD)
+
+    def receive() -> None:
         bar.write32(RCTL, RCTL_ENABLE | RCTL_MAC_LOOPBACK | RCTL_STRIP_CRC)
         if not wait(lambda: bool(bar.read32(STATUS) & STATUS_LU)):
             raise DeviceError(f"{device.address}: no link in loopback")
 
-    return LoopbackNic(device, rings, work, REGISTERS, set_up)
+    return LoopbackNic(device, rings, work, REGISTERS, set_up, receive)

@@ -36,7 +36,7 @@ def engine(device: Device, rings: DmaMemory, work: DmaMemory) -> LoopbackNic:
         )
         config = PortConfig(rx_ring=DESCRIPTORS, tx_ring=DESCRIPTORS, promiscuous=False)
         pci.set_bus_master(device, True)
-        init.configure(bar, init.Setup(model, config, True, None, (pair,), Retry(bar, model)))
+        init.configure(bar, init.Setup(model, config, False, None, (pair,), Retry(bar, model)))
         FCTRL.modify(bar, bam=0)
         # 3.7.6 MAC loopback: nothing goes to the wire, and no far end is needed.
         HLREG0.modify(bar, lpbk=1)
@@ -44,9 +44,11 @@ def engine(device: Device, rings: DmaMemory, work: DmaMemory) -> LoopbackNic:
             bar.write32(MACC, bar.read32(MACC) | FORCE_LINK_UP)
         else:
             bar.write32(hw.AUTOC.offset(), int(AUTOC.read(bar)) | FORCE_LINK_UP)
+
+    def receive() -> None:
         init.enable_receive(bar)
         time.sleep(0.02)
         if not wait(lambda: bool(LINKS.read(bar).link_up)):
             raise DeviceError(f"{device.address}: no link in loopback")
 
-    return LoopbackNic(device, rings, work, REGISTERS, set_up)
+    return LoopbackNic(device, rings, work, REGISTERS, set_up, receive)

@@ -47,17 +47,24 @@ class Registers:
 class LoopbackNic:
     """Implements `engine.Engine`.
 
-    `set_up` resets the NIC, gives it the rings, and turns loopback on. The NIC takes nothing but by exact filters then.
+    `set_up` resets the NIC, gives it the rings, and turns loopback on; it takes nothing but by exact filters then.
+    `receive` lets it receive: what it takes before its filters are right would lie in its packet buffer.
     """
 
     def __init__(
-        self, device: Device, rings: DmaMemory, work: DmaMemory, registers: Registers, set_up: Callable[[], None]
+        self,
+        device: Device,
+        rings: DmaMemory,
+        work: DmaMemory,
+        registers: Registers,
+        set_up: Callable[[], None],
+        receive: Callable[[], None],
     ) -> None:
         self._device = device
         self._bar = device.bar0
         self._work = work
         self._registers = registers
-        self._set_up = set_up
+        self._set_up, self._let_receive = set_up, receive
         words = rings.view.cast("Q")  # a store to an element is one store
         self._receive, self._transmit = words[: 2 * DESCRIPTORS], words[512 : 512 + 2 * DESCRIPTORS]
         self._rx = self._tx = 0  # the next descriptors
@@ -69,6 +76,7 @@ class LoopbackNic:
         self._set_up()
         self._bar.write32(self._registers.ral + 4, 0)
         self._accept(self._header)
+        self._let_receive()
 
     def _accept(self, frame: bytes) -> None:
         """Take frames to the address that this one is for, and no others."""
