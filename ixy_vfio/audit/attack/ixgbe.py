@@ -18,7 +18,7 @@ from ixy_vfio.transport.base import Device
 
 FORCE_LINK_UP = 1  # AUTOC.FLU, MACC.FLU
 MACC = 0x04330  # X540, X550
-REGISTERS = Registers(hw.RDT.offset(), hw.TDBAL.offset(), hw.TDT.offset(), hw.TXDCTL.offset(), hw.RAL.offset())
+REGISTERS = Registers(hw.RDT.offset(), hw.TDT.offset(), hw.RAL.offset())
 
 
 def engine(device: Device, rings: DmaMemory, work: DmaMemory) -> LoopbackNic:
@@ -26,13 +26,13 @@ def engine(device: Device, rings: DmaMemory, work: DmaMemory) -> LoopbackNic:
     model = model_of(pci.identify(device)[1])
     bar = device.bar0
 
-    def set_up() -> None:
+    def set_up(transmit: int) -> None:
         rings.view[:] = bytes(rings.size)
         pci.set_bus_master(device, False)
         init.reset(bar)
         pair = (
             Ring(rings.address, rings.iova, DESCRIPTORS),
-            Ring(rings.address + 4096, rings.iova + 4096, DESCRIPTORS),
+            Ring(rings.address + 4096, transmit, DESCRIPTORS),
         )
         config = PortConfig(rx_ring=DESCRIPTORS, tx_ring=DESCRIPTORS, promiscuous=False)
         pci.set_bus_master(device, True)
