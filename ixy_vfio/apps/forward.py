@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 from ixy_vfio.core import threads
 from ixy_vfio.core.errors import IxyError, UsageError
 from ixy_vfio.core.options import number, seconds
+from ixy_vfio.transport.lease import Lease
 
 if TYPE_CHECKING:
     from ixy_vfio.apps.table import Table
@@ -152,17 +153,26 @@ def _run(arguments: argparse.Namespace, table: "Table | None", started: float) -
 
 def _plan(arguments: argparse.Namespace, table: "Table | None", notes: list[str]) -> "Plan":
     """With the compiled loop in it."""
-    if table:
-        table.say("loading the compiler")
     from ixy_vfio.apps import kernels
 
+    if table:
+        table.say("asking the helper")
+    refusal = _refusal(arguments.helper)
+    if refusal and arguments.kernel in kernels.SHIPPED:
+        raise refusal
+    if table:
+        table.say("loading the compiler")
     kernel = kernels.load(arguments.kernel)
     threads.require_one("control")  # its file may have started some
+    from ixy_vfio.apps.compile import check as check_kernel
     from ixy_vfio.apps.compile import forwarding_loop
     from ixy_vfio.netdev import PortConfig
     from ixy_vfio.runtime.control import Plan
     from ixy_vfio.runtime.worker import Idle
 
+    if refusal:
+        check_kernel(kernel)  # what is wrong with it is told first: that can be mended without a helper
+        raise refusal
     if table:
         table.say(f"compiling kernel {kernel.name} into the loop, unless that is in the cache")
     return Plan(
@@ -186,6 +196,15 @@ def _plan(arguments: argparse.Namespace, table: "Table | None", notes: list[str]
         alone=True,
         require_sealed=arguments.require_sealed,
     )
+
+
+def _refusal(helper: str | None) -> IxyError | None:
+    """Why the helper would give no lease to this user, asked before the compiler takes its seconds; None: it would."""
+    try:
+        Lease(helper).close()
+    except IxyError as error:
+        return error
+    return None
 
 
 def _watch(arguments: argparse.Namespace, control: "Control", table: "Table | None") -> None:

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +30,24 @@ def refused(*words: str, says: str) -> None:
     assert "Traceback" not in result.stderr
     assert says in lines[-1], lines
     assert all(line.endswith(" ...") for line in result.stdout.splitlines())  # nothing but what it waited for
+
+
+def test_a_helper_that_is_not_there_is_told_before_the_compiler_is_loaded(tmp_path: Path) -> None:
+    program = (
+        "import sys; from ixy_vfio.cli import main; status = main(sys.argv[1:]); "
+        "print('numba' in sys.modules); sys.exit(status)"
+    )
+    words = [sys.executable, "-c", program, "forward", A, B, "--quiet", "--helper", str(tmp_path / "nobody.sock")]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (result.stdout, result.returncode) == ("False\n", 2)
+    assert result.stderr.startswith(f"ixy-vfio forward: {tmp_path}/nobody.sock: no helper is running there; start ")
+
+
+def test_what_is_wrong_with_a_kernel_is_told_without_a_helper(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def broken(packet, length):\n    return packet.nothing\n")
+    helper = str(tmp_path / "nobody.sock")
+    says = "mine.py:2: `return packet.nothing`: "
+    refused("forward", A, B, "--kernel", f"{tmp_path}/mine.py:broken", "--helper", helper, says=says)
 
 
 @pytest.mark.parametrize(
