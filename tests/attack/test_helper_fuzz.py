@@ -29,52 +29,18 @@ from ixy_vfio_helper.protocol import (
     Memory,
     Message,
     ProtocolError,
-    Purpose,
     Seal,
     decode,
     encode,
 )
 
+from tests.attack.messages import mutated_session, sessions
 from tests.unit.lease_support import A, B, C, FakeBackend, open_fds, served
 
 MESSAGES = int(os.environ.get("IXY_VFIO_FUZZ") or (1_000_000 if os.environ.get("CI") else 4000))
 LOOK = 2000  # sessions between looks at the other lease
 SEED = 82599
-# Recorded sessions: what real clients send.
-SESSIONS: list[list[Message]] = [
-    [Hello(), List(0), List(1), List(2), End()],
-    [Hello(), Attach(A), Attach(B), Memory(16384, 1, Purpose.RINGS), Memory(16384, 2, Purpose.RINGS),
-     Memory(65536, 3, Purpose.PACKETS), Seal(), End()],
-    [Hello(), Attach(B), Memory(4096, 1, Purpose.RINGS)],
-]  # fmt: skip
-INTERESTING = [0, 1, 2, 3, 0x7F, 0x80, 0xFF]
-FIELDS = [0, 4, 6, 7, 8, *range(12, 28)]  # where header and requests have something to say
-
-
-def mutate(data: bytes, chance: random.Random) -> bytes:
-    """One of the ways in which a message can be wrong, or just different."""
-    changed = bytearray(data) or bytearray(SIZE)
-    size = len(changed)
-    match chance.randrange(8):
-        case 0:  # one bit
-            changed[chance.randrange(size)] ^= 1 << chance.randrange(8)
-        case 1:  # an interesting byte where the fields are
-            changed[min(chance.choice(FIELDS), size - 1)] = chance.choice(INTERESTING)
-        case 2:  # cut
-            del changed[chance.randrange(size) :]
-        case 3:  # grown
-            changed += chance.randbytes(chance.randrange(1, 4096))
-        case 4:  # noise in the body
-            start = chance.randrange(size)
-            changed[start:] = chance.randbytes(size - start)
-        case 5:  # another type
-            changed[6:8] = chance.randrange(10).to_bytes(2, "little")
-        case 6:  # a field turned to all ones
-            start = chance.randrange(36)
-            changed[start : start + 8] = b"\xff" * 8
-        case 7:  # nothing: the message itself, once more
-            pass
-    return bytes(changed)
+RECORDED = sessions(A, B)
 
 
 @pytest.fixture
@@ -128,24 +94,6 @@ def check(backend: FakeBackend, answers: list[Message]) -> None:
     ]
 
 
-ENCODED = [[encode(message, n) for n, message in enumerate(session, 1)] for session in SESSIONS]
-
-
-def mutated_session(chance: random.Random) -> list[tuple[bytes, int]]:
-    """A recorded session with one or two things that are not as they were: packets, and descriptors with each."""
-    packets = [(data, 0) for data in chance.choice(ENCODED)]
-    for _ in range(chance.randrange(1, 3)):
-        where = chance.randrange(len(packets))
-        match chance.randrange(6):
-            case 0:
-                packets.insert(where, packets[chance.randrange(len(packets))])
-            case 1:
-                packets[where] = (packets[where][0], chance.randrange(1, 40))
-            case _:
-                packets[where] = (mutate(packets[where][0], chance), 0)
-    return packets
-
-
 def resident() -> int:
     """Pages of memory that this process uses."""
     return int(Path("/proc/self/statm").read_text().split()[1])
@@ -162,7 +110,7 @@ def test_mutated_sessions(directory: Path) -> None:
         assert isinstance(beside.ask(List(0)), protocol.Listed)  # it has closed what it passed before
         fds = open_fds()
         while sent < MESSAGES:
-            packets = mutated_session(chance)
+            packets = mutated_session(RECORDED, chance)
             backend, answers = attack(directory, packets)
             check(backend, answers)
             ends.add(answers[-1].reason if isinstance(answers[-1], Ended) else "")

@@ -12,9 +12,8 @@ import pytest
 from tests.vm.harness import Config, Guest
 from tests.vm.harness.guest import Process
 from tests.vm.inside.programs import HELPER
-from tests.vm.support import load
+from tests.vm.support import load, open_python
 from tests.vm.test_helper import wait_until
-from tests.vm.test_setup import open_python
 
 pytestmark = pytest.mark.vm
 

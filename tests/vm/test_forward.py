@@ -12,9 +12,8 @@ from tests.system.test_api import SCRIPT
 from tests.vm.harness import Config, Guest
 from tests.vm.harness.guest import compile_for
 from tests.vm.inside.programs import HELPER
-from tests.vm.support import OWNER, in_guest, inside, load
+from tests.vm.support import OWNER, in_guest, inside, load, open_python
 from tests.vm.test_helper import serving
-from tests.vm.test_setup import open_python
 from tests.vm.test_simulated_port import PORTS
 
 pytestmark = pytest.mark.vm

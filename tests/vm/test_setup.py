@@ -2,12 +2,11 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests.vm.harness import Guest
-from tests.vm.support import SETUP, STOCK, in_guest, load
+from tests.vm.support import SETUP, STOCK, in_guest, load, open_python
 from tests.vm.test_helper import interface, wait_until
 
 pytestmark = pytest.mark.vm
@@ -24,12 +23,6 @@ LEFT = ("/usr/local/lib/ixy_vfio", "/usr/local/sbin/ixy-vfio-helper", "/etc/ixy_
 
 def words(guest: Guest, command: str) -> list[str]:
     return guest.run(["sh", "-ec", command]).stdout.split()
-
-
-def open_python(guest: Guest) -> None:
-    """Let all users run the tests' Python, also if it is in somebody's home."""
-    for folder in list(Path(sys.executable).resolve().parents)[:-1]:
-        guest.run(["chmod", "a+rx", str(folder)])
 
 
 def names(guest: Guest) -> tuple[str, str]:

@@ -11,9 +11,9 @@ from tests.vm.harness import Config, Guest
 from tests.vm.harness.guest import Result
 from tests.vm.harness.kernel import TREE
 from tests.vm.inside import unit_probe
-from tests.vm.support import SETUP, in_guest, load
+from tests.vm.support import SETUP, in_guest, load, open_python
 from tests.vm.test_helper import interface, wait_until
-from tests.vm.test_setup import LEFT, SLOW, USER, open_python
+from tests.vm.test_setup import LEFT, SLOW, USER
 
 pytestmark = pytest.mark.vm
 
