@@ -1,8 +1,10 @@
 """The house keeps its plan: who imports whom, who touches raw memory, types and style of every file."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -137,3 +139,15 @@ def test_help_and_import_load_nothing_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""
+
+
+def test_scripts_venv_asks_for_nothing_that_a_plain_install_does_not_bring() -> None:
+    """Else each `scripts/demo` would make .venv anew."""
+    asked = re.search(r"find_spec, (\(.*?\))", (TOP / "scripts/venv").read_text())
+    assert asked is not None
+    names = set(ast.literal_eval(asked[1]))
+    brought = {
+        re.split(r"[<>=]", one)[0]
+        for one in tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["dependencies"]
+    }
+    assert names == (brought & names) | {"ixy_vfio", "ixy_vfio_helper"}
