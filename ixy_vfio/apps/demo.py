@@ -31,6 +31,7 @@ from ixy_vfio.sim.lab import ADDRESSES, Lab, LabError
 
 PORTS = ("8259:00:00.0", "8259:00:01.0")
 START_DEADLINE = 60.0  # a cold compilation of simulator and driver is part of it
+END_DEADLINE = 60.0  # on a busy machine; unloading the compiler alone can take a second of processor time
 GENERATED = 1_000_000
 
 
@@ -75,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         _end_forwarder(forwarder)
         _check_simulator(directory)
         simulator.send_signal(signal.SIGTERM)
-        simulator.wait(10)
+        simulator.wait(END_DEADLINE)
     _say("done: nothing of it is left running")
     return 0
 
@@ -104,7 +105,7 @@ def _child(argv: list[str], **options: Any) -> Iterator["subprocess.Popen[str]"]
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(END_DEADLINE)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
