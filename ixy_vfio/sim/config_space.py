@@ -1,8 +1,8 @@
 """PCI configuration space of a simulated port (82599 datasheet, chapter 9).
 
-A byte table with write masks. Capabilities stand where the 82599 has them: power management 0x40, MSI-X 0x70,
+A byte table with write masks. Capabilities stand where the 82599 has them: power management 0x40, MSI 0x50, MSI-X 0x70,
 PCI Express 0xA0, vital product data 0xE0, advanced error reporting 0x100, device serial number 0x140. Multi-function
-is off.
+is off, so each port is function 0, and its interrupt pin is A.
 """
 
 from collections.abc import Callable
@@ -11,16 +11,22 @@ from ixy_vfio.hw import ixgbe
 from ixy_vfio.sim import msix, vpd
 from ixy_vfio.sim.eeprom import mac_address
 from ixy_vfio.sim.vpd import Vpd
+from ixy_vfio.transport import wire
 
 SIZE = 4096
 DEVICE_ID = 0x10FB
 COMMAND, STATUS = 0x04, 0x06
-COMMAND_BUS_MASTER = 0x4
+COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE = 0x4, 0x400
+STATUS_INTERRUPT = 0x8
 BAR0, MSIX_BAR = 0x10, 0x20  # BAR4 and 5 hold the MSI-X BAR, as with every 82599 in 64-bit mode
 MSIX_BAR_INDEX = 4
-POWER, MSIX, EXPRESS = 0x40, 0x70, 0xA0
+INTERRUPT_LINE, INTERRUPT_PIN = 0x3C, 0x3D
+POWER, MSI, MSIX, EXPRESS = 0x40, 0x50, 0x70, 0xA0
+MSI_CONTROL, MSI_MASK, MSI_PENDING = MSI + 2, MSI + 0x10, MSI + 0x14
+MSI_ENABLE = 0x1
 MSIX_CONTROL = MSIX + 2
 MSIX_ENABLE, MSIX_FUNCTION_MASK = 0x8000, 0x4000
+ENABLES = {wire.MSI_IRQ: (MSI_CONTROL, MSI_ENABLE), wire.MSIX_IRQ: (MSIX_CONTROL, MSIX_ENABLE)}  # by VFIO index
 DEVICE_CONTROL = EXPRESS + 8
 FUNCTION_LEVEL_RESET = 0x8000
 ERRORS, SERIAL = 0x100, 0x140
@@ -30,7 +36,7 @@ BAR_64_PREFETCHABLE = 0xC
 class ConfigSpace:
     """The 4096 bytes of one port.
 
-    `on_change` is called when bus master, MSI-X or the power state may have changed, `on_flr` for a function level
+    `on_change` is called when bus master, interrupts or the power state may have changed, `on_flr` for a function level
     reset (after this space has its reset values).
     """
 
@@ -51,15 +57,49 @@ class ConfigSpace:
         return bool(self.word(COMMAND) & COMMAND_BUS_MASTER) and not self.word(POWER + 4) & 3
 
     @property
+    def msix_enabled(self) -> bool:
+        """MSI-X enabled; its function mask may be set."""
+        return bool(self.word(MSIX_CONTROL) & MSIX_ENABLE)
+
+    @property
     def msix_usable(self) -> bool:
         """MSI-X enabled and not masked as a whole."""
         return self.word(MSIX_CONTROL) & (MSIX_ENABLE | MSIX_FUNCTION_MASK) == MSIX_ENABLE
 
-    def enable_msix(self, on: bool) -> None:
-        """What the kernel's VFIO does when interrupts are set up through it."""
-        control = self.word(MSIX_CONTROL) & ~MSIX_ENABLE | (MSIX_ENABLE if on else 0)
-        self._put(MSIX_CONTROL, 2, control)
-        self._on_change()
+    @property
+    def msi_enabled(self) -> bool:
+        """MSI enabled; its mask bit may be set."""
+        return bool(self.word(MSI_CONTROL) & MSI_ENABLE)
+
+    @property
+    def msi_usable(self) -> bool:
+        """MSI enabled and not masked; a message is a memory write, so bus master is on."""
+        return self.msi_enabled and not self.word(MSI_MASK) & 1 and self.bus_master
+
+    @property
+    def intx_selected(self) -> bool:
+        """Neither MSI nor MSI-X is enabled, power state D0: interrupts go to the line."""
+        return not self.msi_enabled and not self.msix_enabled and not self.word(POWER + 4) & 3
+
+    @property
+    def intx_enabled(self) -> bool:
+        """The command register lets the line go up."""
+        return not self.word(COMMAND) & COMMAND_INTX_DISABLE
+
+    def show_interrupt(self, up: bool) -> None:
+        """The status register's interrupt bit: the line would be up, were it not for the command register."""
+        self._put(STATUS, 2, self.word(STATUS) & ~STATUS_INTERRUPT | (STATUS_INTERRUPT if up else 0))
+
+    def show_pending(self, pending: bool) -> None:
+        """The pending bit of MSI."""
+        self._put(MSI_PENDING, 4, int(pending))
+
+    def enable(self, index: int, on: bool) -> None:
+        """What the kernel's VFIO does when interrupts of a VFIO index are set up through it."""
+        if index in ENABLES:
+            offset, bit = ENABLES[index]
+            self._put(offset, 2, self.word(offset) & ~bit | (bit if on else 0))
+            self._on_change()
 
     def word(self, offset: int) -> int:
         """16 bits."""
@@ -114,9 +154,14 @@ class ConfigSpace:
         put(0x2C, 2, ixgbe.VENDOR_INTEL)
         put(0x2E, 2, 0x0003)  # X520
         put(0x34, 1, POWER)
-        put(0x3C, 1, 0x00, mask=0xFF)  # interrupt line; no interrupt pin: MSI-X only
-        put(POWER, 4, 0x0003_7001 | 0x0020_0000)  # version 3, device specific initialisation; next: MSI-X
+        put(INTERRUPT_LINE, 1, 0x00, mask=0xFF)
+        put(INTERRUPT_PIN, 1, 1)  # INTA
+        put(POWER, 4, 0x0023_0001 | MSI << 8)  # version 3, device specific initialisation
         put(POWER + 4, 2, 0x0008, mask=0x0103, clear=0x8000)  # no soft reset
+        put(MSI, 4, 0x0180_0005 | MSIX << 8, mask=MSI_ENABLE << 16)  # one message, 64-bit address, mask bit
+        put(MSI + 4, 8, 0, mask=0xFFFF_FFFF_FFFF_FFFC)
+        put(MSI + 12, 2, 0, mask=0xFFFF)
+        put(MSI_MASK, 4, 0, mask=1)
         put(MSIX, 4, (msix.VECTORS - 1) << 16 | EXPRESS << 8 | 0x11, mask=0xC000_0000)
         put(MSIX + 4, 4, 0x0000 | MSIX_BAR_INDEX)
         put(MSIX + 8, 4, msix.PBA_OFFSET | MSIX_BAR_INDEX)

@@ -134,6 +134,8 @@ class Control:
             "last_misses": misses,
             "link": nic.link.up,
             "interrupts": nic.msix.sent,
+            "msi": nic.signals.msi.sent,
+            "intx": nic.signals.intx.sent,
             "windows": len(port.dma),
             "bus_master": port.bus_master,
         }

@@ -101,7 +101,7 @@ class Lies:
     def tick(self, now: float) -> None:
         """At every turn of the simulator."""
         if "storm" in self._kinds:
-            self._nic.msix.storm()
+            self._nic.signals.storm()
             self.told["storm"] += 1
         if "link" in self._kinds and now >= self._flap_at:
             self._flap_at = now + self._flaps.random() * 2 * FLAP

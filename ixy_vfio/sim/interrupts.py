@@ -1,4 +1,4 @@
-"""Interrupts: from causes to MSI-X messages (82599 datasheet, sections 7.3 and 8.2.3.5).
+"""Interrupts: from causes to messages, or to the one signal of MSI and INTx (82599 datasheet, 7.3 and 8.2.3.5).
 
 Two kinds of causes. Queue causes are bits 0-15 of EICR, which in MSI-X mode stand for vectors 0-15; vectors 16-63
 have mask bits in EIMS_EX only. Other causes (link status change ...) are EICR bits 16-30. IVAR says which vector or
@@ -33,19 +33,25 @@ def _numbers(bits: int) -> Iterator[int]:
         bits ^= lowest
 
 
-class Messages(Protocol):
-    """What sends MSI-X messages."""
+class Outlet(Protocol):
+    """What interrupts go out by (`signals.Signals`)."""
 
-    def trigger(self, vector: int) -> None:
-        """Send the message of a vector, now or once it is unmasked."""
+    def message(self, vector: int) -> None:
+        """Send the MSI-X message of a vector, now or once it is unmasked."""
+
+    def rise(self) -> None:
+        """Outside MSI-X mode: an unmasked cause has come up."""
+
+    def fall(self) -> None:
+        """Outside MSI-X mode: no unmasked cause is left."""
 
 
 class Interrupts:
     """The interrupt logic of one port."""
 
-    def __init__(self, bar: Bar0, messages: Messages, clock: Callable[[], float]) -> None:
+    def __init__(self, bar: Bar0, outlet: Outlet, clock: Callable[[], float]) -> None:
         self._bar = bar
-        self._messages = messages
+        self._outlet = outlet
         self._clock = clock
         self.reset()
         bar.on_read(ixgbe.EICR, self._read_eicr)
@@ -71,6 +77,7 @@ class Interrupts:
         self._other_causes = self._other_mask = 0
         self._waiting = 0  # vectors whose message waits for EITR
         self._open_at = [0.0] * VECTORS  # when EITR lets the next message of a vector out
+        self._outlet.fall()
 
     @property
     def causes(self) -> int:
@@ -145,15 +152,16 @@ class Interrupts:
         return bits
 
     def _forget_masked(self) -> None:
-        """A vector that waits and has no unmasked cause left does not send."""
+        """A vector that waits and has no unmasked cause left does not send; without one the line is down."""
         for vector in _numbers(self._waiting):
-            if self._msix:
-                queues, others = 1 << vector, self._others_of(vector)
-            else:
-                queues, others = QUEUE_BITS, OTHER_BITS
-            alive = self._queue_causes & self._queue_mask & queues or self._other_causes & self._other_mask & others
-            if not alive:
+            if not (self._alive(1 << vector, self._others_of(vector)) if self._msix else self._alive()):
                 self._waiting &= ~(1 << vector)
+        if not self._alive():
+            self._outlet.fall()
+
+    def _alive(self, queues: int = QUEUE_BITS, others: int = OTHER_BITS) -> bool:
+        """Whether any of these causes is up and not masked."""
+        return bool(self._queue_causes & self._queue_mask & queues or self._other_causes & self._other_mask & others)
 
     def _send(self, vector: int, now: float) -> None:
         self._waiting &= ~(1 << vector)
@@ -161,7 +169,9 @@ class Interrupts:
         self._open_at[vector] = now + interval * EITR_UNIT
         if self._msix:
             self._auto_clear_and_mask(vector)
-        self._messages.trigger(vector)
+            self._outlet.message(vector)
+        else:
+            self._outlet.rise()
 
     def _auto_clear_and_mask(self, vector: int) -> None:
         """EIAC clears the causes of a message that was sent, EIAM masks them (GPIE.EIAME). Section 7.3.1.3."""
@@ -195,8 +205,7 @@ class Interrupts:
     def _auto_mask(self, bits: int) -> None:
         if not self._bar.get(ixgbe.GPIE) & GPIE_EIAME:
             masked = bits & self._bar.get(ixgbe.EIAM)
-            self._queue_mask &= ~(masked & QUEUE_BITS)
-            self._other_mask &= ~(masked & OTHER_BITS)
+            self._disable(masked & QUEUE_BITS, masked & OTHER_BITS)
 
     def _read_eitr(self, index: int) -> int:
         """The running counter's high bits stand in 27:21."""

@@ -13,8 +13,8 @@ from ixy_vfio.sim.config_space import ConfigSpace
 from ixy_vfio.sim.eeprom import Eeprom
 from ixy_vfio.sim.interrupts import LINK_STATUS_CHANGE, Interrupts
 from ixy_vfio.sim.link import Link
-from ixy_vfio.sim.msix import Msix
 from ixy_vfio.sim.sfp import Sfp
+from ixy_vfio.sim.signals import Signals
 from ixy_vfio.sim.statistics import Counters, Statistics
 from ixy_vfio.transport import wire
 
@@ -89,8 +89,9 @@ class Nic:
         self.bar = Bar0(self.memory.words, self.violate)
         self.eeprom = Eeprom(self.bar, number)
         self.config = ConfigSpace(number, self.eeprom.product, self._config_changed, self._function_level_reset)
-        self.msix = Msix(lambda: self.config.msix_usable and self.config.bus_master, self.violate)
-        self.interrupts = Interrupts(self.bar, self.msix, clock)
+        self.signals = Signals(self.config, self.violate)
+        self.msix = self.signals.msix
+        self.interrupts = Interrupts(self.bar, self.signals, clock)
         self.sfp = Sfp(self.bar)
         self.link = Link(self.bar, self._carrier, self._link_changed)
         self._reset_at = 0.0
@@ -114,7 +115,7 @@ class Nic:
 
     def close(self) -> None:
         """Give up file descriptors."""
-        self.msix.release()
+        self.signals.release()
         self.memory.close()
 
     def violate(self, text: str) -> None:
@@ -153,7 +154,7 @@ class Nic:
     def full_reset(self) -> None:
         """VFIO_DEVICE_RESET: a function level reset around which the kernel saves and restores PCI configuration."""
         self.note("reset", 1)
-        self.msix.reset()
+        self.signals.reset()
         self.reset(link=True)
 
     def tick(self, now: float) -> float | None:
@@ -217,7 +218,7 @@ class Nic:
         """Surprise removal: all reads give ones, no DMA, no interrupt, no light."""
         self.gone = True
         self.reset(link=True)
-        self.msix.release()
+        self.signals.release()
 
     def drain(self) -> None:
         """Take over the violations that the data plane has seen."""
@@ -258,11 +259,11 @@ class Nic:
             if self._plane.bus_master != master:
                 self.note("bus master on" if master else "bus master off", 1)
             self._plane.bus_master = master
-        self.msix.flush()
+        self.signals.flush()
 
     def _function_level_reset(self) -> None:
         self.note("reset", 1)
-        self.msix.reset()
+        self.signals.reset()
         self.reset(link=True)
 
     def _hook(self) -> None:

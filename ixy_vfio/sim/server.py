@@ -25,8 +25,8 @@ from ixy_vfio.sim.dataplane import DataPlane, Port
 from ixy_vfio.sim.hostile import Hostile, Spec
 from ixy_vfio.sim.nic import Nic
 from ixy_vfio.sim.private import bind_private, stranger
-from ixy_vfio.sim.session import Refused, Session
-from ixy_vfio.sim.stream import Stream
+from ixy_vfio.sim.session import Session
+from ixy_vfio.sim.stream import Refused, Stream
 
 MESSAGES_AT_ONCE = 64  # of one client, before the others and the data plane have their turn
 STEP_BUDGET = 1024  # packets a port and step
@@ -250,7 +250,7 @@ class Server:
             for other in [s for s in self.sessions.values() if s.nic is nic and s.device_only]:
                 self._end(other)
         if session.negotiated:
-            nic.msix.release()
+            nic.signals.release()
         session.close()
 
     def close(self) -> None:

@@ -15,9 +15,9 @@ from ixy_vfio.core.errors import UsageError
 from ixy_vfio.hw import ixgbe
 from ixy_vfio.sim import config_space, msix
 from ixy_vfio.sim.bar0 import QUEUE_PAGES
-from ixy_vfio.sim.msix import signal
+from ixy_vfio.sim.irqs import Irqs
 from ixy_vfio.sim.nic import Nic
-from ixy_vfio.sim.stream import ProtocolError, Stream
+from ixy_vfio.sim.stream import ProtocolError, Refused, Stream
 from ixy_vfio.sim.windows import Windows
 from ixy_vfio.transport import wire
 from ixy_vfio.transport.wire import Command
@@ -28,18 +28,7 @@ REGION_SIZES = {
     MSIX_REGION: msix.BAR_SIZE,
     wire.CONFIG_REGION: config_space.SIZE,
 }
-IRQ_COUNTS = {wire.MSIX_IRQ: msix.VECTORS, wire.ERR_IRQ: 1, wire.REQ_IRQ: 1}
-IRQ_DATA = wire.IRQ_SET_DATA_NONE | wire.IRQ_SET_DATA_BOOL | wire.IRQ_SET_DATA_EVENTFD
-IRQ_ACTIONS = wire.IRQ_SET_MASK | wire.IRQ_SET_UNMASK | wire.IRQ_SET_TRIGGER
 MAX_TRANSFER = wire.MAX_MESSAGE - wire.HEADER.size - wire.REGION_ACCESS.size
-
-
-class Refused(Exception):
-    """A command that is answered with an errno; the connection goes on."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(os.strerror(number))
-        self.number = number
 
 
 class Session:
@@ -56,7 +45,7 @@ class Session:
         self._claim = claim  # tells the server of the role; raises Refused
         self._next_id = 0
         self._asked: set[int] = set()  # ids of our own commands that wait for a reply
-        self._eventfds: dict[int, int] = {}  # ERR and REQ
+        self._irqs = Irqs(nic)
         self._commands: dict[int, Callable[[wire.Message], tuple[bytes, tuple[int, ...]]]] = {
             Command.DMA_MAP: self._dma_map,
             Command.DMA_UNMAP: self._dma_unmap,
@@ -89,9 +78,7 @@ class Session:
         """Close the connection and all that came over it. Windows are dropped before the memory goes."""
         if self.negotiated and not self.device_only:
             self.windows.unmap_all()
-        for fd in self._eventfds.values():
-            os.close(fd)
-        self._eventfds.clear()
+        self._irqs.close()
         self.stream.close()
 
     def report_miss(self, iova: int, length: int, write: bool) -> None:
@@ -217,66 +204,11 @@ class Session:
         return (info + capability, (fd,)) if room >= needed else (info, ())
 
     def _irq_info(self, message: wire.Message) -> tuple[bytes, tuple[int, ...]]:
-        _, _, index, _ = wire.IRQ_INFO.unpack_from(message.payload)
-        if index >= wire.PCI_IRQS:
-            raise Refused(errno.EINVAL)
-        count = IRQ_COUNTS.get(index, 0)
-        flags = wire.IRQ_FLAG_EVENTFD if count else 0
-        if index in (wire.ERR_IRQ, wire.REQ_IRQ):
-            flags |= wire.IRQ_FLAG_NORESIZE
-        return wire.IRQ_INFO.pack(wire.IRQ_INFO.size, flags, index, count), ()
+        return self._irqs.info(wire.IRQ_INFO.unpack_from(message.payload)[2]), ()
 
     def _set_irqs(self, message: wire.Message) -> tuple[bytes, tuple[int, ...]]:
-        _, flags, index, start, count = wire.IRQ_SET.unpack_from(message.payload)
-        data, action = flags & IRQ_DATA, flags & IRQ_ACTIONS
-        if flags & ~(IRQ_DATA | IRQ_ACTIONS) or data.bit_count() != 1 or action.bit_count() != 1:
-            raise Refused(errno.EINVAL)
-        vectors = IRQ_COUNTS.get(index, 0)
-        if start >= vectors or start + count > vectors or (data != wire.IRQ_SET_DATA_NONE and not count):
-            raise Refused(errno.EINVAL)
-        if action != wire.IRQ_SET_TRIGGER:  # no index here is MASKABLE; so the kernel answers
-            raise Refused(errno.ENOTTY)
-        if data == wire.IRQ_SET_DATA_EVENTFD:
-            if len(message.fds) not in (0, count):
-                raise ProtocolError(f"SET_IRQS: {len(message.fds)} file descriptors for {count} vectors")
-            self._assign(index, start, count, message)
-            return b"", ()
-        if message.fds:
-            raise ProtocolError("SET_IRQS: file descriptors without DATA_EVENTFD")
-        wanted = message.payload[wire.IRQ_SET.size :] if data == wire.IRQ_SET_DATA_BOOL else b"\1" * count
-        if len(wanted) != count:
-            raise Refused(errno.EINVAL)
-        self._trigger(index, start, wanted)
+        self._irqs.set(message)
         return b"", ()
-
-    def _assign(self, index: int, start: int, count: int, message: wire.Message) -> None:
-        fds = list(message.fds)
-        message.fds.clear()  # they are kept
-        if index == wire.MSIX_IRQ:
-            self.nic.msix.assign(start, fds or [None] * count)
-            if fds:
-                self.nic.config.enable_msix(True)
-            return
-        if index in self._eventfds:
-            os.close(self._eventfds.pop(index))
-        if fds:
-            self._eventfds[index] = fds[0]
-
-    def _trigger(self, index: int, start: int, wanted: bytes) -> None:
-        """Signal eventfds by hand, whatever the device masks; none at all turns the whole index off."""
-        if index != wire.MSIX_IRQ:
-            if index in self._eventfds:
-                if not wanted:
-                    os.close(self._eventfds.pop(index))
-                elif wanted[0]:
-                    signal(self._eventfds[index])
-            return
-        if not wanted:
-            self.nic.msix.release()
-            self.nic.config.enable_msix(False)
-        for vector, fire in enumerate(wanted, start):
-            if fire:
-                self.nic.msix.signal(vector)
 
     def _access(self, message: wire.Message) -> tuple[int, int, int]:
         offset, region, count = wire.REGION_ACCESS.unpack_from(message.payload)

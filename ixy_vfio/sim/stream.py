@@ -13,6 +13,14 @@ class ProtocolError(DeviceError):
     """The client does not keep to the protocol: its connection ends."""
 
 
+class Refused(Exception):
+    """A command that is answered with an errno; the connection goes on."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(os.strerror(number))
+        self.number = number
+
+
 class Stream:
     """One end of a vfio-user connection. Header and payload are read apart: descriptors stay with their message."""
 

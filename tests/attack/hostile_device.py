@@ -95,7 +95,7 @@ class Device:
     def set_interrupts(self, eventfds: Sequence[int]) -> None:
         self._nic.msix.release()
         self._nic.msix.assign(0, [os.dup(fd) for fd in eventfds])
-        self._nic.config.enable_msix(bool(eventfds))
+        self._nic.config.enable(wire.MSIX_IRQ, bool(eventfds))
 
     def reset(self) -> None:
         self._nic.full_reset()

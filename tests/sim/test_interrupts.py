@@ -8,6 +8,7 @@ import pytest
 from ixy_vfio.hw import ixgbe
 from ixy_vfio.sim.config_space import MSIX_CONTROL
 from ixy_vfio.sim.msix import PBA_OFFSET
+from ixy_vfio.transport import wire
 from tests.sim.nic_rig import Rig
 
 MSIX_MODE, OCD, EIAME = 0x10, 0x20, 1 << 30
@@ -22,7 +23,7 @@ class Messages:
         self.fds = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(count)]
         rig.start()
         rig.nic.msix.assign(0, [os.dup(fd) for fd in self.fds])
-        rig.nic.config.enable_msix(True)
+        rig.nic.config.enable(wire.MSIX_IRQ, True)
 
     def take(self) -> list[int]:
         """Messages since the last call, by vector."""

@@ -47,7 +47,7 @@ def test_the_other_regions(owner: Client, index: int, size: int) -> None:
     assert wire.REGION_INFO.unpack(reply) == (32, 3 if size else 0, index, 0, size, 0)
 
 
-@pytest.mark.parametrize(("index", "flags", "count"), [(0, 0, 0), (1, 0, 0), (2, 1, 64), (3, 9, 1), (4, 9, 1)])
+@pytest.mark.parametrize(("index", "flags", "count"), [(0, 7, 1), (1, 9, 1), (2, 1, 64), (3, 9, 1), (4, 9, 1)])
 def test_interrupt_info(owner: Client, index: int, flags: int, count: int) -> None:
     reply = owner.call(Command.DEVICE_GET_IRQ_INFO, wire.IRQ_INFO.pack(16, 0, index, 0))
     assert wire.IRQ_INFO.unpack(reply) == (16, flags, index, count)
@@ -123,7 +123,9 @@ def test_interrupts_by_eventfd(owner: Client) -> None:
         (wire.IRQ_SET_TRIGGER, 2, 0, 1),  # no data type
         (wire.IRQ_SET_DATA_NONE, 2, 0, 1),  # no action
         (wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, 2, 60, 5),
-        (wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, 0, 0, 1),
+        *((wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, index, 0, 1) for index in range(3)),  # not switched on
+        (wire.IRQ_SET_UNMASK | wire.IRQ_SET_DATA_NONE, 0, 0, 1),
+        (wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, 1, 0, 2),
         (wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, 9, 0, 1),
         (wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, 2, 64, 0),
         (wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_BOOL, 2, 0, 1),  # no data
@@ -138,11 +140,60 @@ def test_wrong_interrupt_settings_are_refused(owner: Client, flags: int, index: 
 
 
 def test_masks_are_answered_as_the_kernel_does(owner: Client) -> None:
+    none, eventfd = wire.IRQ_SET_DATA_NONE, wire.IRQ_SET_DATA_EVENTFD
     for action in (wire.IRQ_SET_MASK, wire.IRQ_SET_UNMASK):
-        for index in (wire.MSIX_IRQ, wire.ERR_IRQ):
+        for index, data in (
+            (wire.MSIX_IRQ, none),
+            (wire.MSI_IRQ, none),
+            (wire.ERR_IRQ, none),
+            (wire.INTX_IRQ, eventfd),
+        ):
             with pytest.raises(OSError) as refused:
-                owner.set_irqs(action | wire.IRQ_SET_DATA_NONE, index, 0, 1)
+                owner.set_irqs(action | data, index, 0, 1)
             assert refused.value.errno == errno.ENOTTY
+
+
+def test_the_line_by_messages(running: Running, owner: Client) -> None:
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    before = running.control(cmd="counters", port=0)["intx"]
+    trigger = wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_EVENTFD
+    owner.set_irqs(trigger, wire.INTX_IRQ, 0, 1, [fd])
+    for index in (wire.MSI_IRQ, wire.MSIX_IRQ):  # one kind at a time
+        with pytest.raises(OSError) as refused:
+            owner.set_irqs(trigger, index, 0, 1, [fd])
+        assert refused.value.errno == errno.EINVAL
+    owner.write(ixgbe.EIMS.offset(), 1)
+    owner.write(ixgbe.EICS.offset(), 1)
+    for expected in (1, 1):
+        assert os.eventfd_read(fd) == expected
+        with pytest.raises(BlockingIOError):  # masked, by itself
+            os.eventfd_read(fd)
+        unmask = wire.IRQ_SET_UNMASK | wire.IRQ_SET_DATA_BOOL
+        request = wire.IRQ_SET.pack(21, unmask, wire.INTX_IRQ, 0, 1)
+        owner.call(Command.DEVICE_SET_IRQS, request + b"\0")  # nothing is unmasked
+        with pytest.raises(BlockingIOError):
+            os.eventfd_read(fd)
+        owner.call(Command.DEVICE_SET_IRQS, request + b"\1")
+    assert os.eventfd_read(fd) == 1
+    owner.read(ixgbe.EICR.offset())
+    owner.set_irqs(wire.IRQ_SET_MASK | wire.IRQ_SET_DATA_NONE, wire.INTX_IRQ, 0, 1)
+    owner.write(ixgbe.EICS.offset(), 1)
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(fd)
+    owner.set_irqs(wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, wire.INTX_IRQ, 0, 1)  # by hand
+    assert os.eventfd_read(fd) == 1
+    assert running.control(cmd="counters", port=0)["intx"] - before == 3
+    owner.set_irqs(wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, wire.INTX_IRQ, 0, 0)
+    owner.set_irqs(trigger, wire.MSI_IRQ, 0, 1, [fd])
+    assert owner.read(0x52, 2, CONFIG) == 0x0181
+    owner.write(4, 0x0006, 2, CONFIG)
+    owner.read(ixgbe.EICR.offset())
+    owner.write(ixgbe.EICS.offset(), 1)
+    assert os.eventfd_read(fd) == 1
+    owner.set_irqs(wire.IRQ_SET_TRIGGER | wire.IRQ_SET_DATA_NONE, wire.MSI_IRQ, 0, 0)
+    assert owner.read(0x52, 2, CONFIG) == 0x0180
+    owner.write(ixgbe.EIMC.offset(), 1)
+    os.close(fd)
 
 
 def test_a_trigger_signals_whatever_is_masked(owner: Client) -> None:

@@ -40,6 +40,35 @@ def test_linux_drives_two_cabled_ports(guest: Guest) -> None:
     assert violations(guest) == []
 
 
+WITHOUT_MSI = """
+device=/sys/bus/pci/devices/$1
+echo "$1" > /sys/bus/pci/drivers/ixgbe/unbind
+echo $2 > "$device/msi_bus"
+echo "$1" > /sys/bus/pci/drivers/ixgbe/bind
+ls "$device/net"
+ls "$device/msi_irqs" 2>/dev/null || true
+"""
+
+
+@in_guest(PORTS)
+def test_linux_drives_a_port_by_its_interrupt_pin(guest: Guest) -> None:
+    """One end of the cable is told that it has neither MSI nor MSI-X (`msi_bus` is 0), as on a board without them."""
+    load(guest, "ixgbe")
+    first, second = (guest.address(name) for name in ("port0", "port1"))
+    assert guest.simulator is not None
+    before = guest.simulator.ask("counters", port=0)
+    said = guest.run(["sh", "-ec", WITHOUT_MSI, "sh", first, "0"], timeout=300)
+    assert len(said.stdout.split()) == 1  # the interface, and no message interrupts
+    result = json.loads(inside(guest, "two_hosts", first, second, timeout=480))
+    assert result == {"carrier": True, "echoes": 40, "tagged": 7, "stream": True}
+    after = guest.simulator.ask("counters", port=0)
+    assert after["interrupts"] == before["interrupts"]
+    assert after["intx"] - before["intx"] > 94  # at least one for each datagram there and back
+    guest.run(["sh", "-ec", WITHOUT_MSI, "sh", first, "1"], timeout=300)
+    assert not re.search(r"DMAR: \[DMA|NETDEV WATCHDOG|nobody cared|tx hang", guest.kernel_log())
+    assert violations(guest) == []
+
+
 @in_guest(PORTS)
 def test_a_stray_dma_of_the_port_is_a_fault_in_the_log(guest: Guest) -> None:
     load(guest, "vfio-pci")
@@ -48,3 +77,11 @@ def test_a_stray_dma_of_the_port_is_a_fault_in_the_log(guest: Guest) -> None:
     assert told["mapped"] == 1
     device = rf"\[(0000:)?{address.removeprefix('0000:')}\]"  # newer kernels write the domain
     assert re.search(rf"DMA Read .*{device} fault addr 0x900000", told["fault"]), told
+
+
+@in_guest(PORTS)
+def test_the_pin_and_the_message_by_vfio(guest: Guest) -> None:
+    """Linux's VFIO, as a stranger to the simulator, masks the line by itself and unmasks it when it is told to."""
+    load(guest, "vfio-pci")
+    told = json.loads(inside(guest, "single_signal", guest.address("port0"), timeout=180))
+    assert told == {"intx": [1, 0, 1, 0, 1], "msi": [1, 0, 1]}
