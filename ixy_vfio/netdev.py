@@ -98,13 +98,16 @@ class QueueCounters:
 
 @dataclass(frozen=True, slots=True)
 class Drops:
-    """What the device received and dropped by itself, by cause. A packet may be counted under more than one."""
+    """What the device received and dropped by itself, by cause.
+
+    A packet that is wrong in several ways may be counted under more than one.
+    """
 
     missed: int = 0  # no room in the packet buffer: the rings were not emptied in time
     no_descriptor: int = 0  # no free descriptor in the packet's queue
     too_long: int = 0  # longer than the port's mtu allows
     too_short: int = 0  # less than 64 bytes, with the CRC
-    crc_errors: int = 0
+    crc_errors: int = 0  # and of a length that is allowed
     illegal: int = 0  # symbols or bytes that cannot be
     bad_length: int = 0  # not the length that the packet's own header says
 
@@ -116,7 +119,7 @@ class Counters:
     rx_packets: int  # good packets
     rx_bytes: int  # of good packets, CRC included
     rx_missed: int  # no room in the packet buffer: the rings were not refilled in time
-    rx_errors: int  # CRC, length, illegal byte
+    rx_errors: int  # CRC, length, illegal byte: all of `drops` but what found no room
     tx_packets: int
     tx_bytes: int
     queues: tuple[QueueCounters, ...]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 COMMAND_DEADLINE = 60.0
-START_DEADLINE = 10.0
+START_DEADLINE = 30.0  # one that ends sooner is seen at once
 END_DEADLINE = 30.0  # a helper ends its leases first
 
 
@@ -156,6 +156,8 @@ class System:
             if process.poll() is not None or time.monotonic() > deadline:
                 with contextlib.suppress(ProcessLookupError):
                     process.terminate()
-                raise SetupError(f"{' '.join(argv)}: did not start; see {log}")
+                late = process.returncode is None
+                why = f"was not ready within {START_DEADLINE:.0f} s" if late else f"status {process.returncode}"
+                raise SetupError(f"{' '.join(argv)}: did not start ({why}); see {log}")
             time.sleep(0.05)
         process.returncode = 0  # it is init's from now on

@@ -1,6 +1,7 @@
 """Statistics: clear-on-read registers of 32 bits, gathered into totals of 64. Datasheet section 4.6.5."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 from ixy_vfio.core.mmio import Mmio, section
 from ixy_vfio.core.registers import Register
@@ -80,24 +81,36 @@ class Totals:
             )
             for i in range(self._queues)
         )
+        drops = _drops(get, sum(queue.rx_dropped for queue in queues))
         return Counters(
             # GPRC counts missed packets as well (82599 erratum, as Linux and DPDK have it): the queues know better.
             rx_packets=sum(queue.rx_packets for queue in queues),
             rx_bytes=get["GORC"],
             rx_missed=get["RXMPC"],
-            rx_errors=sum(get[name] for name in ("CRCERRS", "ILLERRC", "ERRBC", "RLEC", "RUC", "RFC", "ROC", "RJC")),
+            rx_errors=drops.too_long + drops.too_short + drops.crc_errors + drops.illegal + drops.bad_length,
             tx_packets=get["GPTC"],
             tx_bytes=get["GOTC"],
             queues=queues,
             registers=dict(get),
             rx_waiting=max(get["GPRC"] - get["RXMPC"] - sum(one.rx_dropped + one.rx_packets for one in queues), 0),
-            drops=Drops(
-                missed=get["RXMPC"],
-                no_descriptor=sum(queue.rx_dropped for queue in queues),
-                too_long=get["ROC"] + get["RJC"],
-                too_short=get["RUC"] + get["RFC"] + get["MSPDC"],
-                crc_errors=get["CRCERRS"],
-                illegal=get["ILLERRC"] + get["ERRBC"],
-                bad_length=get["RLEC"],
-            ),
+            drops=drops,
         )
+
+
+def _drops(get: Mapping[str, int], no_descriptor: int) -> Drops:
+    """Each frame under one cause, as far as the datasheet (8.2.3.23) says how its counters overlap.
+
+    CRCERRS counts every frame of 64 bytes and more with a wrong CRC, so those of RJC (too long as well) are among
+    them. It does not say whether a frame that MSPDC counts (short, discarded by the MAC) is one of RUC's (shorter than
+    64 bytes, good CRC) or RFC's (wrong CRC): the greater number counts none twice. A frame with an illegal symbol
+    (ILLERRC) or an error symbol (ERRBC) may have a wrong CRC, too, and is counted under both.
+    """
+    return Drops(
+        missed=get["RXMPC"],
+        no_descriptor=no_descriptor,
+        too_long=get["ROC"] + get["RJC"],
+        too_short=max(get["RUC"] + get["RFC"], get["MSPDC"]),
+        crc_errors=max(get["CRCERRS"] - get["RJC"], 0),
+        illegal=get["ILLERRC"] + get["ERRBC"],
+        bad_length=get["RLEC"],
+    )

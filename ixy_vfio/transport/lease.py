@@ -180,7 +180,7 @@ class Lease:
                 mapping = Mapping(fds[0], allocated.size)
         finally:
             os.close(fds[0])
-        if allocated.note:
+        if allocated.note and allocated.note not in self.notes:
             self.notes.append(allocated.note)
         return DmaMemory(mapping, allocated.iova, allocated.size, allocated.page_size)
 

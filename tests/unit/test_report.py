@@ -86,7 +86,7 @@ def test_rates_are_over_the_time_that_has_passed() -> None:
 def test_each_counter_of_the_device_has_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {
         "missed": ["RXMPC"], "no_descriptor": ["QPRDC[0]", "QPRDC[1]"], "too_long": ["ROC", "RJC"],
-        "too_short": ["RUC", "RFC", "MSPDC"], "crc_errors": ["CRCERRS"], "illegal": ["ILLERRC", "ERRBC"],
+        "too_short": ["RUC", "RFC"], "crc_errors": ["CRCERRS"], "illegal": ["ILLERRC", "ERRBC"],
         "bad_length": ["RLEC"],
     }  # fmt: skip
     for cause, registers in names.items():
@@ -95,3 +95,13 @@ def test_each_counter_of_the_device_has_its_cause(monkeypatch: pytest.MonkeyPatc
         bar: Any = None
         found = asdict(counters.Totals(2).update(bar).drops)
         assert {name: count for name, count in found.items() if count} == {cause: 3 * len(registers)}
+
+
+def test_no_frame_is_counted_twice_where_counters_of_the_device_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = {"CRCERRS": 10, "RJC": 4, "ROC": 1, "RUC": 3, "RFC": 2, "MSPDC": 4}  # RJC's are among those of CRCERRS
+    monkeypatch.setattr(counters, "read_all", lambda bar, queues: read)
+    bar: Any = None
+    found = counters.Totals(1).update(bar)
+    assert (found.drops.too_long, found.drops.crc_errors, found.drops.too_short, found.rx_errors) == (5, 6, 5, 16)
+    monkeypatch.setattr(counters, "read_all", lambda bar, queues: {"MSPDC": 7})
+    assert counters.Totals(1).update(bar).drops.too_short == 7

@@ -476,9 +476,15 @@ def test_a_process_in_the_background_is_found_by_its_socket_and_ended(tmp_path: 
     assert LISTEN.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     system.end(pid)
     assert system.listener("/s") == 0
-    with pytest.raises(SetupError, match="did not start; see /log"):
+    with pytest.raises(SetupError, match=r"did not start \(status 1\); see /log"):
         system.start([sys.executable, "-c", "print(1 / 0)"], "/log", "/other")
     assert "ZeroDivisionError" in (tmp_path / "log").read_text()
+
+
+def test_a_process_that_is_slow_is_not_said_to_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ixy_vfio_setup.system.START_DEADLINE", 0.3)
+    with pytest.raises(SetupError, match=r"^sleep 60: did not start \(was not ready within 0 s\); see /log$"):
+        System(tmp_path).start(["sleep", "60"], "/log", "/other")
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here (Debian: systemd)")
