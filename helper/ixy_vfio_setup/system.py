@@ -157,6 +157,8 @@ class System:
                 with contextlib.suppress(ProcessLookupError):
                     process.terminate()
                 late = process.returncode is None
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(END_DEADLINE)
                 why = f"was not ready within {START_DEADLINE:.0f} s" if late else f"status {process.returncode}"
                 raise SetupError(f"{' '.join(argv)}: did not start ({why}); see {log}")
             time.sleep(0.05)
