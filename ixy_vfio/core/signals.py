@@ -45,7 +45,10 @@ def _handle(handler: "Callable[[int, FrameType | None], Any]") -> None:
 
 
 class unwinding:  # a context manager, used like a function
-    """In this block the first signal raises `Stopped`; the others are too late to change anything."""
+    """In this block the first signal raises `Stopped`; the others are too late to change anything.
+
+    An error on the way out, of something that was cut off by the signal, does not take the place of `Stopped`.
+    """
 
     def __enter__(self) -> "unwinding":
         self._before = [(number, signal.getsignal(number)) for number in ENDING]
@@ -61,6 +64,8 @@ class unwinding:  # a context manager, used like a function
         for number, handler in self._before:
             signal.signal(number, handler)
         sys.unraisablehook = self._hook
+        if self._number and isinstance(value, Exception):  # of what was put back: the signal is why it all ended
+            raise Stopped(self._number) from None
 
     def _stop(self, number: int, frame: "FrameType | None") -> None:
         if not self._number:

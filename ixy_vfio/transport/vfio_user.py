@@ -37,8 +37,12 @@ class _Channel:
 
     def command(self, command: Command, payload: bytes = b"", fds: Sequence[int] = ()) -> wire.Message:
         """Send a command; its reply, with file descriptors that are the caller's to close."""
-        message_id = self._send(command, payload, wire.TYPE_COMMAND, fds)
-        reply = self._receive()
+        try:
+            message_id = self._send(command, payload, wire.TYPE_COMMAND, fds)
+            reply = self._receive()
+        except (KeyboardInterrupt, SystemExit):  # a signal: its answer is still to come
+            self._broken = "an answer of it was not waited for"
+            raise
         try:
             if not reply.is_reply or (reply.id, reply.command) != (message_id, command):
                 raise self._end(f"{command.name} was answered by something else")

@@ -112,6 +112,21 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
 
 
+def test_an_error_of_what_a_signal_cut_off_does_not_take_its_place() -> None:
+    def interrupted() -> None:
+        with signals.unwinding():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            finally:
+                raise OSError("half done")
+
+    with pytest.raises(signals.Stopped) as raised:
+        interrupted()
+    assert raised.value.code == 130
+    with pytest.raises(OSError, match="no signal"), signals.unwinding():
+        raise OSError("no signal")
+
+
 @pytest.mark.parametrize("end", ["", "os.kill(os.getpid(), 9)", "sys.exit(3)", "os.kill(0, 15)"])
 def test_a_temporary_directory_ends_with_its_process(tmp_path: Path, end: str) -> None:
     program = (

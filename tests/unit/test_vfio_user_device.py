@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from ixy_vfio.core import signals
 from ixy_vfio.core.errors import DeviceError, DeviceGone, UsageError
 from ixy_vfio.transport import vfio_user, wire
 from ixy_vfio.transport.vfio_user import VfioUserDevice
@@ -253,6 +254,23 @@ def test_a_server_that_is_silent_is_a_device_that_is_gone(monkeypatch: pytest.Mo
     with pytest.raises(DeviceGone, match=r"gave no answer within 0\.05 s"):
         VfioUserDevice(near, "8259:00:00.0")
     far.close()
+
+
+def test_a_command_that_a_signal_cut_off_ends_the_connection(
+    opened: tuple[VfioUserDevice, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer is still to come: the next command would take it for its own."""
+    device, _ = opened
+
+    def signalled(channel: object) -> Message:
+        raise signals.Stopped(2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vfio_user._Channel, "_receive", signalled)
+        with pytest.raises(signals.Stopped):
+            device.bar0.read32(8)
+    with pytest.raises(DeviceGone, match="is gone: an answer of it was not waited for"):
+        device.bar0.read32(8)
 
 
 def test_an_answer_to_another_question_ends_the_connection(opened: tuple[VfioUserDevice, Server]) -> None:
