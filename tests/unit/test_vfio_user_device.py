@@ -262,7 +262,8 @@ def test_a_command_that_a_signal_cut_off_ends_the_connection(
     """Its answer is still to come: the next command would take it for its own."""
     device, _ = opened
 
-    def signalled(channel: object) -> Message:
+    def signalled(channel: vfio_user._Channel) -> Message:
+        assert channel._connection.recv(1, socket.MSG_PEEK)  # the answer has come, and nobody has read it
         raise signals.Stopped(2)
 
     with monkeypatch.context() as patch:
@@ -271,6 +272,7 @@ def test_a_command_that_a_signal_cut_off_ends_the_connection(
             device.bar0.read32(8)
     with pytest.raises(DeviceGone, match="is gone: an answer of it was not waited for"):
         device.bar0.read32(8)
+    assert wire.receive(device._channel._connection) is not None  # else the server would see a reset
 
 
 def test_an_answer_to_another_question_ends_the_connection(opened: tuple[VfioUserDevice, Server]) -> None:
