@@ -182,7 +182,11 @@ def lost(index: int) -> list[str]:
     with Netlink() as netlink:
         (link,) = links(netlink, index)
         found = []
-        for message in netlink.dump(GETQDISC, struct.pack("=B3xiIII", 0, index, 0, 0, 0)):
+        try:
+            queueing = netlink.dump(GETQDISC, struct.pack("=B3xiIII", 0, index, 0, 0, 0))
+        except OSError:  # a kernel without traffic control
+            queueing = []
+        for message in queueing:
             number, handle = struct.unpack_from("=iI", message, 4)
             if number == index and handle:  # the kernel's own have none
                 kind = dict(unpack(message[20:])).get(1, b"").rstrip(b"\0").decode(errors="replace")

@@ -1,8 +1,11 @@
 """What was set at an interface comes back to the one that takes its place: in network namespaces, made without root."""
 
+import errno
+import os
 import subprocess
 
 import pytest
+from ixy_vfio_helper import netlink, netstate
 
 from tests import netstates
 
@@ -38,3 +41,19 @@ def test_what_is_not_given_back_is_seen() -> None:
 
 def test_generated_states() -> None:
     assert netstates.namespaced("1", "3") == {}
+
+
+def test_a_kernel_without_traffic_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses to be asked for what it cannot have: nothing of it is lost, and a bind does not fail."""
+    dump = netlink.Netlink.dump
+    asked = []
+
+    def without(self: netlink.Netlink, kind: int, body: bytes) -> list[bytes]:
+        if kind in (netstate.GETQDISC, netstate.GETACTION):
+            asked.append(kind)
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return dump(self, kind, body)
+
+    monkeypatch.setattr(netlink.Netlink, "dump", without)
+    assert [line for line in netstate.lost(1) if "traffic control" in line] == []  # 1: the loopback interface
+    assert asked == [netstate.GETQDISC, netstate.GETACTION]
