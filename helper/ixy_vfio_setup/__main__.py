@@ -196,7 +196,9 @@ def _finish(system: System, request: Request) -> None:
             f"(start the machine with hugepages={request.wanted})")  # fmt: skip
     if not machine.has_systemd(system) and not system.listener(SOCKET):
         say(f"\nno systemd here: start the helper by hand, sudo {LAUNCHER} serve (or run this again with --start)")
-    say(f"\nready. As {request.user}: ixy-vfio info {request.device.address}\nUndo: sudo scripts/setup --undo")
+    others = [other.address for other in request.device.neighbours()]
+    but = f" (not while {' or '.join(others)} is leased: they share an IOMMU group)" if others else ""
+    say(f"\nready. As {request.user}: ixy-vfio info {request.device.address}{but}\nUndo: sudo scripts/setup --undo")
 
 
 def run(argv: Sequence[str], system: System, tree: Path = TREE, looking: Look = look.look) -> int:

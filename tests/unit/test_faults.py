@@ -16,6 +16,9 @@ SEEN = np.zeros(65536, np.uint64)
 LIST = [1, 2]
 N = 0
 
+def plain(x):
+    return x
+
 @numba.njit
 def says(x):
     print(x)
@@ -41,6 +44,8 @@ WRONG = {
         "compare byte by byte",
     ),
     "    return open('/etc/passwd')": ("return open('/etc/passwd')", "`open` cannot be used in compiled code"),
+    "    return plain(length) > 4": ("return plain(length) > 4", "`plain` is a plain Python function; put @numba.njit"),
+    "    import math\n    return math.sqrt(length) > 4": ("import math", "import it at the top of the file"),
     "    return nothing_such(length)": ("return nothing_such(length)", "`nothing_such` is not defined"),
     "    return packet.nothing > 4": ("return packet.nothing > 4", "`nothing` is nothing that compiled code has"),
 }
@@ -66,7 +71,7 @@ def test_the_line_the_statement_and_the_remedy(tmp_path: Path, body: str) -> Non
 
 
 def test_values_of_different_types(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"mine.py:1[67]: `return ('x'|True)`: it returns values of different types"):
+    with pytest.raises(UsageError, match=r"mine.py:(19|20): `return ('x'|True)`: it returns values of different types"):
         check(load(tmp_path, "    if length > 4:\n        return 'x'\n    return True"))
 
 

@@ -236,6 +236,16 @@ def test_two_ports_in_one_group_are_told_of_before_anything_is_done(
     )
 
 
+def test_the_last_word_says_which_port_cannot_be_leased_beside_it(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    group = machine.at("sys/kernel/iommu_groups/7")
+    (group / "devices" / SECOND).symlink_to(machine.at(f"sys/bus/pci/devices/{SECOND}"))
+    machine.at(f"sys/bus/pci/devices/{SECOND}/driver").unlink(missing_ok=True)
+    assert machine.setup(*words(machine)) == 0
+    assert f"{NIC} (not while {SECOND} is leased: they share an IOMMU group)\nUndo: " in capsys.readouterr().out
+
+
 def test_a_modprobe_that_does_nothing(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     before = machine.state()
     real = machine.run
