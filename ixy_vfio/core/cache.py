@@ -37,7 +37,7 @@ def directory(name: str) -> Path | None:
     """
     home = _home()
     if home is None:
-        return _not_kept("this user has no home directory")
+        return None
     path = home / "ixy_vfio" / name
     try:
         if not path.exists():
@@ -71,13 +71,15 @@ def _of_this_user_alone(path: Path) -> bool:
 
 
 def _home() -> Path | None:
-    """The user's directory for caches; None where there is none, or where it is another user's, as with sudo."""
+    """The user's directory for caches; None, and noted, where there is none, or it is another user's, as with sudo."""
     for text in (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")):
         if not os.path.isabs(text):  # as the specification wants; and "~" stays where nobody has a home
             continue
         found = next(place for place in (Path(text), *Path(text).parents) if os.path.lexists(place))
-        return Path(text) if os.geteuid() or found.stat().st_uid == 0 else None
-    return None
+        if os.geteuid() or found.stat().st_uid == 0:
+            return Path(text)
+        return _not_kept(f"{text}: this is root, and the directory is another user's")
+    return _not_kept("this user has no home directory")
 
 
 def _not_kept(why: str) -> Path | None:

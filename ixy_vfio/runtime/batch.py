@@ -104,6 +104,7 @@ class Kernel:
     """A kernel compiled for batches: see `kernel`."""
 
     def __init__(self, function: Callable[[Any, Any], Any]) -> None:
+        self.function = function
         self._work = work_for(function)
 
     def __call__(self, batch: Batch) -> int:

@@ -48,7 +48,7 @@ from ixy_vfio.ixgbe.batch import PAIR, calls, receiver, sender
 from ixy_vfio.ixgbe.datapath import QueuePair, arm
 from ixy_vfio.ixgbe.forward import call_for
 from ixy_vfio.netdev import Counters, Link, PortConfig
-from ixy_vfio.runtime.batch import Batch
+from ixy_vfio.runtime.batch import Batch, Kernel
 from ixy_vfio.runtime.messages import PortCounters
 from ixy_vfio.runtime.worker import counters, loop_state
 from ixy_vfio.transport.base import Device
@@ -117,7 +117,7 @@ class Port:
 
     def run(
         self,
-        kernel: Callable[..., bool],
+        kernel: Callable[..., bool] | Kernel,
         to: "Port",
         *,
         rounds: int = 1_000_000,
@@ -128,13 +128,13 @@ class Port:
         """Receive here, run `kernel` on each packet, send on `to`, compiled; returns the packets received.
 
         Ends after `rounds` polls, or `packets` packets (0: no limit). `both`: the other direction as well. `kernel`: as
-        in `ixgbe.forward`.
+        in `ixgbe.forward`, or one of `ixy_vfio.kernel`.
         """
         return self.forwarder(kernel, to, rounds=rounds, packets=packets, batch=batch, both=both)()
 
     def forwarder(
         self,
-        kernel: Callable[..., bool],
+        kernel: Callable[..., bool] | Kernel,
         to: "Port",
         *,
         rounds: int = 1,
@@ -151,7 +151,8 @@ class Port:
         widest = min(-(-(self.mtu + 26) // DATA), CHAIN_LIMIT)
         state, kept = loop_state(self.pair, to.pair, batch, both, packets, widest)
         state["rounds"], state["patience"] = rounds, rounds
-        return call_for(kernel).bind(int(state.ctypes.data), (state, kept, self, to))
+        function = kernel.function if isinstance(kernel, Kernel) else kernel
+        return call_for(function).bind(int(state.ctypes.data), (state, kept, self, to))
 
     @property
     def mtu(self) -> int:

@@ -214,6 +214,15 @@ def test_a_forwarder_forwards_one_batch_a_call() -> None:
     world.check()
 
 
+def test_a_forwarder_takes_a_kernel_for_batches_too() -> None:
+    world, (a, b) = opened()
+    forward = a.forwarder(odd, b, batch=4)
+    bring(world, 60, 61, 62, 63, 65)
+    assert [forward() for _ in range(3)] == [4, 1, 0]
+    assert transmit(world.nics[1], 100) == 3
+    world.check()
+
+
 def test_bound_to_a_batch_receive_work_and_send_do_what_the_methods_do() -> None:
     world, (a, b) = opened()
     batch = a.batch(4)

@@ -72,6 +72,22 @@ def test_code_that_others_could_have_written_is_not_loaded(
     assert "others than this user" in cache.notes()[0]
 
 
+def test_root_keeps_nothing_in_a_directory_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.stat
+
+    def stat(self: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        told = list(real(self, follow_symlinks=follow_symlinks))
+        told[4] = 1000  # st_uid
+        return os.stat_result(told)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: 0)
+        patch.setattr(Path, "stat", stat)
+        assert kept_where(tmp_path, patch) is None
+        assert f"({tmp_path}: this is root, and the directory is another user's)" in cache.notes()[0]
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("whose", ["ixy_vfio", "the directory", "the file"])
 def test_code_of_another_owner_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str) -> None:
     """Who owns what is told by the kernel; here it tells of one of the three that it is another user's."""
