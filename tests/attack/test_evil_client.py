@@ -286,7 +286,13 @@ def test_what_a_device_connection_can_do(field: Field) -> None:
         ):  # fmt: skip
             access = wire.REGION_ACCESS.pack(offset, region, size)
             assert refusal(connection, Command.REGION_READ, access) == errno.EINVAL, (region, offset, size)
-        assert refusal(connection, Command.DEVICE_SET_IRQS, irqs(2, 0, 64)) == 0
+        # The control: an interrupt that has an eventfd can be raised. Those without are refused, as by the kernel.
+        eventfd = os.eventfd(0, os.EFD_NONBLOCK)
+        given = wire.IRQ_SET.pack(wire.IRQ_SET.size, wire.IRQ_SET_DATA_EVENTFD | wire.IRQ_SET_TRIGGER, 2, 0, 1)
+        assert refusal(connection, Command.DEVICE_SET_IRQS, given, (eventfd,)) == 0
+        assert refusal(connection, Command.DEVICE_SET_IRQS, irqs(2, 0, 1)) == 0
+        assert os.eventfd_read(eventfd) == 1
+        os.close(eventfd)
         for index, start, count in ((2, 0, 65), (2, 64, 1), (2, 2**32 - 1, 2), (9, 0, 1), (2, 1, 2**32 - 1)):
             assert refusal(connection, Command.DEVICE_SET_IRQS, irqs(index, start, count)) == errno.EINVAL, (
                 index,

@@ -257,7 +257,7 @@ def named(text: str) -> list[str]:
 def test_an_environment_that_cannot_be_used_is_made_anew(tmp_path: Path) -> None:
     """As when the system's Python has become another one. Installing is not tried here, for want of an index."""
     (tmp_path / "scripts").mkdir()
-    for name in ("scripts/venv", "pyproject.toml"):
+    for name in ("scripts/venv", "scripts/owner", "pyproject.toml"):
         (tmp_path / name).write_bytes((TOP / name).read_bytes())
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/python").symlink_to("/bin/false")
