@@ -72,11 +72,14 @@ def run(arguments: argparse.Namespace) -> int:
     libc.prctl(PR_SET_TIMERSLACK, 1)  # naps of 50 us shall not take 100
     from ixy_vfio.sim.server import Server
 
+    made = [path for path in (arguments.dir, *arguments.dir.parents) if not path.exists()]
     try:
         private_directory(arguments.dir)
     except UsageError as error:
         raise UsageError(f"--dir: {error}") from None
     with signals.unwinding(), contextlib.ExitStack() as stack:
+        for path in reversed(made):
+            stack.callback(_remove_if_empty, path)
         server = Server(arguments.dir, arguments.ports, trap=arguments.trap)
         stack.callback(server.close)
         _set_up(server, arguments)
@@ -92,6 +95,11 @@ def run(arguments: argparse.Namespace) -> int:
             helper.check()
     _summary(server)
     return 0
+
+
+def _remove_if_empty(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 def _stop_by_signal(server: "Server") -> None:

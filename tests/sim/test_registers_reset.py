@@ -111,7 +111,7 @@ def test_capabilities_stand_where_the_82599_has_them(rig: Rig) -> None:
     while at:
         found.append((at, config.read(at, 1)[0]))
         at = config.read(at + 1, 1)[0]
-    assert found == [(0x40, 0x01), (0x70, 0x11), (0xA0, 0x10), (0xE0, 0x03)]
+    assert found == [(0x40, 0x01), (0x50, 0x05), (0x70, 0x11), (0xA0, 0x10), (0xE0, 0x03)]
     assert config.word(0x72) & 0x7FF == 63
     assert int.from_bytes(config.read(0x74, 8), "little") == 0x0000_2004_0000_0004
     assert int.from_bytes(config.read(0xA4, 4), "little") >> 28 & 1 == 1  # function level reset

@@ -96,6 +96,7 @@ def test_bad_input_is_one_line_and_status_2(directory: Path, words: list[str], m
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not directory.exists() or list(directory.iterdir()) == []
+    assert list(Path("/tmp").glob("x" * 120)) == []
 
 
 def test_it_dies_with_its_parent(directory: Path) -> None:
