@@ -44,6 +44,11 @@ def wait_until(what: str, ready: Callable[[], bool], deadline: float = 30.0) -> 
         time.sleep(0.02)
 
 
+def pytest_configure() -> None:
+    """What is started here heeds Ctrl-C, also where a shell has this process in the background, where it is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs root where there is none, and say how to run it."""
     if item.get_closest_marker("root") and os.geteuid() != 0:
