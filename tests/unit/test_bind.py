@@ -158,6 +158,7 @@ def test_the_interface_of_a_virtio_device(kernel: Kernel, journal: Journal) -> N
     shutil.rmtree(kernel.device() / "net")
     kernel.net = "virtio3/net"
     kernel.set_interface("uplink0", 1400, True)
+    (kernel.device() / "virtio3/features").write_text("0" * 33 + "1" + "0" * 30 + "\n")  # ACCESS_PLATFORM
     before = state(kernel)
     with journal:
         with pytest.raises(Refusal, match="uplink0 is up"):

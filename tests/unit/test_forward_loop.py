@@ -136,7 +136,7 @@ def test_intact_drops_what_the_device_found_wrong(errors: int, sent: int) -> Non
 def test_a_users_kernel_may_be_named_like_one_that_is_shipped(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("def touch(packet):\n    return True\n")
-    with pytest.raises(UsageError, match="plain function of"):
+    with pytest.raises(UsageError, match="it must be a plain function"):
         forwarding_loop(kernels.load(f"{path}:touch"))
 
 
