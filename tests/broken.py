@@ -101,7 +101,7 @@ def _stays(real_map: Callable[[Any, Memory, int], None], kept: Path) -> Callable
     """Children keep the descriptors of memory, for the leases to come; but a lease's own memory comes first."""
 
     def stays(self: Any, made: Memory, iova: int) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, DeviceError):  # most often nothing lies there
             self.unmap(iova, made.size)
         real_map(self, made, iova)
         kept.mkdir(exist_ok=True)

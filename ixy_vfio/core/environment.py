@@ -11,6 +11,7 @@ import stat
 import sys
 from collections.abc import Mapping, Sequence
 
+from ixy_vfio.core import signals
 from ixy_vfio.core.errors import SystemRefused
 
 KEEP = "IXY_VFIO_KEEP"  # names of more variables that shall stay, for the imports of a kernel's file
@@ -42,9 +43,11 @@ def start_clean() -> None:
     environment = allowed(os.environ, sys.argv[1:])
     if environment == dict(os.environ):
         return
+    signals.hold()
     try:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
     except OSError as error:
+        signals.leave()
         text = f"cannot start {sys.executable or 'Python'} again without the variables that are not for it"
         raise SystemRefused(f"{text}: execve: {error.strerror}") from None
 

@@ -30,8 +30,14 @@ class Stopped(SystemExit):
 
 
 def leave() -> None:
-    """From now on a signal ends this process where it is."""
+    """From now on a signal ends this process where it is; also one that `hold` has kept back."""
     _handle(_leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
+
+def hold() -> None:
+    """Keep signals back until `leave`, also beyond exec: Python's own start would show a traceback, or die of one."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
 
 
 def _leave(number: int, frame: "FrameType | None") -> "NoReturn":

@@ -224,7 +224,8 @@ def test_a_kernel_that_fails_is_reported_in_a_line(tmp_path: Path) -> None:
     )
     process = Process(job, world)
     try:
-        process.go()
+        process.worker.receive()  # that it is sealed
+        process.worker.send(Kind.GO)
         deliver(world.nics[0], 1, PLAIN, 60)
         with pytest.raises(WorkerError, match=rf"worker {process.worker.pid}: kernel far: IndexError"):
             process.worker.receive()

@@ -18,10 +18,13 @@ SHARED = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
 def lock(held: dict[Path, int]) -> None:
     """Lock what is not locked yet, by both kinds of lock."""
     for folder in FOLDERS:
-        for path in (folder, *folder.rglob("*")):
-            if path in held or path.is_socket():
-                continue
+        found = [folder]
+        with contextlib.suppress(OSError):  # what is listed may go meanwhile
+            found += folder.rglob("*")
+        for path in found:
             with contextlib.suppress(OSError):
+                if path in held or path.is_socket():
+                    continue
                 fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
                 held[path] = fd
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
