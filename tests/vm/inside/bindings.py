@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,18 @@ def ip(words: str) -> None:
     subprocess.run(["ip", *words.split()], check=True)
 
 
-def steps(at: int, fails: bool) -> list[str]:
-    """From now on step number `at` is an error in its place (`fails`), or the last: kill -9 comes after it."""
-    done: list[str] = []
+def steps(tried: set[str], fails: bool) -> None:
+    """From now on the first step not `tried` is an error in its place (`fails`), or the last: kill -9 comes after it.
+
+    A step is known by what it does and how often that was done: how many there are varies with what the kernel sets.
+    """
+    done: Counter[str] = Counter()
 
     def step(what: str, act: Callable[[], Any]) -> Any:
-        done.append(what)
-        if len(done) - 1 != at:
+        done[what] += 1
+        if (key := f"{what} {done[what]}") in tried:
             return act()
-        Path("/run/step").write_text(what)
+        Path("/run/step").write_text(key)
         if fails:
             raise OSError(errno.EIO, "injected")
         act()
@@ -60,7 +64,6 @@ def steps(at: int, fails: bool) -> list[str]:
     Netlink.change = faulty_change  # type: ignore[method-assign, assignment]
     Journal.write = lambda self, entry: step("journal", lambda: keep(self, entry))  # type: ignore[method-assign]
     Journal.remove = lambda self, address: step("forget", lambda: forget(self, address))  # type: ignore[method-assign]
-    return done
 
 
 def meaning(body: bytes) -> str:
@@ -72,11 +75,11 @@ def meaning(body: bytes) -> str:
     return f"name {attributes[3].rstrip(bytes(1)).decode()}" if 3 in attributes else f"attributes {[*attributes]}"
 
 
-def attempt(act: Fail, at: int, fails: bool) -> int:
-    """Do it in a child that fails, or dies, at that step; its exit status, -9 when it was killed."""
+def attempt(act: Fail, tried: set[str], fails: bool) -> int:
+    """Do it in a child that fails, or dies, at the first step not tried; its exit status, -9 when it was killed."""
     pid = os.fork()
     if pid == 0:
-        steps(at, fails)
+        steps(tried, fails)
         try:
             act()
         except OSError as error:
@@ -134,15 +137,18 @@ class Nic:
 def series(nic: Nic, kind: str) -> list[str]:
     """A fault, or a kill, at every step there is."""
     found: list[str] = []
+    tried: set[str] = set()
     while True:
         if kind == "unbind":
             nic.bind()
-        status = attempt(nic.unbind if kind == "unbind" else nic.bind, len(found), kind == "fault")
+        status = attempt(nic.unbind if kind == "unbind" else nic.bind, tried, kind == "fault")
         if status == 0:
             if kind != "unbind":
                 nic.unbind()
             return [*found, nic.judged("done")]
-        step = Path("/run/step").read_text()
+        key = Path("/run/step").read_text()
+        tried.add(key)
+        step = key.rpartition(" ")[0]
         if status != (FAULT if kind == "fault" else -signal.SIGKILL):
             return [*found, f"{step}: status {status}"]
         if kind != "fault":
