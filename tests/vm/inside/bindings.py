@@ -40,11 +40,13 @@ def steps(tried: set[str], fails: bool) -> None:
     A step is known by what it does and how often that was done: how many there are varies with what the kernel sets.
     """
     done: Counter[str] = Counter()
+    failed: list[str] = []
 
     def step(what: str, act: Callable[[], Any]) -> Any:
         done[what] += 1
-        if (key := f"{what} {done[what]}") in tried:
+        if (key := f"{what} {done[what]}") in tried or failed:
             return act()
+        failed.append(key)  # one a run: what puts things back goes through
         Path("/run/step").write_text(key)
         if fails:
             raise OSError(errno.EIO, "injected")
