@@ -96,7 +96,7 @@ def told(guest: Guest) -> dict[str, Any]:
         load(guest, "vfio-pci", "igb", "bonding", "bridge", "team", "8021q", "macvlan", "udp_diag")
         address = guest.address("nic0")
         wait_until(lambda: guest.run(["test", "-d", f"/sys/bus/pci/devices/{address}/net"], check=False).status == 0)
-        _told[id(guest)] = json.loads(inside(guest, "uses", address, timeout=300).replace(address, "ADDRESS"))
+        _told[id(guest)] = json.loads(inside(guest, "uses", address, timeout=900).replace(address, "ADDRESS"))
     return _told[id(guest)]
 
 
