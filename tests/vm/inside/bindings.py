@@ -50,8 +50,10 @@ def steps(tried: set[str], fails: bool) -> None:
         Path("/run/step").write_text(key)
         if fails:
             raise OSError(errno.EIO, "injected")
-        act()
-        os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            act()
+        finally:  # also after a change that the kernel refuses, and that is noted
+            os.kill(os.getpid(), signal.SIGKILL)
 
     write, change, keep, forget = bind.write, Netlink.change, Journal.write, Journal.remove
 
