@@ -9,14 +9,14 @@ if not __package__:  # started as a directory, `python3 -I -S .../ixy_vfio_helpe
 
 import argparse
 import contextlib
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from ixy_vfio_helper import bind, locks, policy, server
 from ixy_vfio_helper.claims import Claims
-from ixy_vfio_helper.ending import DEBUG, guarded, say
+from ixy_vfio_helper.ending import DEBUG, complain, guarded, say
 from ixy_vfio_helper.kernel import ROOT, VFIO_PCI, KernelBackend, PciDevice, full_address
+from ixy_vfio_helper.logs import log_shown
 from ixy_vfio_helper.monitor import Refusal, log
 from ixy_vfio_helper.sandbox import DEVICE, READ, RECORDS, Sandbox, lower
 
@@ -24,7 +24,7 @@ RUN = Path("/run/ixy_vfio")
 
 
 def _serve(arguments: argparse.Namespace, claims: Claims, journal: bind.Journal) -> None:
-    logging.basicConfig(level=logging.INFO, format="ixy-vfio-helper[%(process)d]: %(message)s")
+    log_shown("ixy-vfio-helper[%(process)d]: %(message)s")
     policy.load(arguments.policy)  # an error is better told now than to the first client
     with journal:
         recovered = bind.recover(journal, arguments.root)
@@ -79,7 +79,7 @@ def _change(arguments: argparse.Namespace, claims: Claims, journal: bind.Journal
     if arguments.command == "bind":
         bind.check(device, arguments.down, arguments.other)
         for line in bind.lost(device):
-            print(f"{device.address}: unbind will not give back: {line}", flush=True)
+            say(f"{device.address}: unbind will not give back: {line}")
         bind.bind(device, journal, arguments.down, arguments.other)
     elif (claim := claims.claim(device.address, os.getuid())) is None:
         raise Refusal(f"{device.address}: it is leased (see ixy-vfio-helper status); end the lease first")
@@ -128,10 +128,10 @@ def run(argv: Sequence[str]) -> int:
             with journal:
                 _change(arguments, claims, journal)
     except (Refusal, locks.Held, policy.PolicyError) as refusal:
-        print(f"ixy-vfio-helper: {refusal}", file=sys.stderr)
+        complain("ixy-vfio-helper", refusal)
         return 2
     except OSError as error:
-        print(f"ixy-vfio-helper: {error}" + "; run it as root" * (os.geteuid() != 0), file=sys.stderr)
+        complain("ixy-vfio-helper", f"{error}" + "; run it as root" * (os.geteuid() != 0))
         return 1
     return 0
 

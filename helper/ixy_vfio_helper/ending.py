@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable
 from types import FrameType
 
+from ixy_vfio_helper.shown import shown_lines
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DEBUG = "--debug"
 
@@ -29,9 +31,15 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def say(text: str) -> None:
     """Print it at once. What cannot be printed must not keep the command from its work, nor from undoing it."""
     try:
-        print(text, flush=True)
+        print("\n".join(shown_lines(text)), flush=True)
     except OSError:
         _silence()
+
+
+def complain(name: str, error: object) -> None:
+    """Say on standard error, in the name of the command, what is wrong."""
+    for line in shown_lines(str(error)):
+        print(f"{name}: {line}", file=sys.stderr)
 
 
 def _silence() -> None:
@@ -61,10 +69,8 @@ def guarded(name: str, run: Callable[[], int]) -> int:
         status = 1
         if DEBUG in sys.argv:
             traceback.print_exc()
-        text = (
-            f"{name}: this is a bug of it: {type(error).__name__}: {error}; please report it, with what {DEBUG} shows"
-        )
-        print(" ".join(text.split()), file=sys.stderr)
+        text = f"this is a bug of it: {type(error).__name__}: {error}; please report it, with what {DEBUG} shows"
+        complain(name, " ".join(text.split()))
     try:
         sys.stdout.flush()
     except OSError:

@@ -13,7 +13,7 @@ if not __package__:  # started as a directory: only the helper's folder is added
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from ixy_vfio_helper import bind, identity, policy
-from ixy_vfio_helper.ending import DEBUG, guarded, say
+from ixy_vfio_helper.ending import DEBUG, complain, guarded, say
 from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice, full_address
 from ixy_vfio_helper.monitor import Refusal
 
@@ -223,11 +223,10 @@ def run(argv: Sequence[str], system: System, tree: Path = TREE, looking: Look = 
             _finish(system, request)
         return 0
     except (Refusal, policy.PolicyError) as refusal:
-        for line in str(refusal).splitlines():
-            print(f"setup: {line}", file=sys.stderr)
+        complain("setup", refusal)
         return 2
     except (SetupError, OSError) as error:
-        print(f"setup: {error}", file=sys.stderr)
+        complain("setup", error)
         return 1
 
 

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ixy_vfio_helper.shown import shown
+
 from ixy_vfio.audit import compare, html, pages, table, tree
 from ixy_vfio.audit.host import Host
 from ixy_vfio.audit.report import LEVELS, Report, from_json
@@ -20,7 +22,6 @@ from ixy_vfio.audit.sessions import parse_address
 from ixy_vfio.audit.system import LiveSystem, System
 from ixy_vfio.core import signals
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.core.shown import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

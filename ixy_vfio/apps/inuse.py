@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ixy_vfio_helper import netstate
+from ixy_vfio_helper.shown import shown
 
 from ixy_vfio.apps import standing
 from ixy_vfio.apps.standing import Link, Reason
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.options import number
-from ixy_vfio.core.shown import shown
 
 ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 NO_INTERFACE = ("", "vfio-pci", "pci-stub", "uio_pci_generic", "igb_uio")  # drivers that make no network interface

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ixy_vfio_helper.shown import shown
+
 from ixy_vfio.audit.report import Report, Result
-from ixy_vfio.core.shown import shown
 
 
 @dataclass(frozen=True, slots=True)

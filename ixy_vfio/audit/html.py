@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
+from ixy_vfio_helper.shown import shown_lines
+
 from ixy_vfio.audit import picture
 from ixy_vfio.audit.model import CHECKS
 from ixy_vfio.audit.picture import escaped
 from ixy_vfio.audit.report import Report, Result
 from ixy_vfio.audit.table import sessions, summary
-from ixy_vfio.core.shown import shown_lines
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2128; --dim: #656d76; --paper: #fff; --card: #f6f8fa; --edge: #d0d7de;

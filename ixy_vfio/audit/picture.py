@@ -7,10 +7,11 @@ that was found of it. Classes, not colours, stand here: the page's style sheet h
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from ixy_vfio_helper.shown import shown
+
 from ixy_vfio.audit.model import Status
 from ixy_vfio.audit.report import Report
 from ixy_vfio.audit.scene import DeviceBox, ProcessBox, SessionBox
-from ixy_vfio.core.shown import shown
 
 WIDTH, LINE, GAP, PAD = 1180, 17, 16, 12
 PROCESSES, DEVICES, IOMMU, MEMORY = (16, 340), (440, 250), (780, 44), (900, 264)  # columns: x, width

@@ -3,9 +3,10 @@
 import textwrap
 from collections.abc import Iterator
 
+from ixy_vfio_helper.shown import shown, shown_lines
+
 from ixy_vfio.audit.model import CHECKS, Status
 from ixy_vfio.audit.report import Report, Result
-from ixy_vfio.core.shown import shown, shown_lines
 
 COLOURS = {Status.FAIL: "31;1", Status.WARN: "33", Status.SKIP: "2", Status.PASS: "32"}
 EVIDENCE_LINES = 12  # of one file

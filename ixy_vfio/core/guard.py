@@ -8,9 +8,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ixy_vfio_helper.shown import shown_lines
+
 from ixy_vfio.core import signals, streams, surroundings
 from ixy_vfio.core.errors import IxyError
-from ixy_vfio.core.shown import shown_lines
 
 DEBUG = "--debug"
 

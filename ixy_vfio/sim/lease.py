@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import errno
 import json
-import logging
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from ixy_vfio_helper import server
 from ixy_vfio_helper.claims import Claims
+from ixy_vfio_helper.logs import log_shown
 from ixy_vfio_helper.memory import WINDOW, Memory, Range
 from ixy_vfio_helper.monitor import Refusal, Session
 from ixy_vfio_helper.policy import Grant
@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ports", type=int, required=True, help="how many")
     parser.add_argument("--die-with-parent", action="store_true", help="end when the process that started this ends")
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="helper[%(process)d]: %(message)s")
+    log_shown("helper[%(process)d]: %(message)s")
     if arguments.die_with_parent:
         libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGTERM)
     names = frozenset(address(port) for port in range(arguments.ports))

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from ixy_vfio_helper.shown import shown
+
 from ixy_vfio.core.errors import DeviceError, UsageError
-from ixy_vfio.core.shown import shown
 from ixy_vfio.sim.cable import Cable
 from ixy_vfio.sim.cables import parse_cable
 from ixy_vfio.sim.control import Control

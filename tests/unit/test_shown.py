@@ -1,11 +1,11 @@
 """The filter for text of strangers: nothing that acts on a terminal, or that cannot be seen, gets through."""
 
+import subprocess
 import sys
 import unicodedata
 
 import pytest
-
-from ixy_vfio.core.shown import shown, shown_lines
+from ixy_vfio_helper.shown import shown, shown_lines
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,25 @@ def test_of_every_character_only_what_can_be_seen_is_left() -> None:
 def test_lines() -> None:
     assert shown_lines("a\tb\n\x1bc\rd\x85e\n") == ["a       b", r"\x1bc\rd\x85e"]
     assert shown_lines("") == [""]
+
+
+def test_the_helper_logs_and_says_it_filtered(capfd: pytest.CaptureFixture[str]) -> None:
+    """A message is one line, a traceback has its own; what a command says or complains of may have several."""
+    program = """
+import logging
+from ixy_vfio_helper.ending import complain, say
+from ixy_vfio_helper.logs import log_shown
+log_shown("helper: %(message)s")
+logging.info("driver %s", "\\x1b[2J\\nhelper: lease ended")
+try:
+    raise OSError("\\x1b]0;t\\x07")
+except OSError:
+    logging.exception("failed")
+say("uplink0\\u202e\\nsecond")
+complain("setup", "eth\\x1b0\\nsecond")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    out, err = capfd.readouterr()
+    assert out == "uplink0\\u202e\nsecond\n"
+    assert err.splitlines()[:2] == [r"helper: driver \x1b[2J\nhelper: lease ended", "helper: failed"]
+    assert err.splitlines()[-3:] == [r"OSError: \x1b]0;t\x07", r"setup: eth\x1b0", "setup: second"]

@@ -18,7 +18,7 @@ SETUP = TOP / "helper" / "ixy_vfio_setup"
 DRIVERS = {"ixy_vfio.ixgbe"}
 ALLOWED: dict[str, set[str]] = {
     "ixy_vfio.hw": {"ixy_vfio.hw"},
-    "ixy_vfio.core": {"ixy_vfio.core"},
+    "ixy_vfio.core": {"ixy_vfio.core", "ixy_vfio_helper.shown"},
     "ixy_vfio.transport.base": {"ixy_vfio.core"},
     "ixy_vfio.transport": {"ixy_vfio.core", "ixy_vfio.transport", "ixy_vfio_helper.protocol"},
     "ixy_vfio.ixgbe": {"ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.base", "ixy_vfio.netdev", "ixy_vfio.ixgbe"},
@@ -32,11 +32,13 @@ ALLOWED: dict[str, set[str]] = {
         "ixy_vfio_helper.protocol",
     },
     "ixy_vfio.bench": {"ixy_vfio"},
-    "ixy_vfio.audit": {"ixy_vfio.core", "ixy_vfio.audit"},
+    "ixy_vfio.audit": {"ixy_vfio.core", "ixy_vfio.audit", "ixy_vfio_helper.shown"},
     "ixy_vfio.audit.attack": {
         "ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport", "ixy_vfio.netdev", *DRIVERS, "ixy_vfio.audit",
     },
-    "ixy_vfio.apps": {"ixy_vfio", "ixy_vfio_helper.netlink", "ixy_vfio_helper.netstate"},
+    "ixy_vfio.apps": {
+        "ixy_vfio", "ixy_vfio_helper.netlink", "ixy_vfio_helper.netstate", "ixy_vfio_helper.shown",
+    },
     "ixy_vfio.cli": {"ixy_vfio"},
     "ixy_vfio.__init__": {"ixy_vfio"},
     "ixy_vfio.__main__": {"ixy_vfio"},

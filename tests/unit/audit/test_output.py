@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ixy_vfio_helper.shown import shown
 
 from ixy_vfio.audit import compare, html, pages, report, table, tree
 from ixy_vfio.audit.model import CHECKS
 from ixy_vfio.audit.tree import Tree
 from ixy_vfio.cli import main
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.core.shown import shown
 from tests.unit.audit.audit_support import HERE, edit, link, look, machine, write
 
 DOCS = HERE.parents[2] / "docs" / "audit"
