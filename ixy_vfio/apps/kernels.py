@@ -113,7 +113,8 @@ def load(name: str) -> Kernel:
 
 
 def _import(path: str) -> Any:
-    specification = importlib.util.spec_from_file_location(f"ixy_vfio_kernel_{Path(path).stem}", path)
+    name = Path(path).stem.encode("ascii", "backslashreplace").decode()  # the compiler takes it into names of its own
+    specification = importlib.util.spec_from_file_location(f"ixy_vfio_kernel_{name}", path)
     if specification is None or specification.loader is None:
         raise UsageError(f"kernel {path}: not a Python file (its name must end in .py)")
     module = importlib.util.module_from_spec(specification)

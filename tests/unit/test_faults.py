@@ -93,3 +93,12 @@ def test_a_kernel_that_allocates_runs_with_a_note(tmp_path: Path, body: str, sta
     note = check(load(tmp_path, body))
     assert f"`{statement}`: it allocates memory for each packet" in note
     assert check(load(tmp_path, "    return packet[12] == 8 and SEEN[0] == 0 and length > N")) == ""
+
+
+@pytest.mark.parametrize("name", ["k\udcff\udcc3.py", "Gerät 1.py", "a.b-c.py"])
+def test_a_file_of_any_name(tmp_path: Path, name: str) -> None:
+    """Also one whose name is no UTF-8: it is compiled, and known again."""
+    file = tmp_path / name
+    file.write_text("def kernel(packet, length):\n    return length > 60\n")
+    kernel = kernels.load(f"{file}:kernel")
+    assert (check(kernel), kernel.note, kernel.key is None) == ("", "", False)
