@@ -43,7 +43,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--memory", type=int, metavar="MIB", help="memory all leases of the user may have (default: 256)"
     )
-    parser.add_argument("--hugepages", type=int, metavar="N", help="free hugepages of 2 MiB (default: for one lease)")
+    parser.add_argument(
+        "--hugepages", type=int, metavar="N", help="free hugepages of 2 MiB (default: the limit of --memory)"
+    )
     parser.add_argument("--force", action="store_true", help="take the NIC although it is in use; tells what is cut")
     parser.add_argument("--other", action="store_true", help="also a NIC that no driver here knows")
     parser.add_argument("--start", action="store_true", help="without systemd: start the helper in the background")

@@ -42,7 +42,7 @@ class Request:
 
     @property
     def wanted(self) -> int:
-        """Hugepages that should be free: by default as many as one lease may have memory."""
+        """Hugepages that should be free: by default as many as the user may have memory."""
         return self.hugepages if self.hugepages is not None else (self.memory or 256) // 2
 
 
