@@ -155,6 +155,7 @@ def test_garbage_on_its_socket(field: Range) -> None:
     field.check_canaries()
 
 
+@pytest.mark.timed
 def test_a_worker_that_talks_for_ever(field: Range) -> None:
     """It answers everything with statistics, STOP too: control ends it after its deadline."""
     statistics = HEADER.pack(Kind.STATISTICS, len(Statistics().pack())) + Statistics().pack()
@@ -163,6 +164,7 @@ def test_a_worker_that_talks_for_ever(field: Range) -> None:
     assert field.sim.ask("counters", port=0)["bus_master"] is False
 
 
+@pytest.mark.timed
 def test_a_worker_that_never_reads(field: Range, monkeypatch: pytest.MonkeyPatch) -> None:
     """It sends valid statistics, and reads nothing: what control has to tell it fills its socket. Control goes on."""
     monkeypatch.setattr(child, "DEADLINE", 0.5)

@@ -271,6 +271,7 @@ def test_right_arguments_do_not_kill() -> None:
     }
 
 
+@pytest.mark.timed
 def test_a_stopped_and_continued_worker_goes_on() -> None:
     """A sleep that was interrupted is not finished by a system call of another number."""
     process = evil.start(idle_job(idle=Idle.SLEEP))

@@ -71,6 +71,7 @@ def test_threads_of_libraries_are_named() -> None:
         )
 
 
+@pytest.mark.timed
 def test_a_kernel_file_that_starts_a_thread(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(

@@ -36,6 +36,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("s") / "sim"
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_end_it_cleanly(directory: Path, name: signal.Signals) -> None:
     process = start(directory, "--ports", "1")
@@ -99,6 +100,7 @@ def test_bad_input_is_one_line_and_status_2(directory: Path, words: list[str], m
     assert list(Path("/tmp").glob("x" * 120)) == []
 
 
+@pytest.mark.timed
 def test_it_dies_with_its_parent(directory: Path) -> None:
     code = (
         "import subprocess, sys, os\n"

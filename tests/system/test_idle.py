@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import StartSimulator, address, finish, forwarder, wait_until
 
 SECONDS, TRIES = 5.0, 6
@@ -14,6 +16,7 @@ def cpu_seconds(pid: int) -> float:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
+@pytest.mark.timed
 def test_idle_it_uses_less_than_a_hundredth_of_a_core(simulator: StartSimulator) -> None:
     sim = simulator(cables=[f"{port}:gen:count=0" for port in range(2)])
     with forwarder(sim.helper, "--json") as process:
@@ -30,6 +33,7 @@ def test_idle_it_uses_less_than_a_hundredth_of_a_core(simulator: StartSimulator)
         finish(process)
 
 
+@pytest.mark.timed
 def test_polling_it_uses_a_core(simulator: StartSimulator) -> None:
     """That the measurement above would see it."""
     sim = simulator(cables=[f"{port}:gen:count=0" for port in range(2)])
@@ -40,6 +44,7 @@ def test_polling_it_uses_a_core(simulator: StartSimulator) -> None:
         finish(process)
 
 
+@pytest.mark.timed
 def test_an_interrupt_wakes_it(simulator: StartSimulator) -> None:
     """Ten packets a second, one way: it sleeps before each of them. Without interrupts half would wait for 50 ms."""
     cables = ["0:gen:count=40,sizes=60,pace=0.00001", "1:gen:count=0,expect=0"]

@@ -35,6 +35,7 @@ def test_what_the_nic_drops_is_told_everywhere(simulator: StartSimulator) -> Non
     assert summary["balanced"]
 
 
+@pytest.mark.timed
 def test_missed_packets_are_received_packets(simulator: StartSimulator) -> None:
     """More than a worker takes: what the NIC had no room for is on the left of the balance, too."""
     sim = simulator(cables=["0:gen:count=50000,pace=wire,expect=1", "1:gen:count=0,expect=0"])
@@ -47,6 +48,7 @@ def test_missed_packets_are_received_packets(simulator: StartSimulator) -> None:
     assert summary["balanced"]
 
 
+@pytest.mark.timed
 def test_rates_are_right_from_the_first_interval_on(simulator: StartSimulator) -> None:
     """Each is of the time that has passed since the line before, or since packets may come."""
     sim = simulator(cables=["0:gen:pace=0.01,expect=1", "1:gen:count=0,expect=0"])
@@ -63,6 +65,7 @@ def test_rates_are_right_from_the_first_interval_on(simulator: StartSimulator) -
     assert 1.4 <= summary["seconds"] < 10
 
 
+@pytest.mark.timed
 @pytest.mark.expects_violations  # doorbells to a device that is not there
 def test_the_last_numbers_when_a_device_vanishes(simulator: StartSimulator) -> None:
     sim = simulator(cables=["0:gen:count=1000,expect=1", "1:gen:count=0,expect=0"])
@@ -79,6 +82,7 @@ def test_the_last_numbers_when_a_device_vanishes(simulator: StartSimulator) -> N
     assert output.endswith("these are the last numbers that are known\n")
 
 
+@pytest.mark.timed
 def test_the_summary_when_the_terminal_is_closed(simulator: StartSimulator) -> None:
     """SIGHUP ends a run like Ctrl-C, unless it is ignored, as nohup does it."""
     sim = simulator(cables=["0:gen:count=1000,expect=1", "1:gen:count=0,expect=0"])
@@ -96,6 +100,7 @@ def test_the_summary_when_the_terminal_is_closed(simulator: StartSimulator) -> N
     assert process.returncode == 0
 
 
+@pytest.mark.timed
 def test_the_first_line_comes_before_what_takes_long() -> None:
     """It says what is being waited for; nothing that is slow to import has been imported by then."""
     code = (

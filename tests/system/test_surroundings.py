@@ -192,6 +192,7 @@ def test_the_simulator_with_every_warning_an_error(tmp_path: Path) -> None:
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+@pytest.mark.timed
 def test_a_signal_at_any_moment_of_a_start(sim: Simulator, tmp_path: Path) -> None:
     """Every 50 ms from the program's first line on: quiet, 128 + the number, or, when packets may come, 0."""
     environment = os.environ | {"IXY_VFIO_HELPER": sim.helper, "TMPDIR": str(tmp_path)}
@@ -224,6 +225,7 @@ def handles(pid: int, number: int) -> bool:
     return all(caught >> (one - 1) & 1 for one in (number, signal.SIGHUP))
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("moment", [0.0, 0.3, 1.0, 3.0])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_demo_that_is_ended_leaves_nothing(tmp_path: Path, moment: float, number: int) -> None:

@@ -26,6 +26,7 @@ def test_output_that_goes_away(words: list[str]) -> None:
         assert (done.returncode, done.stderr) == (1 if sink else 0, "")
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_unwinds_once(number: int) -> None:
     text = (

@@ -147,6 +147,7 @@ def test_what_cannot_be_compared_is_compiled_anew_and_said(tmp_path: Path, text:
     assert why in loaded.note
 
 
+@pytest.mark.timed
 def test_many_values_are_quick_and_too_many_are_refused(tmp_path: Path) -> None:
     begin = time.monotonic()
     path = tmp_path / "mine.py"

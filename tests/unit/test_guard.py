@@ -73,6 +73,7 @@ def test_what_of_this_package_cannot_be_imported_is_a_bug() -> None:
     assert surroundings.told(ValueError("x")) is None
 
 
+@pytest.mark.timed
 def test_a_signal_unwinds_once_and_also_out_of_a_destructor() -> None:
     """What is raised in a destructor is dropped by Python: it comes again."""
     before = signal.getsignal(signal.SIGTERM)
@@ -127,6 +128,7 @@ def test_an_error_of_what_a_signal_cut_off_does_not_take_its_place() -> None:
         raise OSError("no signal")
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("end", ["", "os.kill(os.getpid(), 9)", "sys.exit(3)", "os.kill(0, 15)"])
 def test_a_temporary_directory_ends_with_its_process(tmp_path: Path, end: str) -> None:
     program = (

@@ -22,6 +22,7 @@ A = "0000:03:00.0"
 SHARED = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
 
 
+@pytest.mark.timed
 def test_a_lock_has_one_holder_who_is_named(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     assert locks.holder(path) is None

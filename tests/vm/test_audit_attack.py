@@ -120,6 +120,7 @@ def only(guest: Guest, name: str) -> Any:
 
 
 @in_guest(DEVICES)
+@pytest.mark.timed
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sound_guest_holds(guest: Guest, name: str) -> None:
     """Each verdict is of memory, and of a device that is not ours as well; there is a fault of the IOMMU too.

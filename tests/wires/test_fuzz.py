@@ -11,6 +11,7 @@ from ixy_vfio.core.errors import CaptureError
 from tests.wires import fuzz
 
 
+@pytest.mark.timed
 def test_changed_captures_give_packets_or_one_line() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.wires.fuzz", "20000", str(os.getpid())],
