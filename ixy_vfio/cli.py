@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from ixy_vfio.core import environment, streams
-from ixy_vfio.core.guard import DEBUG, guarded
+from ixy_vfio.core.guard import DEBUG, end, guarded
 from ixy_vfio.core.options import Parser
 from ixy_vfio.core.owner import refuse_a_users_packages
 
@@ -72,4 +72,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -175,3 +175,16 @@ def test_what_cannot_be_encoded_is_escaped(tmp_path: Path) -> None:
     )
     assert (done.stdout, done.stderr) == (b"\\udcff \\u2502\n",) * 2
     assert isinstance(sys.stdout, io.TextIOBase)
+
+
+@pytest.mark.parametrize(("flags", "taken_apart"), [((), False), (("-X", "dev"), True)])
+def test_the_end_keeps_what_was_promised(flags: tuple[str, ...], taken_apart: bool) -> None:
+    """What is to be done at the end is done, and printed; the rest is taken apart only to look for what is open."""
+    program = (
+        "import atexit, sys\nfrom ixy_vfio.core.guard import end\n"
+        "class Kept:\n    def __del__(self): print('taken apart', flush=True)\n"
+        "kept = Kept()\natexit.register(lambda: print('at exit'))\nprint('no line end', end='')\nend(3)\n"
+    )
+    done = subprocess.run([sys.executable, *flags, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout == "no line endat exit\n" + "taken apart\n" * taken_apart
