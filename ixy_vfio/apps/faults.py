@@ -142,6 +142,21 @@ def _draws(one: dis.Instruction, owner: FunctionType) -> bool:
     )
 
 
+def of_time(function: FunctionType) -> str:
+    """Where it would spend much time, if it does: its first loop, else its head."""
+    loops = [
+        (one, instruction.argval)
+        for one in frozen.functions(function)
+        for instruction in dis.get_instructions(one)
+        if "JUMP_BACKWARD" in instruction.opname
+    ]
+    for one, target in loops:
+        for instruction in dis.get_instructions(one):
+            if instruction.offset == target and instruction.positions and instruction.positions.lineno:
+                return _at(one.__code__.co_filename, instruction.positions.lineno)
+    return _head(function)
+
+
 def _statement(function: FunctionType, wanted: Callable[[dis.Instruction, FunctionType], bool]) -> str | None:
     """The first statement, of the function or of one that it calls, with an instruction that is wanted."""
     for one in frozen.functions(function):

@@ -164,6 +164,7 @@ def _plan(arguments: argparse.Namespace, table: "Table | None", notes: list[str]
         table.say("loading the compiler")
     kernel = kernels.load(arguments.kernel)
     threads.require_one("control")  # its file may have started some
+    from ixy_vfio.apps import faults
     from ixy_vfio.apps.compile import check as check_kernel
     from ixy_vfio.apps.compile import forwarding_loop
     from ixy_vfio.netdev import PortConfig
@@ -179,6 +180,7 @@ def _plan(arguments: argparse.Namespace, table: "Table | None", notes: list[str]
         addresses=(arguments.a, arguments.b),
         loop=forwarding_loop(kernel, notes),
         kernel=kernel.name,
+        slow=faults.of_time(kernel.function),
         config=PortConfig(
             queues=arguments.queues,
             rx_ring=arguments.ring,

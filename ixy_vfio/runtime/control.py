@@ -46,6 +46,7 @@ class Plan:
     addresses: tuple[str, str]
     loop: Callable[[NDArray[Any]], int]  # of ixgbe.forward.loop_for
     kernel: str
+    slow: str = ""  # where the kernel spends its time, should it take too much
     config: PortConfig = field(default_factory=PortConfig)
     helper: str | None = None
     batch: int = 32
@@ -315,8 +316,13 @@ class Control:
 
     def _slow_kernel(self) -> str:
         """What may keep a worker from answering."""
-        most = child.DEADLINE / (2 * self.plan.batch)
-        return f"; does kernel {self.plan.kernel} take more than {most * 1000:.0f} ms a packet? Try --batch 1"
+        plan, most = self.plan, child.DEADLINE / (2 * self.plan.batch)
+        return (
+            f"; does kernel {plan.kernel} take more than {most * 1000:.0f} ms a packet"
+            + f" ({plan.slow})" * bool(plan.slow)
+            + "? Let it do less for each"
+            + ", or try --batch 1" * (plan.batch > 1)
+        )
 
     def take_snapshot(self) -> Snapshot:
         """All counters, now."""
@@ -379,7 +385,7 @@ class Control:
         for one in self.workers:
             while not one.done and one.connection.fileno() >= 0:
                 if time.monotonic() > end:
-                    raise WorkerError(f"worker {one.pid} did not stop in {child.DEADLINE:.0f} s")
+                    raise WorkerError(f"worker {one.pid} did not stop in {child.DEADLINE:.0f} s{self._slow_kernel()}")
                 one.connection.settimeout(max(end - time.monotonic(), 0.01))
                 one.receive()
             one.wait(child.DEADLINE)

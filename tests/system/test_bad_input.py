@@ -141,3 +141,19 @@ def test_nothing_is_left_behind(sim: Simulator) -> None:
     refused("forward", A, "8259:00:1f.0", "--helper", sim.helper, says="8259:00:1f.0")
     assert len(os.listdir(f"/proc/{sim.process.pid}/fd")) == before
     assert all(sim.ask("counters", port=port)["windows"] == 0 for port in range(2))
+
+
+def test_a_kernel_that_takes_too_long_is_named(simulator: StartSimulator, tmp_path: Path) -> None:
+    """A second a packet: a worker cannot answer. The line says which kernel, and where its time may go."""
+    kernel = tmp_path / "mine.py"
+    kernel.write_text(
+        "def slow(packet, length):\n    x = length\n    for i in range(length * 10_000_000):\n"
+        "        x = (x * 1103515245 + packet[i % 16]) % 2147483648\n    return x != 5\n"
+    )
+    sim = simulator(cables=["0:gen:count=1000", "1:gen:count=0"])
+    result = run("forward", A, B, "--helper", sim.helper, "--quiet", "--kernel", f"{kernel}:slow", "--interval", "0.5")
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    where = f"{kernel.name}:3: `for i in range(length * 10_000_000):`"
+    says = f"does kernel slow take more than 78 ms a packet ({where})? Let it do less for each, or try --batch 1"
+    assert line == f"ixy-vfio forward: a worker did not answer in 5 s; {says}"
