@@ -142,8 +142,9 @@ def _draws(one: dis.Instruction, owner: FunctionType) -> bool:
     )
 
 
-def of_time(function: FunctionType) -> str:
+def of_time(function: Callable[..., Any]) -> str:
     """Where it would spend much time, if it does: its first loop, else its head."""
+    assert isinstance(function, FunctionType)  # else it would not have compiled
     loops = [
         (one, instruction.argval)
         for one in frozen.functions(function)
