@@ -37,7 +37,7 @@ from ixy_vfio_helper.protocol import (
 from tests.attack.messages import mutated_session, sessions
 from tests.unit.lease_support import A, B, C, FakeBackend, open_fds, served
 
-MESSAGES = int(os.environ.get("IXY_VFIO_FUZZ") or (1_000_000 if os.environ.get("CI") else 4000))
+MESSAGES = int(os.environ.get("IXY_VFIO_FUZZ") or (100_000 if os.environ.get("CI") else 4000))
 LOOK = 2000  # sessions between looks at the other lease
 SEED = 82599
 RECORDED = sessions(A, B)

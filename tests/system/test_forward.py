@@ -173,8 +173,10 @@ def test_a_simulator_killed_in_mid_run(simulator: StartSimulator) -> None:
         sim.process.kill()
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
-    reason = "the device is gone: the simulated device closed the connection"
-    assert errors == f"ixy-vfio forward: the helper ended the lease: {reason}\n"
+    reasons = ("the device is gone: the simulated device closed the connection", "the helper was stopped")
+    assert errors in {  # its helper dies with it: which of the two is seen first is chance
+        f"ixy-vfio forward: the helper ended the lease: {reason}\n" for reason in reasons
+    }
 
 
 def test_a_simulator_that_is_ended_gives_everything_back_first(simulator: StartSimulator) -> None:
