@@ -47,6 +47,7 @@ def wait_until(what: str, ready: Callable[[], bool], deadline: float = 30.0) -> 
 def pytest_configure() -> None:
     """What is started here heeds Ctrl-C, also where a shell has this process in the background, where it is ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.umask(0o022)  # the helper's programs have it, too; tests of another umask set that
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -75,6 +75,8 @@ def _home() -> Path | None:
     for text in (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")):
         if not os.path.isabs(text):  # as the specification wants; and "~" stays where nobody has a home
             continue
+        if text != os.environ.get("XDG_CACHE_HOME") and not os.path.isdir(os.path.dirname(text)):
+            return _not_kept(f"{os.path.dirname(text)}: this user's home directory is not there")  # not ours to make
         found = next(place for place in (Path(text), *Path(text).parents) if os.path.lexists(place))
         if os.geteuid() or found.stat().st_uid == 0:
             return Path(text)

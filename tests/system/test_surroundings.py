@@ -65,6 +65,7 @@ def limited(limit: int, value: int) -> Callable[[], None]:
     ("environment", "why"),
     [
         ({"HOME": "/proc", "XDG_CACHE_HOME": "unset"}, "/proc/.cache/ixy_vfio/"),
+        ({"HOME": "/nobody/here", "XDG_CACHE_HOME": "unset"}, "/nobody/here: this user's home directory is not there"),
         ({"XDG_CACHE_HOME": "/sys/fs"}, "/sys/fs/ixy_vfio/"),
         ({"XDG_CACHE_HOME": "/etc/passwd"}, "/etc/passwd/ixy_vfio/"),
     ],
