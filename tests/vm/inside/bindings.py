@@ -3,8 +3,8 @@
     bindings.py ADDRESS PEER [fault] [kill] [unbind]
 
 PEER is a NIC on the same wire; the series are a fault at each step of bind, a kill at each, and a kill at each step of
-unbind (without a name: all three). Prints a JSON object: for each series the steps in order, as far as each was followed by
-what was before (else with what was found instead), and whether the host at PEER answered at the end.
+unbind (without a name: all three). Prints a JSON object: for each series the steps in order, as far as each was
+followed by what was before (else with what was found instead), and whether the host at PEER answered at the end.
 """
 
 import errno
