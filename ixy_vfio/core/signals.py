@@ -53,6 +53,7 @@ def _handle(handler: "Callable[[int, FrameType | None], Any]") -> None:
 class unwinding:  # a context manager, used like a function
     """In this block the first signal raises `Stopped`; the others are too late to change anything.
 
+    A handler that the block sets stays after it: those that follow the signal that it serves must not cut off its end.
     An error on the way out, of something that was cut off by the signal, does not take the place of `Stopped`.
     """
 
@@ -68,7 +69,8 @@ class unwinding:  # a context manager, used like a function
         self, kind: type[BaseException] | None, value: BaseException | None, trace: "TracebackType | None"
     ) -> None:
         for number, handler in self._before:
-            signal.signal(number, handler)
+            if signal.getsignal(number) in (self._stop, signal.SIG_IGN):
+                signal.signal(number, handler)
         sys.unraisablehook = self._hook
         if self._number and isinstance(value, Exception):  # of what was put back: the signal is why it all ended
             raise Stopped(self._number) from None

@@ -144,7 +144,9 @@ class Control:
 
         ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         for number in (signal.SIGINT, signal.SIGTERM, *(() if ignored else (signal.SIGHUP,))):
-            self._stack.callback(signal.signal, number, signal.signal(number, stop))
+            before = signal.signal(number, stop)
+            if not self.plan.alone:  # else those that follow must not cut off what is said at the end
+                self._stack.callback(signal.signal, number, before)
 
     def start(self) -> None:
         """From the lease to the first packet."""

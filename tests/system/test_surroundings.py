@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ixy_vfio.core import libc
-from tests.conftest import Simulator, address, command, wait_until
+from tests.conftest import Simulator, address, command, forwarder, wait_until
 
 A, B = address(0), address(1)
 PR_SET_MDWE = 65  # linux/prctl.h
@@ -217,6 +217,39 @@ def test_a_signal_at_any_moment_of_a_start(sim: Simulator, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
     assert {130, 143, 129, 0} == set(ends)
     assert all(sim.ask("counters", port=port)["windows"] == 0 for port in range(2))
+
+
+@pytest.mark.timed
+def test_signals_while_it_stops_change_nothing(sim: Simulator) -> None:
+    """A signal ends it; those that follow, every 5 ms and more, neither cut the summary nor what is given back."""
+    for pause in (0.005, 0.02, 0.05):
+        with forwarder(sim.helper, "--json") as process:
+            count = 0
+            while process.poll() is None:
+                process.send_signal(SIGNALS[count % 3])
+                count += 1
+                time.sleep(pause)
+            output, errors = process.communicate()
+        assert (process.returncode, errors) == (0, "")
+        assert json.loads(output)["seconds"] > 0
+        assert count > 1
+        assert all(sim.ask("counters", port=port)["windows"] == 0 for port in range(2))
+
+
+@pytest.mark.timed
+def test_signals_while_the_simulator_stops_change_nothing(tmp_path: Path) -> None:
+    for pause in (0.002, 0.01, 0.03):
+        argv = command("sim", "--dir", str(tmp_path / "ports"), "--ports", "1", "--cable", "0:gen:count=0")
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("ready")
+            while process.poll() is None:
+                for number in SIGNALS:
+                    process.send_signal(number)
+                time.sleep(pause)
+            _, errors = process.communicate()
+        assert (process.returncode, [line for line in errors.splitlines() if not line.startswith("helper[")]) == (0, [])
+        assert list(tmp_path.iterdir()) == []
 
 
 def handles(pid: int, number: int) -> bool:
