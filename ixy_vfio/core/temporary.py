@@ -1,6 +1,7 @@
 """Temporary directories that do not stay, however their process ends."""
 
 import contextlib
+import os
 import secrets
 import subprocess
 import tempfile
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ixy_vfio.core.errors import UsageError
+
+_LONGEST = 107 - len("/control.sock")  # bytes that the name of a socket may have (unix(7)), without the longest of ours
 
 # Makes the directory, waits until nobody has the other end of its standard input, and removes it. What ends with our
 # process, but later, may still be at work in it: so it tries for 10 s.
@@ -24,6 +27,9 @@ def workplace(prefix: str) -> Iterator[Path]:
     A child process keeps it: one that is killed removes nothing. Raises UsageError when there is no room for one.
     """
     directory = Path(tempfile.gettempdir()) / f"{prefix}{secrets.token_hex(8)}"
+    if len(os.fsencode(directory)) > _LONGEST:
+        text = "too long for the sockets that will be in it; let TMPDIR name a shorter one, like /tmp"
+        raise UsageError(f"no temporary directory: {directory.parent}: {text}")
     keeper = subprocess.Popen(
         ["/bin/sh", "-c", _KEEPER, "sh", str(directory)],
         stdin=subprocess.PIPE,

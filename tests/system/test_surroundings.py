@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -175,6 +176,22 @@ def test_python_s_own_modes_change_nothing(run: Run, words: tuple[str, ...], fla
     """Every warning an error, and without assertions and docstrings."""
     plain, other = run(*words), run(*words, flags=flags)
     assert (other.returncode, other.stderr) == (plain.returncode, plain.stderr)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("demo", "--generator"), ("audit", A, "--attack", "--yes", "--only", "attack.read_unmapped")],
+    ids=" ".join,
+)
+def test_commands_that_start_others_with_every_warning_an_error(
+    run: Run, words: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = tmp_path_factory.mktemp("d")  # a short name, for the sockets in it
+    strict = {"PYTHONWARNINGS": "error", "PYTHONDEVMODE": "1", "TMPDIR": str(directory)}
+    done = run(*words, flags=("-X", "dev", "-W", "error"), env=strict)
+    assert done.returncode == 0, done.stderr
+    assert not re.search("warning", done.stderr, re.IGNORECASE)
+    wait_until("an empty directory", lambda: list(directory.iterdir()) == [])
 
 
 def test_the_simulator_with_every_warning_an_error(tmp_path: Path) -> None:

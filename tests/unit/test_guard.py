@@ -147,6 +147,12 @@ def test_a_temporary_directory_ends_with_its_process(tmp_path: Path, end: str) -
         time.sleep(0.02)
 
 
+def test_a_temporary_directory_with_a_long_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/tmp/" + "x" * 75)
+    with pytest.raises(UsageError, match=r"^no temporary directory: /tmp/x+: too long .* TMPDIR"), workplace("p-"):
+        pass
+
+
 def test_no_room_for_a_temporary_directory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", "/proc")
     with pytest.raises(UsageError, match=r"no temporary directory: mkdir: .*/proc/t-"), workplace("t-"):
