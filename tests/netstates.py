@@ -284,7 +284,9 @@ def namespaced(*words: str, script: str = "") -> dict[str, dict[str, list[str]]]
 
 if __name__ == "__main__":
     if sys.argv[1] != "inside":
-        print(json.dumps(namespaced(*sys.argv[1:]), indent=1))
+        wrong = namespaced(*sys.argv[1:])
+        print(json.dumps(wrong, indent=1))
+        sys.exit(1 if wrong else 0)
     elif sys.argv[2] == "script":
         main({"script": sys.stdin.read().splitlines()}, "forget" in sys.argv)
     else:
