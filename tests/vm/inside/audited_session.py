@@ -61,7 +61,7 @@ BROKEN_FORWARDERS: dict[str, Break] = {
     "mappings can be moved": _instead(sandbox, "_seal_mappings", lambda keep: None),
     "code can be written": _instead(sandbox, "freeze_code", lambda: None),
     "all registers": _all_registers,
-    "all descriptors": _instead(os, "closerange", lambda first, end: None),
+    "all descriptors": _instead(sandbox, "_close_all_but", lambda keep: None),
 }
 BROKEN_HELPERS = ("seals", "beside")
 

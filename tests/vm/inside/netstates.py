@@ -51,6 +51,7 @@ def main(address: str, other: str, first: int, count: int, seconds: float = floa
         name = fresh()
         netstates.run(f"ip address flush dev {own}")
         done += 1
+    netstates.run(f"ip link set {own} down; ip link set {name} down")
     print(f"{done} states", file=sys.stderr)
     print(json.dumps(wrong, indent=1))
 

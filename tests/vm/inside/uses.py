@@ -31,7 +31,7 @@ USES = {  # name -> (how to begin it, how to end it)
     "address6": (f"{UP}; ip address add fd99::1/64 dev uplink0 nodad", DOWN),
     "route": (f"{HOST}; ip route add 10.98.0.0/16 via 10.99.0.2", DOWN),
     "default route": (f"{HOST}; ip route add default via 10.99.0.2", DOWN),
-    "default route6": (f"{UP}; ip -6 route add default dev uplink0", DOWN),
+    "default route6": (f"{UP}; ip -6 route add default dev uplink0 metric 7", DOWN),
     "ssh": (HOST, DOWN),
     "bond": ("ip link add bond0 type bond; ip link set uplink0 master bond0", "ip link delete bond0"),
     "bridge": ("ip link add br0 type bridge; ip link set uplink0 master br0", "ip link delete br0"),
