@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ixy_vfio_helper import netrestore, netstate
+from ixy_vfio_setup import netrestore, netstate
 
 FAR = "far"  # the other end of a veth
 OTHER = (  # the machine's own interface and default routes, which must stay

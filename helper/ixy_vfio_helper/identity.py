@@ -83,12 +83,6 @@ def refuse_past_iommu(device: Device, offers: bool | None) -> None:
         raise Refusal(f"{where}: without VIRTIO_F_ACCESS_PLATFORM it reaches all memory past the IOMMU; {remedy}")
 
 
-def driver_saw(device: Device) -> bool | None:
-    """Whether Linux's virtio driver was offered ACCESS_PLATFORM, which it always takes; None when it has not got it."""
-    texts = [device.read(f"{name}/features") for name in device.entries("") if name.startswith("virtio")]
-    return any(text[ACCESS_PLATFORM : ACCESS_PLATFORM + 1] == "1" for text in texts) if any(texts) else None
-
-
 def common_configuration(read: Read) -> tuple[int, int] | None:
     """Where the registers lie that every virtio function has: BAR, offset; None for a legacy function."""
     at, seen = _number(read, CAPABILITIES, 1) & 0xFC, set[int]()

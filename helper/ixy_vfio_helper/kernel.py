@@ -14,21 +14,6 @@ BRIDGE = 0x06  # base class of PCI
 ROOT = Path("/")
 
 
-def full_address(text: str) -> str:
-    """The PCI address that somebody typed; the domain 0000: may be left out. Raises Refusal."""
-    address = text.lower() if text.count(":") == 2 else f"0000:{text.lower()}"
-    if not ADDRESS.fullmatch(address):
-        raise Refusal(f"{text}: not a PCI address like 0000:03:00.0")
-    return address
-
-
-def remaps_interrupts(interrupts: str) -> bool:
-    """Whether /proc/interrupts has a controller IR-..., behind the counts; names that others give come behind it."""
-    rows = [line.split() for line in interrupts.split("\n")]
-    counted = [row[1:] for row in rows if row and row[0].rstrip(":").isdigit()]
-    return any(next((word for word in row if not word.isdigit()), "").startswith("IR-") for row in counted)
-
-
 class PciDevice:
     """One device in sysfs; everything is read again each time."""
 

@@ -12,12 +12,13 @@ if not __package__:  # started as a directory: only the helper's folder is added
     sys.path[0:1] = []
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from ixy_vfio_helper import bind, identity, policy
+from ixy_vfio_helper import identity, policy
 from ixy_vfio_helper.ending import DEBUG, complain, guarded, say
-from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice, full_address
+from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice
 from ixy_vfio_helper.monitor import Refusal
 
-from ixy_vfio_setup import look, machine, trust
+from ixy_vfio_setup import bind, look, machine, trust
+from ixy_vfio_setup.device import full_address
 from ixy_vfio_setup.journal import DIRECTORY, Journal, Record
 from ixy_vfio_setup.steps import SYSTEMD, Request, Step, steps
 from ixy_vfio_setup.system import SetupError, System

@@ -4,8 +4,9 @@ import platform
 import posixpath
 from collections.abc import Sequence
 
-from ixy_vfio_helper.kernel import VFIO_PCI, remaps_interrupts
+from ixy_vfio_helper.kernel import VFIO_PCI
 
+from ixy_vfio_setup.device import remaps_interrupts
 from ixy_vfio_setup.system import SetupError, System
 
 NO_IOMMU = ("intel_iommu=off", "amd_iommu=off", "iommu=off")

@@ -14,6 +14,7 @@ from ixy_vfio_setup.system import SetupError, System
 from ixy_vfio_setup.undo import HUGEPAGES, LAUNCHER, LIBRARY, POLICY, SOCKET, UNITS
 
 SYSTEMD = "/etc/systemd/system"
+PACKAGES = ("ixy_vfio_helper", "ixy_vfio_setup")  # what the helper's commands run
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +135,11 @@ def launcher(python: str) -> str:
 
 
 def _install(system: System, tree: Path, python: str) -> Iterator[Step]:
-    package = f"{LIBRARY}/ixy_vfio_helper"
     yield _directory(system, LIBRARY)
-    yield _directory(system, package)
-    for source in sorted((tree / "helper/ixy_vfio_helper").glob("*.py")):
-        yield _file(system, f"{package}/{source.name}", source.read_text(), 0o644)
+    for package in PACKAGES:
+        yield _directory(system, f"{LIBRARY}/{package}")
+        for source in sorted((tree / "helper" / package).glob("*.py")):
+            yield _file(system, f"{LIBRARY}/{package}/{source.name}", source.read_text(), 0o644)
     yield _file(system, LAUNCHER, launcher(python), 0o755)
 
 

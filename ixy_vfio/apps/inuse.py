@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ixy_vfio_helper import netstate
 from ixy_vfio_helper.shown import shown
+from ixy_vfio_setup import netstate
 
 from ixy_vfio.apps import standing
 from ixy_vfio.apps.standing import Link, Reason

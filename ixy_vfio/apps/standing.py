@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ixy_vfio_helper import netstate
-from ixy_vfio_helper.netlink import Netlink, unpack
+from ixy_vfio_setup import netstate
+from ixy_vfio_setup.netlink import Netlink, unpack
 
 IFF_UP = 1  # linux/if.h
 PEERS = ("veth", "netkit")  # their IFLA_LINK names the other end, not what they stand on

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ixy_vfio_helper import bind, netrestore, netstate
 from ixy_vfio_helper.kernel import PciDevice
+from ixy_vfio_setup import bind, netrestore, netstate
 
 NIC, NEIGHBOUR = "0000:03:00.0", "0000:03:00.1"
 IR = " 24:  0  IR-PCI-MSIX-0000:03:00.0    0-edge      eth0\n"

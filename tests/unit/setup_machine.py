@@ -14,6 +14,7 @@ NIC, SECOND = "0000:03:00.0", "0000:03:00.1"
 WHAT, SECOND_WHAT = (f"8086:10fb 8086:7a11 00-1b-21-ff-ff-5a-3c-{n}0" for n in "01")  # which device each is
 TOP = Path(__file__).parents[2]
 MEMORY = "MemTotal: 2097152 kB\nMemFree: 1 kB\nMemAvailable: 1572864 kB"
+PROGRAMS = ("ixy_vfio_helper/__init__.py", "ixy_vfio_helper/__main__.py", "ixy_vfio_setup/commands.py")
 HUGE = "sys/kernel/mm/hugepages/hugepages-2048kB"
 
 
@@ -49,10 +50,10 @@ class Machine(System):
             self._device(address, group)
 
     def _tree(self) -> None:
-        helper = self.tree / "helper/ixy_vfio_helper"
-        helper.mkdir(parents=True)
-        for name in ("__init__.py", "__main__.py"):
-            (helper / name).write_text(f"# {name}\n")
+        for name in PROGRAMS:
+            path = self.tree / "helper" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"# {name}\n")
         shutil.copytree(TOP / "scripts/systemd", self.tree / "scripts/systemd")
 
     def _device(self, address: str, group: str) -> None:
@@ -161,7 +162,7 @@ class Machine(System):
             case ["systemctl", "disable", "--now", *_]:
                 self.serving = 0
             case ["/usr/local/sbin/ixy-vfio-helper", *words]:
-                assert self.at("usr/local/lib/ixy_vfio/ixy_vfio_helper/__main__.py").exists()
+                assert all(self.at(f"usr/local/lib/ixy_vfio/{name}").exists() for name in PROGRAMS)
                 self._helper(words)
                 return self.answer * (words[0] == "unbind")
             case _:

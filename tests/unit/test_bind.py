@@ -8,9 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ixy_vfio_helper import bind, locks
-from ixy_vfio_helper.bind import Interface, Journal, recover, unbind
+from ixy_vfio_helper import locks
 from ixy_vfio_helper.monitor import Refusal
+from ixy_vfio_setup import bind
+from ixy_vfio_setup.bind import recover, unbind
+from ixy_vfio_setup.bound import Bound, Entry, Interface
 
 from tests.unit.bind_machine import NIC, Kernel, Killed, attribute, nic, state
 
@@ -21,12 +23,12 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
+def journal(tmp_path: Path) -> Bound:
     (tmp_path / "bound").mkdir()
-    return Journal(tmp_path / "bound")
+    return Bound(tmp_path / "bound")
 
 
-def test_bind_and_unbind(kernel: Kernel, journal: Journal) -> None:
+def test_bind_and_unbind(kernel: Kernel, journal: Bound) -> None:
     before = state(kernel)
     with journal:
         bind.bind(nic(kernel), journal)
@@ -55,18 +57,18 @@ def test_bind_and_unbind(kernel: Kernel, journal: Journal) -> None:
     assert list(journal.directory.iterdir()) == []
 
 
-def test_the_journal_is_one_process_s_at_a_time(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_journal_is_one_process_s_at_a_time(journal: Bound, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks.wait, "__defaults__", (0.2,))
     lock = journal.directory.with_name(f"{journal.directory.name}.lock")
     with journal:
         held = f"^{lock}: held by process {os.getpid()}; that must end first$"
-        with pytest.raises(locks.Held, match=held), Journal(journal.directory):
+        with pytest.raises(locks.Held, match=held), Bound(journal.directory):
             pass
-    with Journal(journal.directory):
+    with Bound(journal.directory):
         pass
 
 
-def test_who_locks_the_journal_s_directory_keeps_nobody_from_it(journal: Journal) -> None:
+def test_who_locks_the_journal_s_directory_keeps_nobody_from_it(journal: Bound) -> None:
     """Anybody may: it is there to be read."""
     other = os.open(journal.directory, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
@@ -75,17 +77,17 @@ def test_who_locks_the_journal_s_directory_keeps_nobody_from_it(journal: Journal
     os.close(other)
 
 
-def test_an_entry_is_not_written_through_a_link(journal: Journal, tmp_path: Path) -> None:
+def test_an_entry_is_not_written_through_a_link(journal: Bound, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("as it was")
     (journal.directory / f"{NIC}.new").symlink_to(victim)
-    entry = bind.Entry(NIC, "ixgbe", "", [])
+    entry = Entry(NIC, "ixgbe", "", [])
     with journal:
         journal.write(entry)
     assert (victim.read_text(), journal.read(NIC)) == ("as it was", entry)
 
 
-def test_an_entry_that_another_version_wrote_is_understood(kernel: Kernel, journal: Journal) -> None:
+def test_an_entry_that_another_version_wrote_is_understood(kernel: Kernel, journal: Bound) -> None:
     """The helper may be replaced while a device is bound."""
     before = state(kernel)
     with journal:
@@ -100,7 +102,7 @@ def test_an_entry_that_another_version_wrote_is_understood(kernel: Kernel, journ
 
 @pytest.mark.parametrize("at", [0, 1])
 def test_an_entry_is_there_whole_or_not_at_all(
-    kernel: Kernel, journal: Journal, monkeypatch: pytest.MonkeyPatch, at: int
+    kernel: Kernel, journal: Bound, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     """Killed in the middle of whatever is written to the journal."""
     written: list[Path] = []
@@ -125,7 +127,7 @@ def test_an_entry_is_there_whole_or_not_at_all(
     assert list(journal.directory.iterdir()) == []
 
 
-def test_an_interface_that_was_up_is_up_again(kernel: Kernel, journal: Journal) -> None:
+def test_an_interface_that_was_up_is_up_again(kernel: Kernel, journal: Bound) -> None:
     kernel.set_interface("uplink0", 1500, True)
     with journal:
         with pytest.raises(Refusal, match=r"uplink0 is up; run: ip link set uplink0 down \(or bind --down\)"):
@@ -137,14 +139,14 @@ def test_an_interface_that_was_up_is_up_again(kernel: Kernel, journal: Journal) 
     assert state(kernel) == ("ixgbe", "(null)", ("uplink0", 1500, True))
 
 
-def test_what_does_not_come_back_is_told(kernel: Kernel, journal: Journal) -> None:
+def test_what_does_not_come_back_is_told(kernel: Kernel, journal: Bound) -> None:
     kernel.notes = ["the route to default in table 100: File exists"]
     with journal:
         bind.bind(nic(kernel), journal)
         assert unbind(nic(kernel), journal) == ["uplink0: the route to default in table 100: File exists"]
 
 
-def test_power_management_is_as_it_was(kernel: Kernel, journal: Journal) -> None:
+def test_power_management_is_as_it_was(kernel: Kernel, journal: Bound) -> None:
     """vfio-pci allows runtime power management while it has a device, and forbids it when it lets go."""
     attribute(kernel, "power/control", "auto\n")
     with journal:
@@ -154,7 +156,7 @@ def test_power_management_is_as_it_was(kernel: Kernel, journal: Journal) -> None
     assert kernel.writes[-1] == "control=auto"
 
 
-def test_the_interface_of_a_virtio_device(kernel: Kernel, journal: Journal) -> None:
+def test_the_interface_of_a_virtio_device(kernel: Kernel, journal: Bound) -> None:
     shutil.rmtree(kernel.device() / "net")
     kernel.net = "virtio3/net"
     kernel.set_interface("uplink0", 1400, True)
@@ -181,7 +183,7 @@ def test_interfaces_are_told_apart_by_their_ports(kernel: Kernel) -> None:
     ]
 
 
-def test_a_device_without_a_driver_gets_none_back(kernel: Kernel, journal: Journal) -> None:
+def test_a_device_without_a_driver_gets_none_back(kernel: Kernel, journal: Bound) -> None:
     (kernel.device() / "driver").unlink()
     shutil.rmtree(kernel.device() / "net")
     (kernel.device() / "driver_override").write_text("something\n")
@@ -191,7 +193,7 @@ def test_a_device_without_a_driver_gets_none_back(kernel: Kernel, journal: Journ
     assert state(kernel)[:2] == ("", "something")
 
 
-def test_a_probe_that_fails_puts_everything_back(kernel: Kernel, journal: Journal) -> None:
+def test_a_probe_that_fails_puts_everything_back(kernel: Kernel, journal: Bound) -> None:
     kernel.set_interface("uplink0", 9000, True)
     before = state(kernel)
     kernel.refusing = "vfio-pci"
@@ -201,7 +203,7 @@ def test_a_probe_that_fails_puts_everything_back(kernel: Kernel, journal: Journa
     assert list(journal.directory.iterdir()) == []
 
 
-def test_a_driver_that_makes_no_interface_is_waited_for_so_long(kernel: Kernel, journal: Journal) -> None:
+def test_a_driver_that_makes_no_interface_is_waited_for_so_long(kernel: Kernel, journal: Bound) -> None:
     before = state(kernel)
     with journal:
         bind.bind(nic(kernel), journal)
@@ -215,7 +217,7 @@ def test_a_driver_that_makes_no_interface_is_waited_for_so_long(kernel: Kernel, 
     assert list(journal.directory.iterdir()) == []
 
 
-def crash(kernel: Kernel, journal: Journal, at: int, back: bool) -> bool:
+def crash(kernel: Kernel, journal: Bound, at: int, back: bool) -> bool:
     """Bind (or unbind) and be killed before write number `at`; False when there are not so many."""
     kernel.set_interface("uplink0", 9000, True)
     with journal:
@@ -236,7 +238,7 @@ def crash(kernel: Kernel, journal: Journal, at: int, back: bool) -> bool:
 
 
 @pytest.mark.parametrize("at", range(4))
-def test_a_bind_that_is_killed_is_recovered(kernel: Kernel, journal: Journal, at: int) -> None:
+def test_a_bind_that_is_killed_is_recovered(kernel: Kernel, journal: Bound, at: int) -> None:
     before = ("ixgbe", "(null)", ("uplink0", 9000, True))
     assert crash(kernel, journal, at, back=False)
     assert (journal.directory / f"{NIC}.json").exists()
@@ -247,12 +249,12 @@ def test_a_bind_that_is_killed_is_recovered(kernel: Kernel, journal: Journal, at
     assert list(journal.directory.iterdir()) == []
 
 
-def test_there_are_no_more_steps_in_a_bind(kernel: Kernel, journal: Journal) -> None:
+def test_there_are_no_more_steps_in_a_bind(kernel: Kernel, journal: Bound) -> None:
     assert not crash(kernel, journal, 4, back=False)
 
 
 @pytest.mark.parametrize("at", range(7))
-def test_an_unbind_that_is_killed_is_finished_later(kernel: Kernel, journal: Journal, at: int) -> None:
+def test_an_unbind_that_is_killed_is_finished_later(kernel: Kernel, journal: Bound, at: int) -> None:
     assert crash(kernel, journal, at, back=True)
     with journal:
         recovered = recover(journal, kernel.root)
@@ -265,11 +267,11 @@ def test_an_unbind_that_is_killed_is_finished_later(kernel: Kernel, journal: Jou
     assert list(journal.directory.iterdir()) == []
 
 
-def test_there_are_no_more_steps_in_an_unbind(kernel: Kernel, journal: Journal) -> None:
+def test_there_are_no_more_steps_in_an_unbind(kernel: Kernel, journal: Bound) -> None:
     assert not crash(kernel, journal, 7, back=True)
 
 
-def test_recovery_that_is_killed_is_recovered(kernel: Kernel, journal: Journal) -> None:
+def test_recovery_that_is_killed_is_recovered(kernel: Kernel, journal: Bound) -> None:
     for at in range(8):
         crash(kernel, journal, 3, back=False)
         kernel.writes.clear()
@@ -284,7 +286,7 @@ def test_recovery_that_is_killed_is_recovered(kernel: Kernel, journal: Journal) 
         assert state(kernel) == ("ixgbe", "(null)", ("uplink0", 9000, True))
 
 
-def test_a_device_that_was_unplugged_is_forgotten(kernel: Kernel, journal: Journal) -> None:
+def test_a_device_that_was_unplugged_is_forgotten(kernel: Kernel, journal: Bound) -> None:
     with journal:
         bind.bind(nic(kernel), journal)
         shutil.rmtree(kernel.device())

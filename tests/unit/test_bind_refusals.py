@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ixy_vfio_helper import __main__ as command
-from ixy_vfio_helper import bind
-from ixy_vfio_helper.bind import Journal, check, unbind
 from ixy_vfio_helper.claims import Claims
 from ixy_vfio_helper.kernel import KernelBackend
 from ixy_vfio_helper.monitor import Refusal
 from ixy_vfio_helper.protocol import Listed, State
+from ixy_vfio_setup import bind
+from ixy_vfio_setup import commands as command
+from ixy_vfio_setup.bind import check, unbind
+from ixy_vfio_setup.bound import Bound
 
 from ixy_vfio.hw import ixgbe
 from tests.unit.bind_machine import IR, NEIGHBOUR, NIC, Kernel, attribute, neighbour, nic, no_group, region
@@ -25,9 +26,9 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
+def journal(tmp_path: Path) -> Bound:
     (tmp_path / "bound").mkdir()
-    return Journal(tmp_path / "bound")
+    return Bound(tmp_path / "bound")
 
 
 def test_the_helper_knows_the_devices_that_the_drivers_know() -> None:
@@ -58,7 +59,7 @@ REFUSED: dict[str, tuple[Callable[[Kernel], object], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused_before_anything_is_changed(kernel: Kernel, journal: Journal, name: str) -> None:
+def test_what_is_refused_before_anything_is_changed(kernel: Kernel, journal: Bound, name: str) -> None:
     change, reason = REFUSED[name]
     change(kernel)
     with journal, pytest.raises(Refusal, match=f"^{NIC}: .*{reason}"):
@@ -96,7 +97,7 @@ def test_other_nics_on_request(kernel: Kernel) -> None:
 
 
 def test_unbind_of_what_was_not_bound_and_of_what_is_open(
-    kernel: Kernel, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    kernel: Kernel, journal: Bound, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with journal:
         with pytest.raises(Refusal, match="was not bound by this helper; there is nothing to put back"):
@@ -154,7 +155,7 @@ def test_the_command_line(kernel: Kernel, tmp_path: Path, capsys: pytest.Capture
     assert "driver ixgbe  has 2 virtual functions" in capsys.readouterr().out
 
 
-def test_the_backend_leases_what_is_bound_and_touches_nothing_else(kernel: Kernel, journal: Journal) -> None:
+def test_the_backend_leases_what_is_bound_and_touches_nothing_else(kernel: Kernel, journal: Bound) -> None:
     backend = KernelBackend(root=kernel.root)
     assert backend.describe("0000:09:00.0") is None
     assert backend.describe(NIC) == Listed(0, NIC, 0x8086, 0x10FB, State.UNBOUND, 0, "ixgbe")

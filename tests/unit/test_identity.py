@@ -11,6 +11,7 @@ from ixy_vfio_helper.monitor import Refusal
 from ixy_vfio_helper.policy import RECORDED
 from ixy_vfio_helper.protocol import Attach, Attached, Hello, Refused
 from ixy_vfio_helper.vfio import GroupSession
+from ixy_vfio_setup.device import driver_saw
 
 from tests.unit.lease_support import A, B, FakeBackend, served
 from tests.unit.vfio_calls import Calls, fill
@@ -139,9 +140,9 @@ def test_what_gets_past_the_iommu(tmp_path: Path, vendor: int, number: int, bits
         features(found, *bits)
     if text:
         with pytest.raises(Refusal, match=f"^{HERE}: {text}"):
-            identity.refuse_past_iommu(found, identity.driver_saw(found))
+            identity.refuse_past_iommu(found, driver_saw(found))
     else:
-        identity.refuse_past_iommu(found, identity.driver_saw(found))
+        identity.refuse_past_iommu(found, driver_saw(found))
 
 
 CONFIG, BAR = 0x70000, 0x40000

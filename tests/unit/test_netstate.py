@@ -5,7 +5,7 @@ import os
 import subprocess
 
 import pytest
-from ixy_vfio_helper import netlink, netstate
+from ixy_vfio_setup import netlink, netstate
 
 from tests import netstates
 

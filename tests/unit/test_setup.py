@@ -13,7 +13,7 @@ import pytest
 from ixy_vfio_setup.look import Found
 from ixy_vfio_setup.system import SetupError
 
-from tests.unit.setup_machine import HUGE, NIC, SECOND, SECOND_WHAT, WHAT, Killed, Machine
+from tests.unit.setup_machine import HUGE, NIC, PROGRAMS, SECOND, SECOND_WHAT, WHAT, Killed, Machine
 
 GOLDEN = Path(__file__).parent / "golden/setup_dry_run.txt"
 SETUP = (NIC, "--user", "1000", "--memory", "64")
@@ -58,11 +58,12 @@ def test_what_is_installed(machine: Machine) -> None:
     assert launcher.read_text().startswith("#!/bin/sh\nexec ")
     assert launcher.read_text().endswith('-I -S -B /usr/local/lib/ixy_vfio/ixy_vfio_helper "$@"\n')
     assert launcher.stat().st_mode == 0o100755
-    installed = machine.at("usr/local/lib/ixy_vfio/ixy_vfio_helper")
-    assert [(path.name, path.read_text(), f"{path.stat().st_mode:o}") for path in sorted(installed.iterdir())] == [
-        ("__init__.py", "# __init__.py\n", "100644"),
-        ("__main__.py", "# __main__.py\n", "100644"),
+    installed = machine.at("usr/local/lib/ixy_vfio")
+    files = [path for path in sorted(installed.rglob("*")) if path.is_file()]
+    assert [(str(path.relative_to(installed)), path.read_text(), f"{path.stat().st_mode:o}") for path in files] == [
+        (name, f"# {name}\n", "100644") for name in PROGRAMS
     ]
+    assert {f"{path.stat().st_mode:o}" for path in (installed, *installed.iterdir())} == {"40755"}
     policy = machine.at("etc/ixy_vfio/policy.toml").read_text()
     assert policy.endswith(f'\n[user.1000]\ndevices = ["{NIC} {WHAT}"]\nmemory_mib = 64\n')
     assert machine.at(f"{HUGE}/nr_hugepages").read_text() == "32\n"

@@ -21,10 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ixy_vfio_helper import bind, netrestore
-from ixy_vfio_helper.bind import Journal
 from ixy_vfio_helper.kernel import ROOT, VFIO_PCI, PciDevice
-from ixy_vfio_helper.netlink import Netlink, unpack
+from ixy_vfio_setup import bind, netrestore
+from ixy_vfio_setup.bound import Bound
+from ixy_vfio_setup.netlink import Netlink, unpack
 
 NAME, MTU, FAULT = "uplink0", 1400, 3
 OBJECTS = {20: "address", 24: "route", 28: "neighbour", 104: "nexthop", 21: "no address", 25: "no route"}
@@ -56,7 +56,7 @@ def steps(tried: set[str], fails: bool) -> None:
         finally:  # also after a change that the kernel refuses, and that is noted
             os.kill(os.getpid(), signal.SIGKILL)
 
-    write, change, keep, forget = bind.write, Netlink.change, Journal.write, Journal.remove
+    write, change, keep, forget = bind.write, Netlink.change, Bound.write, Bound.remove
 
     def faulty_write(path: Path, text: str) -> None:
         what = f"{path.name}={text.strip()}" if path.name in ("driver_override", "mtu") else path.name
@@ -67,8 +67,8 @@ def steps(tried: set[str], fails: bool) -> None:
 
     bind.write = netrestore.write = faulty_write
     Netlink.change = faulty_change  # type: ignore[method-assign, assignment]
-    Journal.write = lambda self, entry: step("journal", lambda: keep(self, entry))  # type: ignore[method-assign]
-    Journal.remove = lambda self, address: step("forget", lambda: forget(self, address))  # type: ignore[method-assign]
+    Bound.write = lambda self, entry: step("journal", lambda: keep(self, entry))  # type: ignore[method-assign]
+    Bound.remove = lambda self, address: step("forget", lambda: forget(self, address))  # type: ignore[method-assign]
 
 
 def meaning(body: bytes) -> str:
@@ -99,7 +99,7 @@ class Nic:
     def __init__(self, address: str) -> None:
         self.device = PciDevice(address)
         os.makedirs("/run/bindings", exist_ok=True)
-        self.journal = Journal(Path("/run/bindings"))
+        self.journal = Bound(Path("/run/bindings"))
         (now,) = bind._interfaces(self.device)
         self.was = now.name
         ip(f"link set {now.name} down")

@@ -12,8 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from ixy_vfio_helper import bind
 from ixy_vfio_helper.kernel import PciDevice
+from ixy_vfio_setup import bind
+from ixy_vfio_setup.bound import Bound
 
 from tests import netstates
 
@@ -22,7 +23,7 @@ def main(address: str, other: str, first: int, count: int, seconds: float = floa
     """One after the other."""
     device = PciDevice(address)
     os.makedirs("/run/netstates", exist_ok=True)
-    journal = bind.Journal(Path("/run/netstates"))
+    journal = Bound(Path("/run/netstates"))
     own = bind._interfaces(PciDevice(other))[0].name
     name = bind._interfaces(device)[0].name
 

@@ -10,9 +10,9 @@ import json
 import subprocess
 import sys
 
-from ixy_vfio_helper import bind
 from ixy_vfio_helper.kernel import PciDevice
 from ixy_vfio_helper.monitor import Refusal
+from ixy_vfio_setup import bind
 
 from ixy_vfio.apps import inuse
 

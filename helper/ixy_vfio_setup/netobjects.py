@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ixy_vfio_helper.netlink import APPEND, CREATE, EXCL, REPLACE, Netlink, pack, unpack
+from ixy_vfio_setup.netlink import APPEND, CREATE, EXCL, REPLACE, Netlink, pack, unpack
 
 INET, INET6, BRIDGE = 2, 10, 7
 FOREVER = 0xFFFFFFFF

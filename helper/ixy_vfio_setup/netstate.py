@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ixy_vfio_helper import ethtool, netobjects
-from ixy_vfio_helper.netlink import Netlink, pack, unpack
-from ixy_vfio_helper.netobjects import INET6, Object
+from ixy_vfio_setup import ethtool, netobjects
+from ixy_vfio_setup.netlink import Netlink, pack, unpack
+from ixy_vfio_setup.netobjects import INET6, Object
 
 ROOT = Path("/")
 NEWLINK, GETLINK, GETQDISC, GETACTION = 16, 18, 38, 50

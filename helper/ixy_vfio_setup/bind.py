@@ -1,22 +1,23 @@
 """Gives a NIC to vfio-pci, and back to the driver that had it, with all that was set at its interface.
 
-What was found is written to a journal before anything is changed. The journal lies in /run: it is gone when the
-machine has restarted, as is what it undoes. One device at a time, by driver_override; never by new_id, which would
-claim every device of the same kind.
+What was found is written to a journal (bound.py) before anything is changed. One device at a time is bound, by
+driver_override; never by new_id, which would claim every device of the same kind.
 """
 
 import errno
-import json
 import os
 import platform
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
 
-from ixy_vfio_helper import identity, locks, netrestore, netstate
-from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice, remaps_interrupts
+from ixy_vfio_helper import identity
+from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice
 from ixy_vfio_helper.monitor import Refusal
+
+from ixy_vfio_setup import netrestore, netstate
+from ixy_vfio_setup.bound import Bound, Entry, Interface
+from ixy_vfio_setup.device import driver_saw, remaps_interrupts
 
 KNOWN = (  # device ids of Intel that the drivers of this project know: 82599, X540, X550
     0x10F7, 0x10F8, 0x10F9, 0x10FB, 0x10FC, 0x1507, 0x1514, 0x1517, 0x151C, 0x154D, 0x1557,
@@ -26,75 +27,6 @@ NO_INTERFACE = ("", "pci-stub", "uio_pci_generic", "igb_uio")  # drivers that ma
 PROBE_DEADLINE = 10.0  # seconds for a network driver to make its interface
 UDEV_DEADLINE = 5.0  # seconds for udev to name it
 IFF_UP = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Interface:
-    """A network interface as it was found."""
-
-    name: str
-    mtu: int
-    up: bool
-    folder: str = ""  # below the device, now
-    state: dict[str, Any] = field(default_factory=dict)  # see netstate
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A device as it was found."""
-
-    address: str
-    driver: str
-    override: str
-    interfaces: list[Interface]
-    power: str = ""  # power/control of the device: vfio-pci changes it
-
-
-class Journal:
-    """What must be put back, one file per device, for everybody to read. Whoever changes something holds it by `with`.
-
-    One process at a time does; the next one waits, and raises Held after locks.DEADLINE.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._lock = -1
-
-    def __enter__(self) -> Self:
-        self._lock = locks.wait(self.directory.with_name(f"{self.directory.name}.lock"), f"process {os.getpid()}")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._lock)
-
-    def _path(self, address: str) -> Path:
-        return self.directory / f"{address}.json"
-
-    def write(self, entry: Entry) -> None:
-        """Write an entry: it is there whole or not at all."""
-        new = self.directory / f"{entry.address}.new"
-        new.unlink(missing_ok=True)  # whatever it is, perhaps a link
-        new.touch(mode=0o600)  # some settings are secret
-        new.write_text(json.dumps(asdict(entry)))
-        new.rename(self._path(entry.address))
-
-    def read(self, address: str) -> Entry | None:
-        """The entry of a device, if there is one."""
-        if not self._path(address).exists():
-            return None
-        fields = json.loads(self._path(address).read_text())
-        interfaces = [
-            Interface(one["name"], one["mtu"], one["up"], state=one.get("state", {})) for one in fields["interfaces"]
-        ]
-        return Entry(fields["address"], fields["driver"], fields["override"], interfaces, fields.get("power", ""))
-
-    def remove(self, address: str) -> None:
-        """Forget a device."""
-        self._path(address).unlink(missing_ok=True)
-
-    def addresses(self) -> list[str]:
-        """The devices that have entries."""
-        return sorted(path.stem for path in self.directory.glob("*.json"))
 
 
 def known(device: PciDevice) -> bool:
@@ -128,7 +60,7 @@ def check(device: PciDevice, down: bool = False, other: bool = False) -> None:
     if not known(device) and not other:
         raise Refusal(f"{where}: {device.ids} is no NIC that a driver here knows; --other binds it all the same")
     device.refuse_without_iommu()
-    identity.refuse_past_iommu(device, identity.driver_saw(device))
+    identity.refuse_past_iommu(device, driver_saw(device))
     for neighbour in device.entries("iommu_group/devices"):
         found = PciDevice(neighbour, device.root)
         if neighbour != where and found.driver not in ("", VFIO_PCI) and found.number("class") >> 8 != 0x0604:
@@ -163,7 +95,7 @@ def _refuse_in_use(device: PciDevice, down: bool) -> None:
             raise Refusal(f"{where}: {interface.name} is up; run: ip link set {interface.name} down (or bind --down)")
 
 
-def bind(device: PciDevice, journal: Journal, down: bool = False, other: bool = False) -> None:
+def bind(device: PciDevice, journal: Bound, down: bool = False, other: bool = False) -> None:
     """Give the device to vfio-pci. Raises Refusal before anything is changed; after an error all is put back."""
     check(device, down, other)
     if not (device.root / "sys/bus/pci/drivers" / VFIO_PCI).is_dir():
@@ -211,7 +143,7 @@ def _hand_over(device: PciDevice, override: str, driver: str | None = None) -> N
         write(device.root / "sys/bus/pci/drivers_probe", device.address)
 
 
-def restore(device: PciDevice, journal: Journal, entry: Entry) -> list[str]:
+def restore(device: PciDevice, journal: Bound, entry: Entry) -> list[str]:
     """Put back what the entry says, from any state in between; then forget it. Returns what is not as it was."""
     notes: list[str] = []
     if device.path.is_dir():  # else it was unplugged
@@ -254,7 +186,7 @@ def _then(index: int, interface: Interface, device: PciDevice) -> netstate.State
     return state
 
 
-def unbind(device: PciDevice, journal: Journal) -> list[str]:
+def unbind(device: PciDevice, journal: Bound) -> list[str]:
     """Give the device back to the driver that had it; returns what is not as it was, one line each.
 
     Raises Refusal while somebody has it open.
@@ -272,7 +204,7 @@ def unbind(device: PciDevice, journal: Journal) -> list[str]:
     return restore(device, journal, entry)
 
 
-def recover(journal: Journal, root: Path) -> dict[str, list[str]]:
+def recover(journal: Bound, root: Path) -> dict[str, list[str]]:
     """Put back every device that a bind or unbind left half way, so not vfio-pci's.
 
     Returns their addresses, each with what is not as it was.

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from ixy_vfio_helper import ethtool, netobjects, netstate
-from ixy_vfio_helper.netlink import CREATE, EXCL, NESTED, Netlink, pack
-from ixy_vfio_helper.netobjects import FOREVER, INET6, Object
-from ixy_vfio_helper.netstate import FLAGS, IFF_RUNNING, IFF_UP, LINK, ROOT, Link, State
+from ixy_vfio_setup import ethtool, netobjects, netstate
+from ixy_vfio_setup.netlink import CREATE, EXCL, NESTED, Netlink, pack
+from ixy_vfio_setup.netobjects import FOREVER, INET6, Object
+from ixy_vfio_setup.netstate import FLAGS, IFF_RUNNING, IFF_UP, LINK, ROOT, Link, State
 
 WAIT = 8.0  # seconds for carrier, and for duplicate address detection, where something needs them
 NEWLINKPROP, DELLINKPROP = 108, 109

@@ -9,7 +9,7 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from ixy_vfio_helper.netlink import NESTED, Netlink, pack, unpack
+from ixy_vfio_setup.netlink import NESTED, Netlink, pack, unpack
 
 GENERIC, CONTROL, GETFAMILY, FAMILY_NAME, FAMILY_ID = 16, 16, 3, 2, 1  # linux/netlink.h, linux/genetlink.h
 HEADER, COMPACT = 1, 1
