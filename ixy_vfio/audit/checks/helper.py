@@ -38,6 +38,7 @@ ONLY = {  # settings that may list nothing else
 }  # fmt: skip
 MUST_BE_SET = ("CapabilityBoundingSet", "RestrictAddressFamilies")  # unset, these allow everything
 DANGEROUS_CALLS = ("@privileged", "@module", "@mount", "@raw-io", "@debug", "@reboot", "@swap", "@clock", "@obsolete")
+PACKAGE, BESIDE = "/ixy_vfio_helper", ("/ixy_vfio_setup", "/ixy_vfio_locks")  # its code starts, and imports, these
 NOT_HERE = "no helper is installed"
 
 
@@ -200,7 +201,8 @@ def code(host: Host) -> Findings:
 
     Looks at owner, mode and ACL of the launcher, the units with their drop-ins, what they start, the files on a running
     helper's command line and in its memory, and of every directory and link on the way to them; of a directory of
-    Python's, at what is in it; of a script, at its interpreter and the files that it names.
+    Python's, at what is in it, and at the packages beside it that it uses; of a script, at its interpreter and the
+    files that it names.
 
     Holds unless: others than root can write one of them, or put another one in its place (by owner, mode, ACL, or a
     group that has members). What these programs read while they run, but the policy, is not looked at. SKIP if no
@@ -241,7 +243,9 @@ def _programs(host: Host) -> set[str]:
             {_mapped(line) for line in host.lines(f"/proc/{one.pid}/maps")} if one.shown_mappings is not None else set()
         )
     programs = {word for word in words if word.startswith("/") and _is_code(host, word)}
-    return paths | {path for one in programs | paths for path in programs_of(host, one)}
+    run = paths | {path for one in programs | paths for path in programs_of(host, one)}
+    beside = {path.removesuffix(PACKAGE) + name for path in run if path.endswith(PACKAGE) for name in BESIDE}
+    return run | {path for path in beside if host.exists(path)}
 
 
 def _mapped(line: str) -> str:

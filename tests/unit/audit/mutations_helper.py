@@ -147,10 +147,12 @@ def policy_of_another_place(tree: Tree) -> None:
 
 # -- code
 
-LIBRARY = "/usr/local/lib/ixy_vfio/ixy_vfio_helper"
+LIBRARY = "/usr/local/lib/ixy_vfio"
 for name, path, kind in (
     ("launcher", LAUNCHER, "-"), ("unit", UNIT, "-"), ("socket_unit", UNIT.replace(".service", ".socket"), "-"),
-    ("module", f"{LIBRARY}/server.py", "-"), ("python", "/usr/bin/python3.11", "-"), ("shell", "/bin/sh", "-"),
+    ("module", f"{LIBRARY}/ixy_vfio_helper/server.py", "-"),
+    ("binder", f"{LIBRARY}/ixy_vfio_setup/commands.py", "-"), ("locks", f"{LIBRARY}/ixy_vfio_locks", "d"),
+    ("python", "/usr/bin/python3.11", "-"), ("shell", "/bin/sh", "-"),
     ("directory_of_units", "/etc/systemd/system", "d"), ("directory_of_launchers", "/usr/local/sbin", "d"),
 ):  # fmt: skip
     mutate(f"{name}_of_a_user", "helper.code", FAIL, node, path, 0o755, uid=1000, kind=kind)
