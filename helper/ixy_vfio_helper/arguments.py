@@ -28,6 +28,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         if name == "bind":
             command.add_argument("--down", action="store_true", help="also if its interface is up")
             command.add_argument("--other", action="store_true", help="also a NIC that no driver here knows")
+            command.add_argument("--by", default="", help=argparse.SUPPRESS)  # who binds it, for the entry
     commands.add_parser("status", help="show the NICs that can be, or are, bound")
     commands.add_parser("recover", help="put back what an interrupted bind or unbind left behind")
     return parser.parse_args(argv)

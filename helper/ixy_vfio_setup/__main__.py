@@ -19,17 +19,18 @@ from ixy_vfio_helper.monitor import Refusal
 
 from ixy_vfio_setup import bind, look, machine, trust
 from ixy_vfio_setup.device import full_address
-from ixy_vfio_setup.journal import DIRECTORY, Journal, Record
-from ixy_vfio_setup.steps import SYSTEMD, Request, Step, steps
+from ixy_vfio_setup.journal import DIRECTORY, Journal, Record, bound
+from ixy_vfio_setup.resources import TOTAL
+from ixy_vfio_setup.step import LAUNCHER, LIBRARY, POLICY, RUN, SOCKET, SYSTEMD, UNITS, Step
+from ixy_vfio_setup.steps import KINDS, Request, steps
 from ixy_vfio_setup.system import SetupError, System
-from ixy_vfio_setup.undo import HUGEPAGES, LAUNCHER, LIBRARY, POLICY, SOCKET, UNDO, UNITS, title
 
 TREE = Path(os.path.abspath(__file__)).parents[2]
 CODE = ("helper/ixy_vfio_setup", "helper/ixy_vfio_helper", "scripts/setup", "scripts/systemd")
 # What root's programs and records are, with all that is in it, and where others have names of their own too.
 OURS = (LIBRARY, LAUNCHER, POLICY.rpartition("/")[0], DIRECTORY,
         *(f"{SYSTEMD}/{name}{more}" for name in UNITS for more in ("", ".d")))  # fmt: skip
-SHARED = ("/run/ixy_vfio",)
+SHARED = (RUN,)
 Look = Callable[[Path, str], look.Found]
 
 
@@ -109,7 +110,7 @@ def _refusal(device: PciDevice, other: bool) -> str:
 
 
 def _bound(system: System, device: PciDevice) -> bool:
-    return device.driver == VFIO_PCI and system.text(f"/run/ixy_vfio/bound/{device.address}.json") is not None
+    return device.driver == VFIO_PCI and device.address in bound(system).addresses()
 
 
 def _what(device: PciDevice) -> str:
@@ -154,7 +155,8 @@ def carry_out(system: System, journal: Journal, todo: Sequence[Step]) -> None:
                 say(f"already: {step.text}")
                 continue
             record = step.record()
-            journal.add(record)
+            if step.journaled:
+                journal.add(record)
             mine.append(record)
             step.do()
             say(f"done:    {step.text}")
@@ -167,16 +169,17 @@ def carry_out(system: System, journal: Journal, todo: Sequence[Step]) -> None:
 def undo(system: System, journal: Journal, records: Sequence[Record]) -> None:
     """Undo steps, the last one first. Raises SetupError at the first that cannot be undone; the journal keeps it."""
     for record in reversed(records):
+        kind = KINDS[record["kind"]]
         try:
-            note = UNDO[record["kind"]](system, record)
+            note = kind.undo(system, record)
         except (OSError, SetupError) as error:
-            raise SetupError(f"cannot {title(record)}: {error}; then run: sudo scripts/setup --undo") from error
+            raise SetupError(f"cannot {kind.title(record)}: {error}; then run: sudo scripts/setup --undo") from error
         journal.drop(record)
-        say(f"undone:  {title(record)}" + (f" ({note})" if note else ""))
+        say(f"undone:  {kind.title(record)}" + (f" ({note})" if note else ""))
 
 
 def _undo(system: System, journal: Journal, device: str | None, dry_run: bool) -> None:
-    records = journal.records
+    records = journal.all()
     if device is not None:
         address = full_address(device)
         if address not in journal.devices():
@@ -187,13 +190,13 @@ def _undo(system: System, journal: Journal, device: str | None, dry_run: bool) -
         say("nothing was set up; nothing to undo")
     elif dry_run:
         for record in reversed(records):
-            say(f"would:   {title(record)}")
+            say(f"would:   {KINDS[record['kind']].title(record)}")
     else:
-        undo(system, journal, list(records))
+        undo(system, journal, records)
 
 
 def _finish(system: System, request: Request) -> None:
-    pages = system.number(f"{HUGEPAGES}/nr_hugepages")
+    pages = system.number(TOTAL)
     if pages < request.wanted:
         say(f"note: the kernel has {pages} of {request.wanted} hugepages; 4 KiB pages take their place, more slowly "
             f"(start the machine with hugepages={request.wanted})")  # fmt: skip

@@ -95,15 +95,18 @@ def _refuse_in_use(device: PciDevice, down: bool) -> None:
             raise Refusal(f"{where}: {interface.name} is up; run: ip link set {interface.name} down (or bind --down)")
 
 
-def bind(device: PciDevice, journal: Bound, down: bool = False, other: bool = False) -> None:
-    """Give the device to vfio-pci. Raises Refusal before anything is changed; after an error all is put back."""
+def bind(device: PciDevice, journal: Bound, down: bool = False, other: bool = False, by: str = "") -> None:
+    """Give the device to vfio-pci; `by` is kept in the entry.
+
+    Raises Refusal before anything is changed; after an error all is put back.
+    """
     check(device, down, other)
     if not (device.root / "sys/bus/pci/drivers" / VFIO_PCI).is_dir():
         raise Refusal(f"{device.address}: vfio-pci is not loaded; run: sudo modprobe vfio-pci")
     if journal.read(device.address) is not None:
         raise Refusal(f"{device.address}: bound already, or half way; see ixy-vfio-helper status, or recover")
     override = device.read("driver_override").replace("(null)", "")
-    entry = Entry(device.address, device.driver, override, _saved(device), device.read("power/control"))
+    entry = Entry(device.address, device.driver, override, _saved(device), device.read("power/control"), by)
     journal.write(entry)
     try:
         for interface in entry.interfaces:

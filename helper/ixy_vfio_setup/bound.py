@@ -11,6 +11,8 @@ from typing import Any, Self
 
 from ixy_vfio_helper import locks
 
+SETUP = "setup"
+
 
 @dataclass(frozen=True, slots=True)
 class Interface:
@@ -32,6 +34,7 @@ class Entry:
     override: str
     interfaces: list[Interface]
     power: str = ""  # power/control of the device: vfio-pci changes it
+    by: str = ""  # SETUP if setup bound it: then its undo gives the device back
 
 
 class Bound:
@@ -70,7 +73,8 @@ class Bound:
         interfaces = [
             Interface(one["name"], one["mtu"], one["up"], state=one.get("state", {})) for one in fields["interfaces"]
         ]
-        return Entry(fields["address"], fields["driver"], fields["override"], interfaces, fields.get("power", ""))
+        more = fields.get("power", ""), fields.get("by", "")
+        return Entry(fields["address"], fields["driver"], fields["override"], interfaces, *more)
 
     def remove(self, address: str) -> None:
         """Forget a device."""

@@ -60,7 +60,7 @@ def _bind(arguments: argparse.Namespace, device: PciDevice, journal: Bound) -> N
     bind.check(device, arguments.down, arguments.other)
     for line in bind.lost(device):
         say(f"{device.address}: unbind will not give back: {line}")
-    bind.bind(device, journal, arguments.down, arguments.other)
+    bind.bind(device, journal, arguments.down, arguments.other, arguments.by)
 
 
 def _unbind(device: PciDevice, claims: Claims, journal: Bound) -> None:

@@ -1,4 +1,7 @@
-"""What setup did, in order, written before each step is taken; so that all of it can be undone, also after a crash."""
+"""What setup did, in order, written before each step is taken; so that all of it can be undone, also after a crash.
+
+What was bound stands in the binder's entries alone, which say who bound it.
+"""
 
 import contextlib
 import json
@@ -9,12 +12,23 @@ from typing import Any, Self
 from ixy_vfio_helper import locks
 from ixy_vfio_helper.monitor import Refusal
 
+from ixy_vfio_setup.bound import SETUP, Bound
 from ixy_vfio_setup.system import System
 
 DIRECTORY = "/var/lib/ixy_vfio"
 FILE = f"{DIRECTORY}/setup.json"
 LOCK = f"{DIRECTORY}/lock"
 Record = dict[str, Any]  # "kind" (which undo), "device" ("" if all devices need it), and what the undo needs
+
+
+def bound(system: System) -> Bound:
+    """The entries of the devices that are bound."""
+    return Bound(system.at("/run/ixy_vfio/bound"))
+
+
+def bind_record(address: str) -> Record:
+    """What the undo of a bind needs to know. Setups before this one wrote it to their journal."""
+    return {"kind": "bind", "device": address}
 
 
 class Journal:
@@ -51,10 +65,11 @@ class Journal:
         self._write([*self.records, record])
 
     def drop(self, record: Record) -> None:
-        """Forget what was undone: the newest record that is equal."""
+        """Forget what was undone: the newest record that is equal, if there is one."""
         records = list(self.records)
-        del records[len(records) - 1 - records[::-1].index(record)]
-        self._write(records)
+        if record in records:
+            del records[len(records) - 1 - records[::-1].index(record)]
+            self._write(records)
 
     def _write(self, records: list[Record]) -> None:
         self._system.write_file(FILE, json.dumps(records, indent=1) + "\n", 0o644)  # --dry-run needs no root
@@ -65,6 +80,18 @@ class Journal:
         finally:
             os.close(directory)
 
+    def all(self) -> list[Record]:
+        """The records, and behind them those that are made of the binder's entries."""
+        made = [bind_record(address) for address in bound(self._system).addresses() if self._bound_here(address)]
+        return [*self.records, *(record for record in made if record not in self.records)]
+
+    def _bound_here(self, address: str) -> bool:
+        try:
+            entry = bound(self._system).read(address)
+        except PermissionError:  # --dry-run without root: then it was setup, if setup did anything for the device
+            return any(record["device"] == address for record in self.records)
+        return entry is not None and entry.by == SETUP
+
     def devices(self) -> list[str]:
         """The devices that were set up."""
-        return sorted({record["device"] for record in self.records} - {""})
+        return sorted({record["device"] for record in self.all()} - {""})

@@ -1,12 +1,12 @@
 """A machine that setup can work on: files under a root of the test's own, commands that do there what the real do."""
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from ixy_vfio_setup import __main__ as command
+from ixy_vfio_setup.bound import Bound, Entry
 from ixy_vfio_setup.look import Found
 from ixy_vfio_setup.system import SetupError, System
 
@@ -182,4 +182,8 @@ class Machine(System):
             (path / "driver").symlink_to(
                 self.at(f"sys/bus/pci/drivers/{'vfio-pci' if words[0] == 'bind' else 'ixgbe'}")
             )
-            entry.unlink() if words[0] == "unbind" else entry.write_text(json.dumps(words))
+            entries = Bound(entry.parent)
+            if words[0] == "bind":
+                entries.write(Entry(words[-1], "ixgbe", "", [], by="setup" if "--by setup" in " ".join(words) else ""))
+            else:
+                entries.remove(words[-1])

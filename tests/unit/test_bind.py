@@ -44,7 +44,7 @@ def test_bind_and_unbind(kernel: Kernel, journal: Bound) -> None:
                     "names": {}, "index": 7, "when": 0.0,
                 },
             }],
-            "power": "",
+            "power": "", "by": "",
         }  # fmt: skip
         kernel.writes.clear()
         assert recover(journal, kernel.root) == {}  # a device that is bound as it should be stays so

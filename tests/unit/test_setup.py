@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import errno
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ixy_vfio_setup.bound import Bound
 from ixy_vfio_setup.look import Found
 from ixy_vfio_setup.system import SetupError
 
@@ -68,7 +70,7 @@ def test_what_is_installed(machine: Machine) -> None:
     assert policy.endswith(f'\n[user.1000]\ndevices = ["{NIC} {WHAT}"]\nmemory_mib = 64\n')
     assert machine.at(f"{HUGE}/nr_hugepages").read_text() == "32\n"
     assert machine.serving
-    bound = ["/usr/local/sbin/ixy-vfio-helper recover", f"/usr/local/sbin/ixy-vfio-helper bind {NIC}"]
+    bound = ["/usr/local/sbin/ixy-vfio-helper recover", f"/usr/local/sbin/ixy-vfio-helper bind --by setup {NIC}"]
     assert machine.commands[-2:] == bound
 
 
@@ -271,7 +273,7 @@ def test_by_force_it_tells_what_it_cuts(machine: Machine, capsys: pytest.Capture
     machine.found = Found(["eth0 is up"])
     assert machine.setup(*words(machine), "--force") == 0
     assert f"{NIC}: will be cut: eth0 is up\n" in capsys.readouterr().out
-    assert f"/usr/local/sbin/ixy-vfio-helper bind --down {NIC}" in machine.commands
+    assert f"/usr/local/sbin/ixy-vfio-helper bind --down --by setup {NIC}" in machine.commands
 
 
 def test_what_undo_will_not_give_back_is_told_before(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
@@ -338,7 +340,52 @@ def test_the_journal(machine: Machine) -> None:
     assert journal.stat().st_mode == 0o100644
     kinds = [record["kind"] for record in json.loads(journal.read_text())]
     assert kinds[:3] == ["run", "module", "hugepages"]
-    assert kinds[-1] == "bind"
+    assert "bind" not in kinds  # that is the binder's entry, and there is no other
+
+
+def test_what_somebody_bound_by_hand_stays_bound(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.run(["modprobe", "vfio-pci"])
+    machine._helper(["bind", NIC])
+    assert machine.setup(*words(machine)) == 0
+    assert f"already: bind: /usr/local/sbin/ixy-vfio-helper bind --by setup {NIC}\n" in capsys.readouterr().out
+    assert machine.setup("--undo") == 0
+    said = capsys.readouterr().out
+    assert f"give {NIC} back" not in said
+    assert "undone:  remove /run/ixy_vfio (/run/ixy_vfio stays: a device is bound that setup did not bind)\n" in said
+    assert machine.at(f"sys/bus/pci/devices/{NIC}/driver").resolve().name == "vfio-pci"
+
+
+def test_a_bind_that_an_older_setup_wrote_down_is_undone(machine: Machine) -> None:
+    """It had a record of its own, and the entry did not say who bound the device."""
+    before = machine.state()
+    assert machine.setup(*words(machine)) == 0
+    records, entry = machine.at("var/lib/ixy_vfio/setup.json"), machine.at(f"run/ixy_vfio/bound/{NIC}.json")
+    records.write_text(json.dumps([*json.loads(records.read_text()), {"kind": "bind", "device": NIC}]))
+    old = json.loads(entry.read_text())
+    del old["by"]
+    entry.write_text(json.dumps(old))
+    assert machine.setup("--undo") == 0
+    assert without_process(machine.state()) == before
+
+
+def test_a_dry_run_may_not_read_the_entries(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are root's to read: settings of an interface may be secret."""
+    assert machine.setup(*words(machine)) == 0
+    machine._helper(["bind", SECOND])
+
+    def read(self: Bound, address: str) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), address)
+
+    monkeypatch.setattr(Bound, "read", read)
+    capsys.readouterr()
+    assert machine.setup(*words(machine), "--dry-run") == 0
+    assert "would:" not in capsys.readouterr().out
+    assert machine.setup("--undo", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"would:   give {NIC} back to its driver")
+    assert SECOND not in said
 
 
 @pytest.mark.parametrize(

@@ -437,7 +437,7 @@ def test_how_files_are_written_and_directories_removed(tmp_path: Path, monkeypat
         assert (file.read_text(), file.stat().st_mode) == (f"{mode}", 0o100000 | mode)
     owners: list[int] = []
     monkeypatch.setattr(os, "fchown", lambda fd, uid, gid: owners.append(uid))
-    monkeypatch.setattr(os, "rename", lambda old, new: os.stat("/nonexistent"))
+    monkeypatch.setattr(os, "rename", lambda old, new: os.stat(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError):
         system.write_file("/etc/x", "new", 0o644)
     monkeypatch.undo()
