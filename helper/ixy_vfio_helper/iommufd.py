@@ -10,7 +10,8 @@ import os
 import struct
 from collections.abc import Sequence
 
-from ixy_vfio_helper.libc import address_of
+from ixy_vfio_locks.calls import address_of
+
 from ixy_vfio_helper.memory import Memory, Range
 from ixy_vfio_helper.vfio import VFIO, KernelSession, control
 

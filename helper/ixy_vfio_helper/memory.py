@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ixy_vfio_helper.libc import call
+from ixy_vfio_locks.calls import call
 
 PAGE = 4096
 HUGE = 2 << 20

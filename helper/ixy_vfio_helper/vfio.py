@@ -11,9 +11,10 @@ import os
 import struct
 from collections.abc import Sequence
 
+from ixy_vfio_locks.calls import address_of
+
 from ixy_vfio_helper import identity
 from ixy_vfio_helper.kernel_log import WANTED, KernelLog
-from ixy_vfio_helper.libc import address_of
 from ixy_vfio_helper.memory import WINDOW, Memory, Range
 from ixy_vfio_helper.monitor import Refusal, log
 from ixy_vfio_helper.protocol import Kind

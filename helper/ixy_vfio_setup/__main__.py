@@ -19,6 +19,7 @@ from ixy_vfio_helper.monitor import Refusal
 
 from ixy_vfio_setup import bind, look, machine, trust
 from ixy_vfio_setup.device import full_address
+from ixy_vfio_setup.install import PACKAGES
 from ixy_vfio_setup.journal import DIRECTORY, Journal, Record, bound
 from ixy_vfio_setup.resources import TOTAL
 from ixy_vfio_setup.step import LAUNCHER, LIBRARY, POLICY, RUN, SOCKET, SYSTEMD, UNITS, Step
@@ -26,7 +27,7 @@ from ixy_vfio_setup.steps import KINDS, Request, steps
 from ixy_vfio_setup.system import SetupError, System
 
 TREE = Path(os.path.abspath(__file__)).parents[2]
-CODE = ("helper/ixy_vfio_setup", "helper/ixy_vfio_helper", "scripts/setup", "scripts/systemd")
+CODE = (*(f"helper/{package}" for package in PACKAGES), "scripts/setup", "scripts/systemd")
 # What root's programs and records are, with all that is in it, and where others have names of their own too.
 OURS = (LIBRARY, LAUNCHER, POLICY.rpartition("/")[0], DIRECTORY,
         *(f"{SYSTEMD}/{name}{more}" for name in UNITS for more in ("", ".d")))  # fmt: skip

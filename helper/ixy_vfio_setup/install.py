@@ -9,7 +9,7 @@ from ixy_vfio_setup.journal import Journal, Record
 from ixy_vfio_setup.step import LAUNCHER, LIBRARY, RUN, Step
 from ixy_vfio_setup.system import System
 
-PACKAGES = ("ixy_vfio_helper", "ixy_vfio_setup")  # what the helper's commands run
+PACKAGES = ("ixy_vfio_helper", "ixy_vfio_locks", "ixy_vfio_setup")  # what the helper's commands run
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ himself: the audit counts what is missing, the forwarder says what its own proce
 import errno
 import os
 
-from ixy_vfio.core import libc
+from ixy_vfio_locks import calls
 
 _SECCOMP, _GET_ACTION_AVAIL, _KILL_PROCESS = 317, 2, b"\0\0\0\x80"  # x86-64; linux/seccomp.h
 _LANDLOCK_CREATE_RULESET, _VERSION = 444, 1
@@ -25,7 +25,7 @@ def missing() -> dict[str, str]:
     if why := _refusal(_LANDLOCK_CREATE_RULESET, 0, 0, _VERSION):
         lacks["landlock"] = why
     else:
-        version = libc.syscall("landlock", _LANDLOCK_CREATE_RULESET, 0, 0, _VERSION)
+        version = calls.syscall("landlock", _LANDLOCK_CREATE_RULESET, 0, 0, _VERSION)
         for name, since in _LANDLOCK.items():
             if version < since:
                 lacks[name] = f"needs Landlock {since}, this kernel has {version}"
@@ -37,7 +37,7 @@ def missing() -> dict[str, str]:
 def _filters_by_prctl() -> bool:
     """Whether a filter could be installed by the older of the two calls: it looks for the filter, and there is none."""
     try:
-        libc.prctl(libc.PR_SET_SECCOMP, 2, 0)
+        calls.prctl(calls.PR_SET_SECCOMP, 2, 0)
     except OSError as error:
         return error.errno == errno.EFAULT
     return False
@@ -46,7 +46,7 @@ def _filters_by_prctl() -> bool:
 def _refusal(number: int, *arguments: int | bytes) -> str:
     """Why a system call that changes nothing cannot be made; "" when it can."""
     try:
-        libc.syscall("", number, *arguments)
+        calls.syscall("", number, *arguments)
     except OSError as error:
         return os.strerror(error.errno or 0)
     return ""

@@ -51,6 +51,6 @@ def _no_memory(what: str) -> str:
 
 
 def _import(error: ImportError) -> str | None:
-    if (error.name or "").partition(".")[0] in ("ixy_vfio", "ixy_vfio_helper"):
+    if (error.name or "").partition(".")[0] in ("ixy_vfio", "ixy_vfio_helper", "ixy_vfio_locks", "ixy_vfio_setup"):
         return None
     return f"{error}; a package that ixy-vfio needs cannot be loaded: run scripts/venv again, or allow more memory"

@@ -9,19 +9,23 @@ EPERM: it must live to stop its devices. Its layers; the names are those in the 
                     written; signals to its workers alone; of ioctl what drives a VFIO device, not what maps memory
 """
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ixy_vfio_helper import protocol
+import ixy_vfio_helper
+import ixy_vfio_locks
+from ixy_vfio_locks import landlock, seccomp
 
 from ixy_vfio.core import libc, threads
 from ixy_vfio.core.errors import SealError
-from ixy_vfio.runtime import landlock, seccomp
 from ixy_vfio.runtime.sandbox import Seal, give_up_privileges
+from ixy_vfio.runtime.seccomp import control_rules
 
 LAYERS = ("no-new-privs", "capabilities", "landlock", "landlock-network", "landlock-scope", "seccomp")
-_REFUSE = seccomp.ERRNO | 1  # EPERM
+_REFUSE = seccomp.ERRNO | errno.EPERM
 
 
 def seal(workers: Sequence[int]) -> Seal:
@@ -35,13 +39,14 @@ def seal(workers: Sequence[int]) -> Seal:
         give_up_privileges()
     # Workers are in a domain of their own: signals to outside must stay allowed here.
     result.landlock(_readable(), landlock.ABSTRACT)
-    rules = seccomp.control_rules(workers)
-    result.attempt("seccomp", lambda: seccomp.install(seccomp.program(rules, _REFUSE)))
+    program = seccomp.program(control_rules(workers), _REFUSE)
+    result.attempt("seccomp", lambda: seccomp.install(program))
     return result
 
 
 def _readable() -> set[Path]:
-    """Where Python may still import from, and print the lines of a traceback."""
-    packages = (Path(__file__).parents[1], Path(protocol.__file__).parent)
+    """Directories that Python may still import from, and print the lines of a traceback of."""
+    packages = {Path(entry) for one in (ixy_vfio_helper, ixy_vfio_locks) for entry in one.__path__}
     path = {Path(entry) for entry in sys.path if entry} - {Path.cwd()}
-    return {Path("/proc"), Path("/sys"), Path(sys.prefix), Path(sys.base_prefix) / "lib", *packages, *path}
+    python = {Path(sys.prefix), Path(sys.base_prefix) / "lib", Path(__file__).parents[1]}
+    return {one for one in {Path("/proc"), Path("/sys")} | python | packages | path if os.path.isdir(one)}

@@ -10,7 +10,7 @@ The layers, in this order; the names are those in the forwarder's summary:
     capabilities            none, even for root
     not-dumpable            no other process of the user may trace it or read its memory; no core file
     descriptors             every file descriptor is closed but its socket and its epoll (`worker._waker`)
-    landlock, -network, -scope      nothing that has a path, a port or a process id (`landlock`)
+    landlock, -network, -scope      nothing that has a path, a port or a process id; the filter refuses all of it, too
     limits                  no new descriptor, file, process or locked page; address space may grow by GROWTH
     mseal                   its own mappings can be neither moved, remapped nor unmapped
     seccomp                 few system calls; any other one ends the process (`seccomp`)
@@ -28,15 +28,16 @@ import mmap
 import os
 import resource
 import signal
-import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ixy_vfio_locks import calls, landlock, rights, seccomp
+
 from ixy_vfio.core import libc, threads
 from ixy_vfio.core.errors import SealError, WorkerError
-from ixy_vfio.runtime import landlock, seccomp
+from ixy_vfio.runtime.seccomp import worker_rules
 
 LAYERS = (
     *("memory", "no-new-privs", "capabilities", "not-dumpable", "descriptors"),
@@ -44,8 +45,6 @@ LAYERS = (
 )
 PAGE = 4096
 GROWTH = 64 << 20  # bytes for the allocators; a worker's loop allocates next to nothing
-_MSEAL = 462  # on every architecture
-_CAPABILITY_VERSION_3 = 0x2008_0522  # linux/capability.h
 _NONE_OF = (
     resource.RLIMIT_CORE,
     resource.RLIMIT_NOFILE,
@@ -69,16 +68,16 @@ class Seal:
             apply()
             self.applied.append(name)
         except OSError as error:
-            self.missing.append(f"{name}: {error.strerror or error}")
+            self.missing.append(f"{name}: {libc.said(error)}")
 
     def landlock(self, readable: Iterable[Path] = (), scope: int = landlock.ABSTRACT | landlock.SIGNAL) -> None:
-        """`landlock.restrict`, as far as this kernel has it."""
+        """Let this process read below these paths, and use no others, as far as this kernel has Landlock."""
         try:
-            applied, lacks = landlock.restrict(readable, scope)
+            applied, lacks = landlock.restrict(dict.fromkeys(readable, landlock.READ), scope)
             self.applied += applied
             self.missing += lacks
         except OSError as error:
-            self.missing.append(f"landlock: {error.strerror or error}")
+            self.missing.append(f"landlock: {libc.said(error)}")
 
     def pack(self) -> bytes:
         """As a message's payload."""
@@ -102,7 +101,7 @@ def seal(keep_fds: Sequence[int], keep: Sequence[tuple[int, int]], parent: int, 
         with libc.needed("--cores: sched_setaffinity", SealError):
             os.sched_setaffinity(0, {core})
     with libc.needed(error=SealError):
-        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        calls.prctl(calls.PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the line above
             raise WorkerError("control is gone")
         unmap_all_but(keep)
@@ -116,19 +115,19 @@ def seal(keep_fds: Sequence[int], keep: Sequence[tuple[int, int]], parent: int, 
     result.attempt("limits", lambda: _limit(in_use + GROWTH))
     result.attempt("mseal", lambda: _seal_mappings(keep))
     _forbid_compilation()
-    result.attempt("seccomp", lambda: seccomp.install(seccomp.program(seccomp.worker_rules(*keep_fds))))
+    result.attempt("seccomp", lambda: seccomp.install(seccomp.program(worker_rules(*keep_fds))))
     return result
 
 
 def give_up_privileges() -> None:
     """No capabilities, and no way to more of anything. Raises OSError unless that holds afterwards."""
     try:
-        libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+        rights.no_new_privileges()
     except OSError:
         if _status()["NoNewPrivs"] != "1":
             raise
     try:
-        libc.capset(struct.pack("<Ii", _CAPABILITY_VERSION_3, 0), bytes(24))
+        rights.set_capabilities(0)
     except OSError:
         if any(int(_status()[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Amb")):
             raise
@@ -141,9 +140,9 @@ def _status() -> dict[str, str]:
 
 def _forbid_dumps() -> None:
     try:
-        libc.prctl(libc.PR_SET_DUMPABLE, 0)
+        calls.prctl(calls.PR_SET_DUMPABLE, 0)
     except OSError:
-        if libc.prctl(libc.PR_GET_DUMPABLE) == 1:
+        if calls.prctl(calls.PR_GET_DUMPABLE) == 1:
             raise
 
 
@@ -180,7 +179,7 @@ def _limit(address_space: int) -> None:
 
 def _seal_mappings(keep: Sequence[tuple[int, int]]) -> None:
     for begin, end in pages(keep):
-        libc.syscall("mseal", _MSEAL, begin, end - begin, 0)
+        rights.seal_mapping(begin, end - begin)
 
 
 def _forbid_compilation() -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
-from ixy_vfio.core import libc, signals
+from ixy_vfio_locks import calls
+
+from ixy_vfio.core import signals
 from ixy_vfio.core.errors import LeaseError, UsageError
 from ixy_vfio.core.options import number
 from ixy_vfio.sim.private import private_directory
@@ -66,10 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM, SIGINT or the control socket's `stop`."""
     if arguments.die_with_parent:
         parent = os.getppid()
-        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGTERM)
+        calls.prctl(calls.PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             return 1
-    libc.prctl(PR_SET_TIMERSLACK, 1)  # naps of 50 us shall not take 100
+    calls.prctl(PR_SET_TIMERSLACK, 1)  # naps of 50 us shall not take 100
     from ixy_vfio.sim.server import Server
 
     made = [path for path in (arguments.dir, *arguments.dir.parents) if not path.exists()]
@@ -237,7 +239,7 @@ class _Helper:
 def die_with(parent: int) -> None:
     """In a child before its program: SIGTERM when the parent dies, also if that was already."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it, too, but it ends with the simulator
-    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGTERM)
+    calls.prctl(calls.PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)
 

@@ -23,8 +23,8 @@ from ixy_vfio_helper.monitor import Refusal, Session
 from ixy_vfio_helper.policy import Grant
 from ixy_vfio_helper.protocol import Kind, Listed, State
 from ixy_vfio_helper.sandbox import READ, RECORDS, SIMULATED, Sandbox
+from ixy_vfio_locks import calls
 
-from ixy_vfio.core import libc
 from ixy_vfio.core.errors import DeviceError, UsageError
 from ixy_vfio.core.guard import guarded
 from ixy_vfio.hw import ixgbe
@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     log_shown("helper[%(process)d]: %(message)s")
     if arguments.die_with_parent:
-        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGTERM)
+        calls.prctl(calls.PR_SET_PDEATHSIG, signal.SIGTERM)
     names = frozenset(address(port) for port in range(arguments.ports))
     policy = {os.getuid(): Grant(os.getuid(), names, MEMORY, LEASES)}
     try:

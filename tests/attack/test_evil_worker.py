@@ -12,12 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ixy_vfio_locks import rights, seccomp
 
-from ixy_vfio.core import libc
 from ixy_vfio.core.errors import WorkerError
-from ixy_vfio.runtime import messages, seccomp
+from ixy_vfio.runtime import messages
 from ixy_vfio.runtime.messages import Kind
 from ixy_vfio.runtime.sandbox import Seal
+from ixy_vfio.runtime.seccomp import worker_rules
 from ixy_vfio.runtime.worker import SLEEP_AFTER, Idle, Job
 from tests.attack import evil_calls as calls
 from tests.attack import evil_worker as evil
@@ -228,7 +229,7 @@ def run(program: bytes, number: int, arguments: tuple[int, ...], architecture: i
 
 
 def test_arguments_that_the_filter_looks_at() -> None:
-    program = seccomp.program(seccomp.worker_rules(SOCKET, WAKER))
+    program = seccomp.program(worker_rules(SOCKET, WAKER))
     assert len(program) // 8 < 200
     for name, (number, arguments) in RIGHT.items():
         assert run(program, number, arguments) == 0x7FFF0000, name
@@ -300,7 +301,7 @@ def test_the_seal_says_what_is_missing() -> None:
         status = 1
         try:
             missing = [seccomp.Rule(number, (), seccomp.ERRNO | errno.ENOSYS) for number in (444, 462)]
-            libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+            rights.no_new_privileges()
             seccomp.install(seccomp.program(missing, seccomp.ALLOW))
             found = layers()
             wanted = [

@@ -5,7 +5,8 @@ import os
 import signal
 from pathlib import Path
 
-from ixy_vfio.core import libc
+from ixy_vfio_locks import calls
+
 from ixy_vfio.runtime import sandbox, worker
 from ixy_vfio.runtime.child import Worker
 from ixy_vfio.runtime.messages import Kind
@@ -65,7 +66,7 @@ def owner_of_proc(seal: bool) -> str:
         os.setgroups([])
         os.setresgid(65534, 65534, 65534)
         os.setresuid(65534, 65534, 65534)
-        libc.prctl(libc.PR_SET_DUMPABLE, 1)  # as a program that a user has started
+        calls.prctl(calls.PR_SET_DUMPABLE, 1)  # as a program that a user has started
     if not seal:
         sandbox.seal = lambda *_: sandbox.Seal(["nothing"])
     world = World(buffers=64)

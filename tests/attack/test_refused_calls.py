@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable
 
 import pytest
+from ixy_vfio_locks import rights, seccomp
+from ixy_vfio_locks.calls import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, PR_SET_SECCOMP
+from ixy_vfio_locks.seccomp import Check, Rule
 
-from ixy_vfio.core import libc
 from ixy_vfio.core.errors import IxyError, SealError
-from ixy_vfio.runtime import control_seal, seccomp, worker
+from ixy_vfio.runtime import control_seal, worker
 from ixy_vfio.runtime.child import Worker
 from ixy_vfio.runtime.messages import Kind
-from ixy_vfio.runtime.seccomp import Check, Rule
 from ixy_vfio.runtime.worker import Idle, Job
 from tests.model_nic import World
 
@@ -27,7 +28,7 @@ def answered(numbers: list[tuple[int, tuple[Check, ...]]], error: int, ask: Call
     if pid == 0:
         told = "no answer"
         try:
-            libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+            rights.no_new_privileges()
             rules = [Rule(number, checks, seccomp.ERRNO | error) for number, checks in numbers]
             seccomp.install(seccomp.program(rules, seccomp.ALLOW))
             told = ask()
@@ -85,11 +86,11 @@ REFUSED = "SystemRefused: " + NEEDED
 OF_A_WORKER = {
     "close_range": (call(436), "sealed"),
     "seccomp": (call(SECCOMP), "sealed"),
-    "prctl(PR_SET_SECCOMP)": (option(libc.PR_SET_SECCOMP), "sealed"),
-    "prctl(PR_SET_NO_NEW_PRIVS)": (option(libc.PR_SET_NO_NEW_PRIVS), "sealed"),  # a process with a filter has it
-    "both ways to a filter": ([*call(SECCOMP), *option(libc.PR_SET_SECCOMP)], "sealed; seccomp: seccomp: {}"),
-    "prctl(PR_SET_PDEATHSIG)": (option(libc.PR_SET_PDEATHSIG), NEEDED),
-    "prctl(PR_SET_DUMPABLE)": (option(libc.PR_SET_DUMPABLE), NEEDED),
+    "prctl(PR_SET_SECCOMP)": (option(PR_SET_SECCOMP), "sealed"),
+    "prctl(PR_SET_NO_NEW_PRIVS)": (option(PR_SET_NO_NEW_PRIVS), "sealed"),  # a process with a filter has it
+    "both ways to a filter": ([*call(SECCOMP), *option(PR_SET_SECCOMP)], "sealed; seccomp: seccomp: {}"),
+    "prctl(PR_SET_PDEATHSIG)": (option(PR_SET_PDEATHSIG), NEEDED),
+    "prctl(PR_SET_DUMPABLE)": (option(PR_SET_DUMPABLE), NEEDED),
     "capset": (call(126), NEEDED if os.geteuid() == 0 else "sealed"),  # sealed: there is nothing to give up
     "--cores: sched_setaffinity": (call(203), NEEDED),
     "epoll_create1 (not needed with --idle yield)": (call(291), REFUSED),
@@ -103,8 +104,8 @@ OF_A_WORKER = {
 }
 OF_CONTROL = {
     "seccomp": (call(SECCOMP), "sealed"),
-    "prctl(PR_SET_SECCOMP)": (option(libc.PR_SET_SECCOMP), "sealed"),
-    "both ways to a filter": ([*call(SECCOMP), *option(libc.PR_SET_SECCOMP)], "sealed; seccomp: seccomp: {}"),
+    "prctl(PR_SET_SECCOMP)": (option(PR_SET_SECCOMP), "sealed"),
+    "both ways to a filter": ([*call(SECCOMP), *option(PR_SET_SECCOMP)], "sealed; seccomp: seccomp: {}"),
     "capset": (call(126), "SealError: {}" + FORBIDDEN if os.geteuid() == 0 else "sealed"),
     "landlock_create_ruleset": (call(444), "sealed; landlock: landlock_create_ruleset: {}"),
     "landlock_add_rule": (call(445), "sealed; landlock: landlock_add_rule: {}"),

@@ -12,9 +12,8 @@ from tests.conftest import StartSimulator, address, command
 # Runs a command under a kernel that seems to have no mseal: a filter answers for it.
 LACKING = f"""
 import os, sys
-from ixy_vfio.core import libc
-from ixy_vfio.runtime import seccomp
-libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+from ixy_vfio_locks import rights, seccomp
+rights.no_new_privileges()
 lacks = seccomp.Rule(462, (), seccomp.ERRNO | {errno.ENOSYS})
 seccomp.install(seccomp.program([lacks], seccomp.ALLOW))
 os.execv(sys.argv[1], sys.argv[1:])

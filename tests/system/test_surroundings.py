@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ixy_vfio_locks import calls
 
-from ixy_vfio.core import libc
 from tests.conftest import Simulator, address, command, forwarder, wait_until
 
 A, B = address(0), address(1)
@@ -128,7 +128,7 @@ def test_closed_standard_streams(run: Run, words: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("words", [FORWARD, ("sim", "--dir", "unused")])
 def test_no_executable_memory(run: Run, words: tuple[str, ...]) -> None:
-    done = run(*words, preexec_fn=lambda: libc.prctl(PR_SET_MDWE, 1))
+    done = run(*words, preexec_fn=lambda: calls.prctl(PR_SET_MDWE, 1))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         f"ixy-vfio {words[0]}: this process may not make memory executable, and its compiler, Numba, must: start it "

@@ -14,7 +14,10 @@ NIC, SECOND = "0000:03:00.0", "0000:03:00.1"
 WHAT, SECOND_WHAT = (f"8086:10fb 8086:7a11 00-1b-21-ff-ff-5a-3c-{n}0" for n in "01")  # which device each is
 TOP = Path(__file__).parents[2]
 MEMORY = "MemTotal: 2097152 kB\nMemFree: 1 kB\nMemAvailable: 1572864 kB"
-PROGRAMS = ("ixy_vfio_helper/__init__.py", "ixy_vfio_helper/__main__.py", "ixy_vfio_setup/commands.py")
+PROGRAMS = (
+    "ixy_vfio_helper/__init__.py", "ixy_vfio_helper/__main__.py", "ixy_vfio_locks/seccomp.py",
+    "ixy_vfio_setup/commands.py",
+)  # fmt: skip
 HUGE = "sys/kernel/mm/hugepages/hugepages-2048kB"
 
 

@@ -4,8 +4,9 @@ import errno
 import os
 from collections.abc import Callable, Mapping
 
-from ixy_vfio.core import layers, libc
-from ixy_vfio.runtime import seccomp
+from ixy_vfio_locks import rights, seccomp
+
+from ixy_vfio.core import layers
 from tests.attack.test_evil_worker import layers as of_a_worker
 
 
@@ -15,7 +16,7 @@ def told(answers: Mapping[int, int], ask: Callable[[], str]) -> str:
     pid = os.fork()
     if pid == 0:
         try:
-            libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+            rights.no_new_privileges()
             rules = [seccomp.Rule(number, (), seccomp.ERRNO | error) for number, error in answers.items()]
             seccomp.install(seccomp.program(rules, seccomp.ALLOW))
             os.write(writer, ask().encode())

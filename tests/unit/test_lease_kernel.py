@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from ixy_vfio_helper import memory
 from ixy_vfio_helper.claims import Claims
-from ixy_vfio_helper.libc import address_of
 from ixy_vfio_helper.monitor import Refusal
 from ixy_vfio_helper.policy import Grant, Policy, PolicyError
 from ixy_vfio_helper.sandbox import Sandbox
 from ixy_vfio_helper.server import MAX_LEASES, Server, activated
+from ixy_vfio_locks.calls import address_of
 
 from tests.unit.lease_support import FakeBackend
 

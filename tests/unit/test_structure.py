@@ -13,12 +13,13 @@ TOP = Path(__file__).parents[2]
 PACKAGE = TOP / "ixy_vfio"
 HELPER = TOP / "helper" / "ixy_vfio_helper"
 SETUP = TOP / "helper" / "ixy_vfio_setup"
+LOCKS = TOP / "helper" / "ixy_vfio_locks"
 
 # What each floor may import of the project; an entry stands for itself and what lies below it.
 DRIVERS = {"ixy_vfio.ixgbe"}
 ALLOWED: dict[str, set[str]] = {
     "ixy_vfio.hw": {"ixy_vfio.hw"},
-    "ixy_vfio.core": {"ixy_vfio.core", "ixy_vfio_helper.shown"},
+    "ixy_vfio.core": {"ixy_vfio.core", "ixy_vfio_helper.shown", "ixy_vfio_locks"},
     "ixy_vfio.transport.base": {"ixy_vfio.core"},
     "ixy_vfio.transport": {"ixy_vfio.core", "ixy_vfio.transport", "ixy_vfio_helper.protocol"},
     "ixy_vfio.ixgbe": {"ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.base", "ixy_vfio.netdev", "ixy_vfio.ixgbe"},
@@ -26,15 +27,17 @@ ALLOWED: dict[str, set[str]] = {
     "ixy_vfio.wires": {"ixy_vfio.core", "ixy_vfio.wires"},
     "ixy_vfio.sim": {
         "ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.wire", "ixy_vfio.wires", "ixy_vfio.sim", "ixy_vfio_helper",
+        "ixy_vfio_locks.calls",
     },
     "ixy_vfio.runtime": {
         "ixy_vfio.core", "ixy_vfio.transport", "ixy_vfio.netdev", *DRIVERS, "ixy_vfio.runtime",
-        "ixy_vfio_helper.protocol",
+        "ixy_vfio_helper", "ixy_vfio_locks",
     },
     "ixy_vfio.bench": {"ixy_vfio"},
     "ixy_vfio.audit": {"ixy_vfio.core", "ixy_vfio.audit", "ixy_vfio_helper.shown"},
     "ixy_vfio.audit.attack": {
         "ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport", "ixy_vfio.netdev", *DRIVERS, "ixy_vfio.audit",
+        "ixy_vfio_locks.calls",
     },
     "ixy_vfio.apps": {
         "ixy_vfio", "ixy_vfio_helper.shown", "ixy_vfio_setup.netlink", "ixy_vfio_setup.netstate",
@@ -42,14 +45,15 @@ ALLOWED: dict[str, set[str]] = {
     "ixy_vfio.cli": {"ixy_vfio"},
     "ixy_vfio.__init__": {"ixy_vfio"},
     "ixy_vfio.__main__": {"ixy_vfio"},
-    "ixy_vfio_helper": {"ixy_vfio_helper"},
+    "ixy_vfio_locks": {"ixy_vfio_locks"},
+    "ixy_vfio_helper": {"ixy_vfio_helper", "ixy_vfio_locks"},
     "ixy_vfio_setup": {"ixy_vfio_setup", "ixy_vfio_helper"},
 }  # fmt: skip
 
 
 def modules() -> list[tuple[str, Path]]:
     found = []
-    for top in (PACKAGE, HELPER, SETUP):
+    for top in (PACKAGE, HELPER, SETUP, LOCKS):
         for path in sorted(top.rglob("*.py")):
             name = ".".join(path.relative_to(top.parent).with_suffix("").parts)
             found.append((name.removesuffix(".__init__") if name.count(".") > 1 else name, path))
@@ -93,10 +97,10 @@ def test_driver_and_simulator_do_not_know_each_other() -> None:
 
 
 def test_what_root_runs_imports_the_standard_library_only() -> None:
-    for path in (*HELPER.glob("*.py"), *SETUP.glob("*.py")):
+    for path in (*HELPER.glob("*.py"), *SETUP.glob("*.py"), *LOCKS.glob("*.py")):
         for name in imports(path, f"{path.parent.name}.{path.stem}"):
             top = name.split(".")[0]
-            assert top in ("ixy_vfio_helper", "ixy_vfio_setup") or top in sys.stdlib_module_names, (
+            assert top in ("ixy_vfio_helper", "ixy_vfio_setup", "ixy_vfio_locks") or top in sys.stdlib_module_names, (
                 f"{path.name} imports {name}"
             )
 
@@ -135,7 +139,7 @@ RAW = {"carray", "intrinsic", "from_address", "from_buffer_copy", "inttoptr", "c
 
 def test_raw_memory_is_touched_in_one_module() -> None:
     for name, path in modules():
-        if name in ("ixy_vfio.core.unsafe", "ixy_vfio.core.libc", "ixy_vfio_helper.libc", "ixy_vfio.core.bound"):
+        if name in ("ixy_vfio.core.unsafe", "ixy_vfio.core.libc", "ixy_vfio_locks.calls", "ixy_vfio.core.bound"):
             continue  # the libc modules make calls of the C library, `bound` of the interpreter, none an address
         used = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         used |= {i.rsplit(".", 1)[-1] for i in imports(path, name)}
@@ -167,4 +171,4 @@ def test_scripts_venv_asks_for_nothing_that_a_plain_install_does_not_bring() -> 
         re.split(r"[<>=]", one)[0]
         for one in tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["dependencies"]
     }
-    assert names == (brought & names) | {"ixy_vfio", "ixy_vfio_helper", "ixy_vfio_setup"}
+    assert names == (brought & names) | {"ixy_vfio", "ixy_vfio_helper", "ixy_vfio_locks", "ixy_vfio_setup"}

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ixy_vfio_locks import calls
+
 from ixy_vfio.audit.attack.field import Field, supported
 from ixy_vfio.audit.model import CHECKS, Check, Finding, Reading, Scope, Status, skip
 from ixy_vfio.audit.report import Result
 from ixy_vfio.audit.runner import conclude
 from ixy_vfio.audit.system import Denied
-from ixy_vfio.core import libc
 from ixy_vfio.core.errors import IxyError, RefusedError, UsageError
 from ixy_vfio.transport.lease import Lease, State
 
@@ -64,7 +65,7 @@ def _in_a_process(check: Check, field: Field, deadline: float) -> list[Finding]:
         os.close(reader)
         status = 1
         try:
-            libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+            calls.prctl(calls.PR_SET_PDEATHSIG, signal.SIGKILL)
             os.setpgid(0, 0)  # so that its children can be ended with it
             data = json.dumps([_plain(one) for one in perform(check, field)]).encode()
             with open(writer, "wb") as file:

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from ixy_vfio_helper import __main__ as helper
+from ixy_vfio_locks import calls
 
 from ixy_vfio.apps import audit as _app  # noqa: F401
 from ixy_vfio.audit.attack import edu, igb, ixgbe, places, run, session  # noqa: F401
 from ixy_vfio.cli import main
-from ixy_vfio.core import libc
 from ixy_vfio.transport import vfio  # noqa: F401
 from tests.vm.inside.broken_helper import KEPT, break_it_as
 from tests.vm.inside.programs import HELPER
@@ -99,7 +99,7 @@ def attack(one: Run) -> Any:
             os.setgroups([])
             os.setresgid(one["user"], one["user"], one["user"])
             os.setresuid(one["user"], one["user"], one["user"])
-            libc.prctl(libc.PR_SET_DUMPABLE, 1)  # as after an exec
+            calls.prctl(calls.PR_SET_DUMPABLE, 1)  # as after an exec
             os.dup2(writer, 1)
             sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
             status = main(["audit", one["address"], "--attack", "--yes", "--json", *one["words"]])

@@ -14,12 +14,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ixy_vfio_locks import calls, seccomp
+
 from ixy_vfio.audit.host import Host
 from ixy_vfio.audit.model import Status
 from ixy_vfio.audit.runner import audit
 from ixy_vfio.audit.system import LiveSystem
-from ixy_vfio.core import libc
-from ixy_vfio.runtime import sandbox, seccomp
+from ixy_vfio.runtime import sandbox
 from tests.vm.inside.forked import Forks
 from tests.vm.inside.killed import SERVE, alive, wait_until
 from tests.vm.inside.programs import HELPER
@@ -33,13 +34,13 @@ def _instead(owner: object, name: str, value: object) -> Break:
 
 
 def _can_be_traced() -> None:
-    real = libc.prctl
+    real = calls.prctl
 
     def but_one(option: int, *values: int) -> None:
-        if (option, *values) != (libc.PR_SET_DUMPABLE, 0):
+        if (option, *values) != (calls.PR_SET_DUMPABLE, 0):
             real(option, *values)
 
-    setattr(libc, "prctl", but_one)  # noqa: B010
+    setattr(calls, "prctl", but_one)  # noqa: B010
 
 
 def _all_registers() -> None:

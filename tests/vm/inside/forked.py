@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from ixy_vfio.core import libc
+from ixy_vfio_locks import calls
 
 FOLDER = "/run/forks"
 
@@ -53,7 +53,7 @@ def _become(uid: int) -> None:
     os.setresgid(uid, uid, uid)
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
     os.setresuid(uid, uid, uid)
-    libc.prctl(libc.PR_SET_DUMPABLE, 1)  # as after an exec
+    calls.prctl(calls.PR_SET_DUMPABLE, 1)  # as after an exec
     os.environ["XDG_CACHE_HOME"] = f"/run/vm/cache/{uid}"
 
 

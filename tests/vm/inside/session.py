@@ -11,7 +11,8 @@ import os
 import sys
 import time
 
-from ixy_vfio.core import libc
+from ixy_vfio_locks import rights
+
 from ixy_vfio.core.memory import Mapping
 from tests.vm.inside.leased import Client
 
@@ -28,7 +29,7 @@ def main(how: str, address: str) -> None:
     registers = Mapping(device.fd, size, start) if how == "wide" else None
     child = os.fork()
     if not child:
-        libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+        rights.no_new_privileges()
         keep = {device.fd} if how == "leaky" else set()
         for fd in (int(name) for name in os.listdir("/proc/self/fd")):
             if fd not in keep:
