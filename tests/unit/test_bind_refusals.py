@@ -3,6 +3,8 @@
 import os
 import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,6 +155,21 @@ def test_the_command_line(kernel: Kernel, tmp_path: Path, capsys: pytest.Capture
     attribute(kernel, "sriov_numvfs", "2\n")
     assert run(kernel, tmp_path, "status") == 0
     assert "driver ixgbe  has 2 virtual functions" in capsys.readouterr().out
+
+
+def test_the_helper_starts_the_program_that_binds(kernel: Kernel, tmp_path: Path) -> None:
+    """The same process, another program: its exit status and its words are those of the command."""
+    argv = [sys.executable, "-I", "-S", "-B", str(Path(command.__file__).parents[1] / "ixy_vfio_helper")]
+    argv += ["--run", str(tmp_path / "run"), "--root", str(kernel.root)]
+    nothing = f"ixy-vfio-helper: {NIC}: was not bound by this helper; there is nothing to put back\n"
+    for words, expected in {
+        "status": (0, f"{NIC}  8086:10fb  driver ixgbe  can be bound\n", ""),
+        "recover": (0, "", ""),
+        f"unbind {NIC}": (2, "", nothing),
+        "bind eth0": (2, "", "ixy-vfio-helper: eth0: not a PCI address like 0000:03:00.0\n"),
+    }.items():
+        done = subprocess.run([*argv, *words.split()], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == expected, words
 
 
 def test_the_backend_leases_what_is_bound_and_touches_nothing_else(kernel: Kernel, journal: Bound) -> None:
