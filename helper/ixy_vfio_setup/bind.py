@@ -40,7 +40,7 @@ def write(path: Path, text: str) -> None:
 
 
 def _interfaces(device: PciDevice) -> list[Interface]:
-    """In the order of their ports. virtio has a folder of its own between device and interface."""
+    """Its interfaces, in the order of their ports. virtio has a folder of its own between device and interface."""
     parents = ["net", *(f"{name}/net" for name in device.entries("") if name.startswith("virtio"))]
     folders = [f"{parent}/{name}" for parent in parents for name in device.entries(parent)]
     found = []
@@ -51,7 +51,7 @@ def _interfaces(device: PciDevice) -> list[Interface]:
 
 
 def check(device: PciDevice, down: bool = False, other: bool = False) -> None:
-    """Raise Refusal unless the device can be leased once it is bound, and nobody uses it."""
+    """Raise Refusal if the device could not be leased when it is bound, or if somebody uses it."""
     where = device.address
     if not device.path.is_dir():
         raise Refusal(f"{where}: no such PCI device; see lspci -D")
@@ -138,7 +138,7 @@ def lost(device: PciDevice) -> list[str]:
 
 
 def _hand_over(device: PciDevice, override: str, driver: str | None = None) -> None:
-    """Let `override` (or with "" whichever the kernel chooses) have the device; nobody if `driver` is ""."""
+    """Give the device to the driver `override`: "" is the one that the kernel chooses. To none if `driver` is ""."""
     write(device.path / "driver_override", override)
     if device.driver:
         write(device.path / "driver/unbind", device.address)
@@ -147,9 +147,9 @@ def _hand_over(device: PciDevice, override: str, driver: str | None = None) -> N
 
 
 def restore(device: PciDevice, journal: Bound, entry: Entry) -> list[str]:
-    """Put back what the entry says, from any state in between; then forget it. Returns what is not as it was."""
+    """Put back what the entry says, wherever the bind or unbind ended, and forget it. Returns what is not as it was."""
     notes: list[str] = []
-    if device.path.is_dir():  # else it was unplugged
+    if device.path.is_dir():  # it may have been unplugged
         if device.driver != entry.driver:
             _hand_over(device, entry.override, entry.driver)
         else:
@@ -166,7 +166,7 @@ def restore(device: PciDevice, journal: Bound, entry: Entry) -> list[str]:
 
 
 def _made(device: PciDevice, entry: Entry) -> list[Interface]:
-    """The interfaces that the driver makes, when there are as many as before and udev has named them."""
+    """The interfaces. Waits until the driver has made as many as before, and udev has named them. Raises OSError."""
     deadline = time.monotonic() + PROBE_DEADLINE
     while len(_interfaces(device)) < len(entry.interfaces):
         if time.monotonic() > deadline:
@@ -179,7 +179,7 @@ def _made(device: PciDevice, entry: Entry) -> list[Interface]:
 
 
 def _then(index: int, interface: Interface, device: PciDevice) -> netstate.State:
-    """What was set; by an entry of an older helper its name, MTU and state."""
+    """What was set at an interface. The entry of an older helper has its name, MTU and state alone."""
     if interface.state:
         return netstate.from_json(interface.state)
     state = netstate.save(index, device.root)
@@ -197,7 +197,7 @@ def unbind(device: PciDevice, journal: Bound) -> list[str]:
     entry = journal.read(device.address)
     if entry is None:
         raise Refusal(f"{device.address}: was not bound by this helper; there is nothing to put back")
-    try:  # unbinding would wait, perhaps for ever, for whoever has it open; a group opens once
+    try:  # a group opens once. If somebody has it open, unbinding would wait for its end, perhaps for ever
         os.close(os.open(device.root / "dev/vfio" / device.link("iommu_group"), os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         if error.errno == errno.EBUSY:
@@ -208,7 +208,7 @@ def unbind(device: PciDevice, journal: Bound) -> list[str]:
 
 
 def recover(journal: Bound, root: Path) -> dict[str, list[str]]:
-    """Put back every device that a bind or unbind left half way, so not vfio-pci's.
+    """Put back every device that a bind or unbind left half way: it has an entry, and is not vfio-pci's.
 
     Returns their addresses, each with what is not as it was.
     """

@@ -1,4 +1,4 @@
-"""Settings of ethtool(8), by its netlink family: what differs from what was is set again.
+"""Settings of ethtool(8), by its netlink family. Only what differs from before is set again.
 
 Numbers: linux/ethtool_netlink.h; Documentation/networking/ethtool-netlink.rst.
 """
@@ -19,7 +19,10 @@ RSS_GET = 38
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A group of settings: the command that gets it (one more sets it), and which of its attributes can be set."""
+    """A group of settings: the number of the command that gets it, and its attributes that can be set.
+
+    The command that sets it has the next number.
+    """
 
     get: int
     settable: frozenset[int]
@@ -56,7 +59,7 @@ class Ethtool:
         self._netlink.close()
 
     def get(self, command: int) -> dict[int, bytes]:
-        """All attributes of a group; none where the driver has no such thing."""
+        """All attributes of a group; none if the driver has no such settings."""
         try:
             (message,) = self._netlink.ask(self._family, struct.pack("=BBH", command, 1, 0) + pack(self._header))
         except OSError:
@@ -67,11 +70,11 @@ class Ethtool:
         """The attributes of a group that can be set, as they are now."""
         found = self.get(KINDS[name].get)
         kept = {kind: value for kind, value in found.items() if kind in KINDS[name].settable}
-        if name == "features" and HARDWARE in found and WANTED in found:  # the mask: those that can be changed
+        if name == "features" and HARDWARE in found and WANTED in found:  # MASK has those that can be changed
             wanted, hardware = dict(unpack(found[WANTED])), dict(unpack(found[HARDWARE]))
             value = bytes(a & b for a, b in zip(wanted[VALUE], hardware[VALUE], strict=True))
             kept[WANTED] = pack([(SIZE, wanted[SIZE]), (VALUE, value), (MASK, hardware[VALUE])])
-        if name == "linkmodes":  # speed and duplex are results when they are negotiated
+        if name == "linkmodes":  # if speed and duplex are negotiated, they are results
             for kind in (SPEED, DUPLEX) if kept.get(AUTONEG) == b"\1" else (OURS,):
                 kept.pop(kind, None)
         return kept
@@ -83,7 +86,10 @@ class Ethtool:
         self._netlink.change(self._family, struct.pack("=BBH", kind.get + 1, 1, 0) + pack([*self._header, *flagged]))
 
     def spread(self) -> bool:
-        """Whether all receive queues are used alike, in turn or one part of the table each, as drivers begin."""
+        """Whether the table spreads packets evenly over the receive queues, in one of the two ways of drivers.
+
+        The queues take turns in it, or each has one contiguous part of it.
+        """
         table = self.get(RSS_GET).get(4, b"")
         entries = struct.unpack(f"={len(table) // 4}I", table)
         queues = max(entries, default=0) + 1
@@ -117,7 +123,7 @@ def save(index: int) -> dict[str, dict[str, str]]:
 
 
 def restore(index: int, then: dict[str, dict[str, str]], said: dict[str, str]) -> list[str]:
-    """Set what differs; returns the groups that still do. What the kernel says against it goes into `said`."""
+    """Set what differs; returns the groups that still differ. If the kernel refuses one, `said` gets its reason."""
     if not then:
         return []
     ethtool = Ethtool(index)
@@ -142,7 +148,7 @@ def restore(index: int, then: dict[str, dict[str, str]], said: dict[str, str]) -
 
 
 def lost(index: int, name: str) -> list[str]:
-    """What is not given back, one line each."""
+    """What cannot be given back, one line each."""
     found = []
     if count := rules(name):
         found.append(f"{count} flow steering rule{'s' * (count > 1)} (ethtool --show-ntuple)")

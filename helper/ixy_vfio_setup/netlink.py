@@ -1,4 +1,4 @@
-"""Routing netlink (rtnetlink(7)): messages are kept as the kernel gave them, with all that it may add later."""
+"""Netlink (rtnetlink(7)). Messages are kept as the kernel gave them, with attributes that nobody here knows."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ Attributes = list[tuple[int, bytes]]
 
 
 def padded(data: bytes) -> bytes:
-    """Up to the next multiple of 4 bytes."""
+    """`data`, with zeros up to the next multiple of 4 bytes."""
     return data + bytes(-len(data) % 4)
 
 
@@ -27,7 +27,7 @@ def pack(attributes: Iterable[tuple[int, bytes]]) -> bytes:
 
 
 def unpack(data: bytes) -> Attributes:
-    """The attributes that lie in `data`, with their types free of flags. Raises ValueError."""
+    """The attributes in `data`: type, without flags, and value. Raises ValueError."""
     found = []
     while len(data) >= 4:
         length, kind = struct.unpack_from("=HH", data)
@@ -59,15 +59,15 @@ class Netlink:
         self._socket.close()
 
     def dump(self, kind: int, body: bytes) -> list[bytes]:
-        """All objects that the request names: their messages without the netlink header. Raises OSError."""
+        """The messages of all objects that the request names, without the netlink header. Raises OSError."""
         return self._ask(kind, REQUEST | DUMP, body)
 
     def ask(self, kind: int, body: bytes) -> list[bytes]:
-        """One object. Raises OSError."""
+        """The messages of one object. Raises OSError."""
         return self._ask(kind, REQUEST | ACK, body)
 
     def change(self, kind: int, body: bytes, flags: int = 0) -> None:
-        """Make, change or remove one. Raises OSError with the kernel's own words."""
+        """Make, change or remove an object. Raises OSError with the kernel's own words."""
         self._ask(kind, REQUEST | ACK | flags, body)
 
     def _ask(self, kind: int, flags: int, body: bytes) -> list[bytes]:
@@ -80,7 +80,7 @@ class Netlink:
                 length, answer, _, sequence, _ = HEADER.unpack_from(data)
                 message, data = data[HEADER.size : length], data[length + 3 & ~3 :]
                 if sequence != self._sequence:
-                    continue  # of a request that was given up
+                    continue  # the answer to a request that timed out
                 if answer in (ERROR, DONE):
                     _raise(message, answer == ERROR)
                     return found
@@ -88,7 +88,7 @@ class Netlink:
 
 
 def _raise(message: bytes, error: bool) -> None:
-    """Raise what an ERROR or the end of a dump tells, unless it tells of success."""
+    """Raise OSError if the last message of an answer has an error number. `error`: it is of type ERROR, not DONE."""
     number = struct.unpack_from("=i", message)[0] if len(message) >= 4 else 0
     if number == 0:
         return

@@ -1,7 +1,7 @@
 """Addresses, nexthops, routes and neighbours of an interface, in the form in which they are compared and given back.
 
-The message of the kernel is kept, less what the kernel derives by itself; so an attribute that nobody here knows is
-given back, too. Layouts: linux/rtnetlink.h, if_addr.h, nexthop.h, neighbour.h.
+The kernel's message is kept, without what the kernel derives by itself. So attributes that nobody here knows are given
+back, too. Layouts: linux/rtnetlink.h, if_addr.h, nexthop.h, neighbour.h.
 """
 
 import socket
@@ -30,12 +30,12 @@ class Object:
 
     kind: str
     message: bytes
-    left: int = FOREVER  # seconds that it lives on
+    left: int = FOREVER  # seconds until it expires
     preferred: int = FOREVER  # seconds that an address is preferred
 
     @property
     def key(self) -> tuple[str, bytes]:
-        """What makes it the same as another."""
+        """Two objects with the same key are the same."""
         return self.kind, self.message
 
     @property
@@ -88,7 +88,7 @@ def _route(message: bytes, to: Index) -> Object:
     flags = struct.unpack_from("=I", message, 8)[0]
     found = dict(unpack(message[12:]))
     expires = struct.unpack_from("=i", found.pop(12), 8)[0] if 12 in found else 0  # RTA_CACHEINFO, in 1/100 s
-    if 30 in found:  # RTA_NH_ID: then the rest only repeats what the nexthop says
+    if 30 in found:  # RTA_NH_ID: these attributes repeat what the nexthop says
         for repeated in (4, 5, 9, 18, 21, 22):  # OIF, GATEWAY, MULTIPATH, VIA, ENCAP_TYPE, ENCAP
             found.pop(repeated, None)
     if 4 in found:
@@ -128,13 +128,13 @@ FORMS = {"address": _address, "nexthop": _nexthop, "route": _route, "neighbour":
 
 
 def translated(kind: str, message: bytes, indexes: Mapping[int, int], left: int, preferred: int) -> Object:
-    """A kept object in today's interface indexes: then -> now; none that the kernel knows for one that is gone."""
+    """A kept object, with today's interface indexes (`indexes`: then -> now; an interface that is gone is GONE)."""
     form = FORMS[kind](message, lambda index: indexes.get(index, GONE) if index else 0)
     return Object(kind, form.message, left, preferred)
 
 
 def read(netlink: Netlink, kind: str) -> list[Object]:
-    """All there are in this network namespace, in the kernel's order."""
+    """All objects of a kind in this network namespace, in the kernel's order."""
     form = partial(FORMS[kind], to=lambda index: index)
     bodies = [bytes([family]) + bytes(SIZES[kind] - 1) for family in (INET, INET6)]
     if kind == "nexthop":
@@ -175,7 +175,7 @@ def local(address: Object) -> bytes:
 
 
 def _lasting(neighbour: Object, groups: Collection[bytes]) -> bool:
-    """Whether somebody set it. What the kernel learned, or joined by itself, comes again when it is needed."""
+    """Whether somebody set it. What the kernel learned or joined by itself comes again when it is needed."""
     family, _, state, flags, _ = struct.unpack_from("=BxxxiHBB", neighbour.message)
     attributes = neighbour.attributes
     if family == BRIDGE:
@@ -190,10 +190,10 @@ def _lasting(neighbour: Object, groups: Collection[bytes]) -> bool:
 
 
 def of_interface(netlink: Netlink, index: int, groups: Collection[bytes]) -> list[Object]:
-    """What goes with an interface, in the order in which it can be made. `groups`: link addresses that were added."""
+    """What is lost with an interface, in the order in which it can be made. `groups`: of netstate.groups."""
     addresses = [found for found in read(netlink, "address") if index in hops(found)]
     mine = {local(found) for found in addresses}
-    # the kernel puts a new IPv6 address before the others, so the first is made last
+    # The kernel puts a new IPv6 address before the others, so they are made in reverse order.
     addresses = [one for one in addresses if one.family == INET] + [
         one for one in addresses[::-1] if one.family != INET
     ]
@@ -205,7 +205,7 @@ def of_interface(netlink: Netlink, index: int, groups: Collection[bytes]) -> lis
         found
         for found in read(netlink, "route")
         if index in hops(found)
-        or found.attributes.get(7) in mine  # RTA_PREFSRC: goes with the address, by whatever interface it leads
+        or found.attributes.get(7) in mine  # RTA_PREFSRC: lost with the address, also if it leads by another interface
         or (30 in found.attributes and _number(found.attributes[30]) in ids)
     ]
     neighbours = [one for one in read(netlink, "neighbour") if index in hops(one) and _lasting(one, groups)]
@@ -228,18 +228,21 @@ def _body(found: Object) -> bytes:
 
 
 def make(netlink: Netlink, found: Object, now: Collection[tuple[str, bytes]], index: int, first: bool) -> None:
-    """Make it again for the interface `index`. `first`: before other routes to the same target. Raises OSError."""
+    """Make it again, for the interface `index`; a route that is `first` comes before its rivals. Raises OSError.
+
+    `now`: keys of the routes that there are.
+    """
     flags, attributes = CREATE | EXCL, found.attributes
     if found.kind == "nexthop":
-        flags = CREATE | REPLACE  # a group may still be there, without the member that went
+        flags = CREATE | REPLACE  # a group may still be there, without this member
     elif found.kind == "route" and found.family == INET:
         flags = CREATE if first else CREATE | APPEND
     elif found.kind == "route":
         flags = CREATE | APPEND
         without = {kind: value for kind, value in attributes.items() if kind != 7}
         if 7 in attributes and ("route", found.message[:12] + pack(without.items())) in now:
-            flags = CREATE | REPLACE  # IPv6 routes stay when their source address goes, but lose it
-        if 9 in attributes:  # of several ways, those by other interfaces have stayed
+            flags = CREATE | REPLACE  # an IPv6 route stays when its source address is removed, but loses it
+        if 9 in attributes:  # RTA_MULTIPATH: the hops by other interfaces have stayed
             attributes[9] = _ways(attributes[9], index)
             found = replace(found, message=found.message[:12] + pack(attributes.items()))
     netlink.change(NEW[found.kind], _body(found), flags)
@@ -260,7 +263,7 @@ def remove(netlink: Netlink, found: Object) -> None:
 
 
 def target(route: Object) -> tuple[bytes, ...]:
-    """What makes two routes rivals: family, lengths, TOS; then table, destination, source and metric."""
+    """Two routes are rivals if this is the same: family, lengths, TOS; then table, destination, source and metric."""
     attributes = route.attributes
     return (route.message[:4], *(attributes.get(kind, b"") for kind in (15, 1, 2, 6)))
 
@@ -273,7 +276,7 @@ def kernels(found: Object) -> bool:
 
 
 def unmakeable(found: Object, up: bool) -> str:
-    """Why it cannot be made again for an interface that is up, or down; "" if it can."""
+    """Why it cannot be made again, for an interface that was `up` or was not; "" if it can."""
     if found.kind == "route" and 9 in found.attributes and not up:
         return "its interface is down, and the kernel makes such a route for one that is up"
     if found.kind != "address" or settable(found):
@@ -284,7 +287,7 @@ def unmakeable(found: Object, up: bool) -> str:
 
 
 def settable(found: Object) -> bool:
-    """Whether it can be made by anybody but the kernel."""
+    """Whether others than the kernel can make it."""
     flags = _number(found.attributes[8]) if found.kind == "address" else 0
     return not flags & (ADDR_TEMPORARY | ADDR_STABLE_PRIVACY)
 

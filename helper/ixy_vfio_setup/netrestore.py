@@ -1,7 +1,7 @@
 """Gives a network interface back what was set at it, when its driver has made it again.
 
-What is there is compared with what was, and only what differs is changed: so it may be interrupted and begun again.
-Of what is there besides, only what the kernel made by itself is removed.
+Only what differs from before is changed, so this may be interrupted and begun again. What others added meanwhile stays;
+what the kernel itself added is removed.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from ixy_vfio_setup.netlink import CREATE, EXCL, NESTED, Netlink, pack
 from ixy_vfio_setup.netobjects import FOREVER, INET6, Object
 from ixy_vfio_setup.netstate import FLAGS, IFF_RUNNING, IFF_UP, LINK, ROOT, Link, State
 
-WAIT = 8.0  # seconds for carrier, and for duplicate address detection, where something needs them
+WAIT = 8.0  # seconds to wait for carrier, and for duplicate address detection
 NEWLINKPROP, DELLINKPROP = 108, 109
 
 
@@ -27,7 +27,7 @@ def write(path: Path, text: str) -> None:
 
 
 class _Restoring:
-    """One interface. `said` has what the kernel said against each thing that it refused, by what that is."""
+    """The work on one interface. `said`: what the kernel refused -> why."""
 
     def __init__(self, netlink: Netlink, index: int, state: State, root: Path) -> None:
         self.netlink, self.index, self.state, self.root = netlink, index, state, root
@@ -41,7 +41,7 @@ class _Restoring:
         return netstate.links(self.netlink, self.index)[0]
 
     def attempt(self, what: str, act: Callable[[], None]) -> bool:
-        """Do it; keep what is said against it."""
+        """Do it; returns whether it worked. If not, `said` has the reason."""
         try:
             act()
         except OSError as error:
@@ -54,7 +54,7 @@ class _Restoring:
         self.attempt(what, lambda: netstate.change(self.netlink, self.index, flags, mask, *attributes))
 
     def names(self) -> None:
-        """Name, then other names: the driver, or udev, may have given one that was another one before."""
+        """The name first, then the other names: the driver or udev may have made one of them the name."""
         name = self.state.name
         if self.link.name != name:
             self.set(f"the name {name}", 0, 0, (netstate.IFNAME, os.fsencode(name) + b"\0"))
@@ -75,7 +75,7 @@ class _Restoring:
         return [os.fsencode(name) for name in self.state.altnames]
 
     def settings(self) -> None:
-        """Attributes and files; three times, for some change others."""
+        """Attributes and files. Three times, because some of them change others."""
         for _ in range(3):
             for kind, value in self.attributes():
                 self.set(f"the {LINK[kind]}", 0, 0, (kind, value))
@@ -83,26 +83,26 @@ class _Restoring:
                 self.attempt(str(path), partial(write, path, text))
 
     def attributes(self) -> list[tuple[int, bytes]]:
-        """Those that differ, as they were."""
+        """Those that differ, with the values from before."""
         then = {int(kind): bytes.fromhex(text) for kind, text in self.state.link.items()}
         now = self.link.attributes
         return [(kind, value) for kind, value in then.items() if now.get(kind) != value]
 
     def files(self) -> list[tuple[Path, str]]:
-        """Those that differ, with what they said."""
+        """Those that differ, with what stood in them before."""
         now = dict(netstate.files(self.link.name, self.root))
         then = ((now.get(name, Path("/") / name), text) for name, text in self.state.files.items())
         return [(path, text) for path, text in then if netstate.text_of(path) != text]
 
     def objects(self) -> tuple[list[tuple[Object, bool]], list[Object]]:
-        """(what was there and is not, what the kernel made and was not there)."""
+        """What is missing now, each as in `State.objects` with `first`; and what the kernel added."""
         today = {link.name: link.index for link in netstate.links(self.netlink)}
         indexes = {int(index): today[name] for index, name in self.state.names.items() if name in today}
         indexes[self.state.index] = self.index
         wanted = []
         for kind, text, left, preferred, first in self.state.objects:
             lives = [FOREVER if one == FOREVER else max(0, round(one - self.away)) for one in (left, preferred)]
-            if lives[0]:  # else it would have ended by itself
+            if lives[0]:  # else it would have expired by now
                 wanted.append((netobjects.translated(kind, bytes.fromhex(text), indexes, *lives), first))
         now = netobjects.of_interface(self.netlink, self.index, netstate.groups(self.link.name, self.root))
         then = {one.key for one, _ in wanted}
@@ -111,24 +111,24 @@ class _Restoring:
         return [(one, first) for one, first in wanted if one.key not in have], extra
 
     def reconcile(self) -> None:
-        """Make what is missing, and remove what the kernel made anew, until it stays so, or nothing helps."""
+        """Make what is missing and remove what the kernel added, until nothing is left to do or WAIT has passed."""
         end = time.monotonic() + WAIT
         settled = False
         while time.monotonic() < end:
             missing, extra = self.objects()
             for one in extra:
-                with contextlib.suppress(OSError):  # it went with another
+                with contextlib.suppress(OSError):  # it was removed together with another one
                     netobjects.remove(self.netlink, one)
             if self.make(missing) or extra:
                 continue
             as_before = not missing and not self.awaits_carrier()
             if as_before and settled:
                 return
-            settled = as_before  # the kernel does some of it a little later
+            settled = as_before  # looked at twice: the kernel adds some things a little later
             time.sleep(0.1)
 
     def make(self, missing: list[tuple[Object, bool]]) -> int:
-        """Make these, in order; what rivals one that was refused waits for it. Returns how many there are now."""
+        """Make these, in their order; returns how many were made. If one is refused, its rivals wait for it."""
         now = {one.key for one in netobjects.read(self.netlink, "route")}
         waiting: set[tuple[bytes, ...]] = set()
         done = 0
@@ -142,14 +142,14 @@ class _Restoring:
         return done
 
     def awaits_carrier(self) -> bool:
-        """Whether the kernel will add a link-local address that was not there, as soon as it can."""
+        """Whether the kernel will add a link-local address, which was not there, when there is carrier."""
         had = any(kind == "address" and bytes.fromhex(text)[0] == INET6 for kind, text, *_ in self.state.objects)
         return bool(
             self.state.when and not had and self.state.flags & IFF_RUNNING and not self.link.flags & IFF_RUNNING
         )
 
     def run(self) -> None:
-        """Down, since some of it cannot be set otherwise; then everything in its order."""
+        """Take it down, because some settings need that. Then set everything, in this order."""
         self.set("down", 0, IFF_UP)
         self.names()
         self.ethtool = ethtool.restore(self.index, self.state.ethtool, self.said)
@@ -159,7 +159,7 @@ class _Restoring:
         if token != self.link.token:
             self.set("the token", 0, 0, (netstate.AF_SPEC, pack([(INET6, pack([(netstate.TOKEN, token)]))])))
         self.ethtool = ethtool.restore(self.index, self.state.ethtool, self.said)
-        self.settings()  # the kernel sets some of them anew when the interface comes up
+        self.settings()  # again: the kernel changes some of them when the interface comes up
         if self.state.when:
             self.reconcile()
 

@@ -1,4 +1,4 @@
-"""All that is set at a network interface, read before its NIC is taken. `netrestore` gives it back."""
+"""Reads all that is set at a network interface, before its NIC is taken. `netrestore` gives it back."""
 
 import os
 import stat
@@ -16,7 +16,7 @@ from ixy_vfio_setup.netobjects import INET6, Object
 ROOT = Path("/")
 NEWLINK, GETLINK, GETQDISC, GETACTION = 16, 18, 38, 50
 IFF_UP, IFF_RUNNING = 1, 0x40
-FLAGS = IFF_UP | 0x4 | 0x20 | 0x80 | 0x100 | 0x200 | 0x1000 | 0x2000 | 0x4000 | 0x8000  # linux/if.h: what one may set
+FLAGS = IFF_UP | 0x4 | 0x20 | 0x80 | 0x100 | 0x200 | 0x1000 | 0x2000 | 0x4000 | 0x8000  # linux/if.h: can be set
 LINK = {  # linux/if_link.h: attributes that are set as they are read, and have no file in sysfs
     1: "MAC address", 2: "broadcast address", 13: "transmit queue length", 17: "link mode", 40: "gso_max_segs",
     41: "gso_max_size", 58: "gro_max_size", 63: "gso_ipv4_max_size", 64: "gro_ipv4_max_size",
@@ -24,12 +24,12 @@ LINK = {  # linux/if_link.h: attributes that are set as they are read, and have 
 IFNAME, IFLA_LINK, LINKINFO, AF_SPEC, XDP, PROP_LIST, ALT_IFNAME, TOKEN = 3, 5, 18, 26, 43, 52, 53, 7
 NETNSID = 37
 PEERS = ("veth", "netkit")  # their IFLA_LINK names the other end, not what they stand on
-NOT_SET = ("carrier", "flags", "uevent", "limit")  # by netlink below, or never by people
+NOT_SET = ("carrier", "flags", "uevent", "limit")  # files that are left alone: netlink sets it, or nobody does
 
 
 @dataclass(slots=True)
 class State:
-    """What was found. Bytes are in hexadecimal: it is kept as JSON."""
+    """What was found. It is kept as JSON, so bytes are in hexadecimal."""
 
     name: str = ""
     flags: int = 0
@@ -71,7 +71,7 @@ class Link:
 
     @property
     def token(self) -> bytes:
-        """The fixed interface identifier for addresses from routers; zeros if there is none."""
+        """The lower half of addresses that routers give, if it is fixed; else zeros."""
         for family, inner in unpack(self.attributes.get(AF_SPEC, b"")):
             if family == INET6:
                 return dict(unpack(inner)).get(TOKEN, b"")
@@ -98,7 +98,7 @@ def set_down(index: int) -> None:
 
 
 def files(name: str, root: Path) -> Iterator[tuple[str, Path]]:
-    """What can be written: attributes in sysfs and of its queues, sysctls. With the name that they are kept by."""
+    """Its files that can be written, in sysfs (with its queues) and among sysctls: name in State.files, path."""
     net = f"sys/class/net/{name}"
     for top in (net, f"{net}/queues/*", f"{net}/queues/*/byte_queue_limits"):
         yield from _writable(top, name, root)
@@ -118,10 +118,10 @@ def _writable(pattern: str, name: str, root: Path) -> Iterator[tuple[str, Path]]
 
 
 def text_of(path: Path) -> str | None:
-    """What stands in a file; None when it has nothing to say."""
+    """What stands in a file; None if it cannot be read."""
     try:
         return os.fsdecode(path.read_bytes())
-    except OSError:  # not for this device, or not set
+    except OSError:  # the device has no such thing, or it is not set
         return None
 
 
@@ -150,7 +150,10 @@ def save(index: int, root: Path = ROOT) -> State:
 
 
 def _in_order(netlink: Netlink, objects: list[Object]) -> list[tuple[Object, bool]]:
-    """With whether it is a route in front of one of another interface: such are made last, the last one first."""
+    """In the order in which they are made. True: a route that comes before one of another interface to the same target.
+
+    Such routes are made last, in reverse order.
+    """
     mine = {one.key for one in objects}
     later, before = set(), []
     for route in reversed(netobjects.read(netlink, "route")):
