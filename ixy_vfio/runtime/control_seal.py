@@ -15,8 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import ixy_vfio_helper
-import ixy_vfio_locks
+from ixy_vfio_helper import protocol
 from ixy_vfio_locks import landlock, seccomp
 
 from ixy_vfio.core import libc, threads
@@ -46,7 +45,7 @@ def seal(workers: Sequence[int]) -> Seal:
 
 def _readable() -> set[Path]:
     """Directories that Python may still import from, and print the lines of a traceback of."""
-    packages = {Path(entry) for one in (ixy_vfio_helper, ixy_vfio_locks) for entry in one.__path__}
+    packages = {Path(__file__).parents[1], Path(protocol.__file__).parent, Path(seccomp.__file__).parent}
     path = {Path(entry) for entry in sys.path if entry} - {Path.cwd()}
-    python = {Path(sys.prefix), Path(sys.base_prefix) / "lib", Path(__file__).parents[1]}
+    python = {Path(sys.prefix), Path(sys.base_prefix) / "lib"}
     return {one for one in {Path("/proc"), Path("/sys")} | python | packages | path if os.path.isdir(one)}

@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "ixy_vfio.runtime": {
         "ixy_vfio.core", "ixy_vfio.transport", "ixy_vfio.netdev", *DRIVERS, "ixy_vfio.runtime",
-        "ixy_vfio_helper", "ixy_vfio_locks",
+        "ixy_vfio_helper.protocol", "ixy_vfio_locks",
     },
     "ixy_vfio.bench": {"ixy_vfio"},
     "ixy_vfio.audit": {"ixy_vfio.core", "ixy_vfio.audit", "ixy_vfio_helper.shown"},
