@@ -18,8 +18,13 @@ _PATH_BENEATH = 1
 _VERSION = 1  # flag: answer with the version of the interface
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}  # since version: how many rights on files it knows
 _OF_NO_DIRECTORY = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
-_NETWORK_SINCE, _SCOPE_SINCE = 4, 6
+SINCE = {"landlock": 1, "landlock-network": 4, "landlock-scope": 6}  # layer -> version of the interface
 _NETWORK = 0b11  # bind and connect TCP
+
+
+def version() -> int:
+    """The version of the kernel's interface. Raises OSError where there is none."""
+    return syscall("landlock_create_ruleset", _CREATE_RULESET, 0, 0, _VERSION)
 
 
 def restrict(paths: Mapping[Path, int], scope: int = ABSTRACT | SIGNAL) -> tuple[list[str], list[str]]:
@@ -28,15 +33,15 @@ def restrict(paths: Mapping[Path, int], scope: int = ABSTRACT | SIGNAL) -> tuple
     Returns what was applied and what this kernel lacks. Raises OSError where there is no Landlock at all. Needs
     no_new_privs.
     """
-    version = syscall("landlock_create_ruleset", _CREATE_RULESET, 0, 0, _VERSION)
-    handled = (1 << max(count for since, count in _FILE_RIGHTS.items() if since <= version)) - 1
+    known = version()
+    handled = (1 << max(count for since, count in _FILE_RIGHTS.items() if since <= known)) - 1
     words, applied, lacks = [handled], ["landlock"], []
-    for name, since, bits in (("landlock-network", _NETWORK_SINCE, _NETWORK), ("landlock-scope", _SCOPE_SINCE, scope)):
-        if version >= since:
+    for name, bits in (("landlock-network", _NETWORK), ("landlock-scope", scope)):
+        if known >= SINCE[name]:
             words.append(bits)
             applied.append(name)
         else:
-            lacks.append(f"{name}: needs Landlock {since}, this kernel has {version}")
+            lacks.append(f"{name}: needs Landlock {SINCE[name]}, this kernel has {known}")
     attributes = struct.pack(f"<{len(words)}Q", *words)
     ruleset = syscall("landlock_create_ruleset", _CREATE_RULESET, attributes, len(attributes), 0)
     try:

@@ -16,7 +16,7 @@ WORD = 0xFFFF_FFFF
 ALL = 2**64 - 1
 _MACHINE = os.uname().machine  # asked now: a filter may not let it be asked
 _MODE_FILTER = 2
-_SECCOMP, _SET_MODE_FILTER = 317, 1
+_SECCOMP, _SET_MODE_FILTER, _GET_ACTION_AVAIL = 317, 1, 2
 _AUDIT_ARCH_X86_64 = 0xC000_003E
 _X32 = 0x4000_0000  # bit of a system call's number: the x32 table, which has calls of its own
 _LOAD, _AND, _RETURN = 0x20, 0x54, 0x06
@@ -75,10 +75,28 @@ def _body(rule: Rule) -> list[tuple[int, int, int, int]]:
     return [*forward, (_LOAD, 0, 0, _NUMBER)] if rule.checks else forward
 
 
-def install(code: bytes) -> None:
-    """Put the filter on this process, for good. Raises OSError. Needs no_new_privs, and one of two system calls."""
+def _require_x86() -> None:
     if _MACHINE != "x86_64":
         raise OSError(errno.ENOTSUP, f"the filter is for x86-64, this is {_MACHINE}")
+
+
+def ask() -> None:
+    """Raise OSError if no filter can be installed here, by either of the two system calls. Changes nothing."""
+    _require_x86()
+    try:
+        syscall("seccomp", _SECCOMP, _GET_ACTION_AVAIL, 0, struct.pack("=I", KILL))
+    except OSError:
+        try:
+            prctl(PR_SET_SECCOMP, _MODE_FILTER)  # it looks for the filter at address 0
+        except OSError as error:
+            if error.errno == errno.EFAULT:
+                return
+        raise
+
+
+def install(code: bytes) -> None:
+    """Put the filter on this process, for good. Raises OSError. Needs no_new_privs, and one of two system calls."""
+    _require_x86()
     kept = bytearray(code)
     descriptor = struct.pack("@HP", len(kept) // 8, address_of(kept))  # struct sock_fprog
     try:
