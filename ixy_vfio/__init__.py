@@ -17,7 +17,7 @@ TYPE_CHECKING = False  # as in `typing`, which takes a few milliseconds of each 
 if TYPE_CHECKING:
     from typing import Any
 
-    from ixy_vfio.netdev import PortConfig
+    from ixy_vfio.drivers.contract import PortConfig
     from ixy_vfio.runtime.batch import Batch, kernel
     from ixy_vfio.runtime.session import Port
     from ixy_vfio.runtime.session import Session as open_ports
@@ -27,7 +27,7 @@ _WHERE = {
     "Batch": ("ixy_vfio.runtime.batch", "Batch"),
     "Lease": ("ixy_vfio.transport.lease", "Lease"),
     "Port": ("ixy_vfio.runtime.session", "Port"),
-    "PortConfig": ("ixy_vfio.netdev", "PortConfig"),
+    "PortConfig": ("ixy_vfio.drivers.contract", "PortConfig"),
     "kernel": ("ixy_vfio.runtime.batch", "kernel"),
     "open_ports": ("ixy_vfio.runtime.session", "Session"),
 }

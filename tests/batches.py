@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ixy_vfio.ixgbe.batch import BATCH, calls
+from ixy_vfio.datapath.batch import BATCH, calls
 
 Words = NDArray[np.uint32]
 

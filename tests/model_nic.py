@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from ixy_vfio.core.compiled import compiled
 from ixy_vfio.core.memory import DmaMemory
-from ixy_vfio.core.pool import Pool
 from ixy_vfio.core.unsafe import load_acquire, store_release, words32_at, words64_at
-from ixy_vfio.ixgbe.datapath import QueuePair
-from ixy_vfio.netdev import Queue, Ring
+from ixy_vfio.datapath.format import Queue, Ring
+from ixy_vfio.datapath.pool import Pool
+from ixy_vfio.datapath.queue import QueuePair
 
 U = np.uint64
 RDT, TDT = 0x1018, 0x6018  # 8.2.3.8, 8.2.3.9; of queue 0

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ixy_vfio.netdev import Counters
+    from ixy_vfio.drivers.contract import Counters
 
 MOST_MTU = 9200
 

@@ -153,7 +153,7 @@ def _run(arguments: argparse.Namespace, table: "Table | None", started: float) -
 
 def _plan(arguments: argparse.Namespace, table: "Table | None", notes: list[str]) -> "Plan":
     """With the compiled loop in it."""
-    from ixy_vfio.apps import kernels
+    from ixy_vfio.datapath import kernels
 
     if table:
         table.say("asking the helper")
@@ -164,10 +164,10 @@ def _plan(arguments: argparse.Namespace, table: "Table | None", notes: list[str]
         table.say("loading the compiler")
     kernel = kernels.load(arguments.kernel)
     threads.require_one("control")  # its file may have started some
-    from ixy_vfio.apps import faults
-    from ixy_vfio.apps.compile import check as check_kernel
-    from ixy_vfio.apps.compile import forwarding_loop
-    from ixy_vfio.netdev import PortConfig
+    from ixy_vfio.datapath import faults
+    from ixy_vfio.datapath.compile import check as check_kernel
+    from ixy_vfio.datapath.compile import forwarding_loop
+    from ixy_vfio.drivers.contract import PortConfig
     from ixy_vfio.runtime.control import Plan
     from ixy_vfio.runtime.worker import Idle
 

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from ixy_vfio.core import pci
 from ixy_vfio.core.mmio import ALL_ONES, Mmio
 from ixy_vfio.core.registers import Register
-from ixy_vfio.ixgbe import counters, init, link, regs
-from ixy_vfio.ixgbe.models import model_of
-from ixy_vfio.netdev import Link, driver_of
+from ixy_vfio.drivers.contract import Link, driver_of
+from ixy_vfio.drivers.ixgbe import counters, init, link, regs
+from ixy_vfio.drivers.ixgbe.models import model_of
 from ixy_vfio.transport.base import Device
 from ixy_vfio.transport.lease import Lease
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ixy_vfio.apps import drops
-from ixy_vfio.netdev import Counters
-from ixy_vfio.runtime.messages import PortCounters, Statistics
+from ixy_vfio.datapath.queue import PortCounters
+from ixy_vfio.drivers.contract import Counters
+from ixy_vfio.runtime.messages import Statistics
 
 if TYPE_CHECKING:
     from ixy_vfio.runtime.control import Control, Snapshot

@@ -16,7 +16,7 @@ from ixy_vfio.bench import model
 from ixy_vfio.core.cache import keep
 from ixy_vfio.core.compiled import cache_directory, rebound
 from ixy_vfio.core.unsafe import records_at
-from ixy_vfio.ixgbe.forward import LOOP
+from ixy_vfio.datapath.loop import LOOP
 
 SIGNATURE = types.int64(types.uint64)
 

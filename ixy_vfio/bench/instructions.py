@@ -30,10 +30,10 @@ DEADLINE = 600.0
 
 
 def _side(name: str) -> Any:
-    from ixy_vfio.apps import kernels
-    from ixy_vfio.apps.compile import forwarding_loop
     from ixy_vfio.bench import reference
     from ixy_vfio.bench.sides import Product, Reference
+    from ixy_vfio.datapath import kernels
+    from ixy_vfio.datapath.compile import forwarding_loop
 
     if name == "forward":
         return Product(forwarding_loop(kernels.load("touch")), "touch")

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import cast
 
-from ixy_vfio.apps.kernels import TOUCHED, touch
 from ixy_vfio.bench import model
 from ixy_vfio.bench.measure import WrongOutput
 from ixy_vfio.bench.sides import Product
-from ixy_vfio.netdev import NetDevice, PortConfig
+from ixy_vfio.datapath.kernels import TOUCHED, touch
+from ixy_vfio.drivers.contract import NetDevice, PortConfig
 from ixy_vfio.runtime.batch import Batch, Kernel, kernel
 from ixy_vfio.runtime.session import Port
 

@@ -13,10 +13,11 @@ from ixy_vfio.bench.entry import Entry, of_loop
 from ixy_vfio.bench.model import BENCH, LENGTHS, TEMPLATE
 from ixy_vfio.bench.pages import Memory
 from ixy_vfio.core.memory import DmaMemory, Mapping
-from ixy_vfio.core.pool import STRIDE, Pool
-from ixy_vfio.ixgbe.datapath import QueuePair, arm
-from ixy_vfio.netdev import Queue, Ring
-from ixy_vfio.runtime.worker import loop_state
+from ixy_vfio.datapath.format import Queue, Ring
+from ixy_vfio.datapath.loop import loop_state
+from ixy_vfio.datapath.pool import STRIDE, Pool
+from ixy_vfio.datapath.queue import QueuePair
+from ixy_vfio.datapath.rings import arm
 
 IOVA = 1 << 32  # of the first byte of each side's memory
 PAGE = 4096

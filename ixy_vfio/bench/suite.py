@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ixy_vfio.apps import kernels
-from ixy_vfio.apps.compile import forwarding_loop
 from ixy_vfio.bench import interrupts, machine, measure, metadata, python_api, reference, system
 from ixy_vfio.bench.pages import HUGE
 from ixy_vfio.bench.published import PUBLISHED
 from ixy_vfio.bench.results import Results
 from ixy_vfio.bench.sides import Product, Reference, Side
+from ixy_vfio.datapath import kernels
+from ixy_vfio.datapath.compile import forwarding_loop
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 QUICK_BATCHES = (1, 4, 8, 16, 32, 64, 256)

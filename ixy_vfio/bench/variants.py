@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ixy_vfio.core import compiled as compiler
 
-MODULES = ("ixy_vfio.core.unsafe", "ixy_vfio.core.pool", "ixy_vfio.ixgbe.datapath", "ixy_vfio.ixgbe.forward")
+MODULES = ("ixy_vfio.core.unsafe", "ixy_vfio.datapath.pool", "ixy_vfio.datapath.rings", "ixy_vfio.datapath.loop")
 Loop = Callable[[NDArray[Any]], int]
 
 
@@ -89,7 +89,7 @@ def loop_of(name: str, kernel: Callable[..., Any], kernel_name: str) -> Loop:
             fresh[module] = importlib.import_module(module)
             if change is not None and module.endswith("unsafe"):
                 change(fresh[module])
-        forward = fresh["ixy_vfio.ixgbe.forward"]
+        forward = fresh["ixy_vfio.datapath.loop"]
         loop = forward.loop_for(kernel, f"{kernel_name}_variant_{key}")
         loop(np.zeros(1, forward.LOOP))  # no rounds: compiles
         return cast(Loop, loop)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.core.pool import DATA, Pool
-from ixy_vfio.ixgbe.batch import calls, work_for
+from ixy_vfio.datapath.batch import calls, work_for
+from ixy_vfio.datapath.pool import DATA, Pool
 
 
 class Batch:

@@ -19,12 +19,13 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from ixy_vfio import netdev
 from ixy_vfio.core import libc, signals, threads
 from ixy_vfio.core.errors import DeviceError, IxyError, LeaseError, LinkDown, SealError, WorkerError
-from ixy_vfio.core.pool import STRIDE, Pool
-from ixy_vfio.ixgbe.datapath import QueuePair, arm
-from ixy_vfio.netdev import Counters, Link, NetDevice, PortConfig
+from ixy_vfio.datapath.pool import STRIDE, Pool
+from ixy_vfio.datapath.queue import QueuePair
+from ixy_vfio.datapath.rings import arm
+from ixy_vfio.drivers import contract
+from ixy_vfio.drivers.contract import Counters, Link, NetDevice, PortConfig
 from ixy_vfio.runtime import child, control_seal, sandbox, shares, worker
 from ixy_vfio.runtime.child import Worker
 from ixy_vfio.runtime.messages import Kind, Statistics
@@ -44,7 +45,7 @@ class Plan:
     """What shall run: two ports, and what happens to a packet between them."""
 
     addresses: tuple[str, str]
-    loop: Callable[[NDArray[Any]], int]  # of ixgbe.forward.loop_for
+    loop: Callable[[NDArray[Any]], int]  # of datapath.loop.loop_for
     kernel: str
     slow: str = ""  # where the kernel spends its time, should it take too much
     config: PortConfig = field(default_factory=PortConfig)
@@ -158,7 +159,7 @@ class Control:
         devices = [lease.attach(address) for address in plan.addresses]
         for device in devices:
             rings = functools.partial(lease.memory, devices=[device], purpose=Purpose.RINGS)
-            self.ports.append(netdev.open_port(device, plan.config, rings))
+            self.ports.append(contract.open_port(device, plan.config, rings))
         for port, address in self._named_ports():
             with self._device(address):
                 port.initialise()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from ixy_vfio.core.errors import WorkerError
+from ixy_vfio.datapath.queue import PortCounters
 
 SIZE = 512
 _HEADER = struct.Struct("<II")  # kind, length of the text
@@ -28,21 +29,6 @@ class Kind(IntEnum):
     ERROR = 7  # worker: ended; a line that says why
     GIVE_BACK = 8  # control: half of what you may still receive; answered by STATISTICS
     GRANT = 9  # control: so many packets may come in all (`NUMBER`), but for what was given back
-
-
-@dataclass(frozen=True, slots=True)
-class PortCounters:
-    """What a worker counted on one port. `sent` is what was given to the device."""
-
-    received: int = 0
-    received_bytes: int = 0
-    rx_errors: int = 0
-    oversize: int = 0
-    refused: int = 0
-    no_buffer: int = 0
-    sent: int = 0
-    sent_bytes: int = 0
-    no_room: int = 0
 
 
 NUMBER = struct.Struct("<Q")

@@ -39,18 +39,18 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ixy_vfio import netdev
 from ixy_vfio.core.bound import Entry
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.memory import DmaMemory
-from ixy_vfio.core.pool import CHAIN_LIMIT, CLOSED, DATA, STRIDE, Pool
-from ixy_vfio.ixgbe.batch import PAIR, calls, receiver, sender
-from ixy_vfio.ixgbe.datapath import QueuePair, arm
-from ixy_vfio.ixgbe.forward import call_for
-from ixy_vfio.netdev import Counters, Link, PortConfig
+from ixy_vfio.datapath.batch import PAIR, calls, receiver, sender
+from ixy_vfio.datapath.format import CHAIN_LIMIT
+from ixy_vfio.datapath.loop import call_for, loop_state
+from ixy_vfio.datapath.pool import CLOSED, DATA, STRIDE, Pool
+from ixy_vfio.datapath.queue import PortCounters, QueuePair, counters
+from ixy_vfio.datapath.rings import arm
+from ixy_vfio.drivers import contract
+from ixy_vfio.drivers.contract import Counters, Link, PortConfig
 from ixy_vfio.runtime.batch import Batch, Kernel
-from ixy_vfio.runtime.messages import PortCounters
-from ixy_vfio.runtime.worker import counters, loop_state
 from ixy_vfio.transport.base import Device
 from ixy_vfio.transport.lease import Lease, Purpose
 
@@ -67,7 +67,7 @@ class _Closed:
 class Port:
     """One port: queue 0 of a device, with a pool that it shares with the other ports of the session."""
 
-    def __init__(self, device: netdev.NetDevice, pair: QueuePair) -> None:
+    def __init__(self, device: contract.NetDevice, pair: QueuePair) -> None:
         self.device, self.pair = device, pair
         self._record = pair.state  # compiled functions that are bound to the port read it, also when it is closed
         self._address = pair.address
@@ -128,7 +128,7 @@ class Port:
         """Receive here, run `kernel` on each packet, send on `to`, compiled; returns the packets received.
 
         Ends after `rounds` polls, or `packets` packets (0: no limit). `both`: the other direction as well. `kernel`: as
-        in `ixgbe.forward`, or one of `ixy_vfio.kernel`.
+        in `datapath.loop`, or one of `ixy_vfio.kernel`.
         """
         return self.forwarder(kernel, to, rounds=rounds, packets=packets, batch=batch, both=both)()
 
@@ -199,7 +199,7 @@ class Session:
         self.config = config or PortConfig(promiscuous=True)
         self.lease = Lease(helper)
         self.ports: list[Port] = []
-        self._devices: list[netdev.NetDevice] = []
+        self._devices: list[contract.NetDevice] = []
         self._memory: list[DmaMemory] = []
         self._pool: Pool | None = None
         try:
@@ -214,7 +214,7 @@ class Session:
         pool = self._pool = Pool(self._new_memory(buffers * STRIDE, devices, Purpose.PACKETS))
         for device in devices:
             rings = partial(self._new_memory, devices=[device], purpose=Purpose.RINGS)
-            port = netdev.open_port(device, self.config, rings)
+            port = contract.open_port(device, self.config, rings)
             self._devices.append(port)
             port.initialise()
             pair = QueuePair(port.queue(0), pool)

@@ -10,17 +10,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ixy_vfio.core import libc
-from ixy_vfio.core.pool import Pool
-from ixy_vfio.ixgbe.datapath import QueuePair
-from ixy_vfio.ixgbe.forward import LOOP
+from ixy_vfio.datapath.loop import loop_state
+from ixy_vfio.datapath.pool import Pool
+from ixy_vfio.datapath.queue import QueuePair, counters
 from ixy_vfio.runtime import messages, sandbox
-from ixy_vfio.runtime.messages import Kind, PortCounters, Statistics
+from ixy_vfio.runtime.messages import Kind, Statistics
 
-PATIENCE = 1000  # empty rounds before a call returns: some tens of microseconds
 MAX_ROUNDS = 1 << 20
 LOOK_UP = 0.001  # seconds between looks at the socket, while packets come
 SLEEP_AFTER = 0.002  # seconds without a packet; more than control lets the device hold an interrupt back
@@ -59,43 +57,6 @@ class Job:
             ranges += [(page.address, page.size) for page in (queue.rx_page, queue.tx_page)]
             ranges += [(ring.address, ring.descriptors * 16) for ring in (queue.rx, queue.tx)]
         return ranges
-
-
-def loop_state(
-    a: QueuePair, b: QueuePair, batch: int, both: bool = True, limit: int = 0, widest: int = 1
-) -> tuple[NDArray[Any], Any]:
-    """The loop's record, and what it points to (to be kept as long as the record)."""
-    state: NDArray[Any] = np.zeros(1, LOOP)
-    values = {
-        "a": a.address,
-        "b": b.address,
-        "both": both,
-        "batch": batch,
-        "widest": widest,
-        "rounds": 1000,
-        "patience": PATIENCE,
-        "limit": limit,
-    }
-    for name, value in values.items():
-        state[name] = value
-    return state, (a, b)
-
-
-def counters(pair: QueuePair) -> PortCounters:
-    """The counters of a queue pair."""
-    rx, tx = pair.state[0]["rx"], pair.state[0]["tx"]
-    received_bytes, sent_bytes = pair.bytes
-    return PortCounters(
-        received=pair.received,
-        received_bytes=received_bytes,
-        rx_errors=int(rx["errors"]),
-        oversize=int(rx["oversize"]),
-        refused=int(rx["refused"]),
-        no_buffer=int(rx["no_buffer"]),
-        sent=pair.sent,
-        sent_bytes=sent_bytes,
-        no_room=int(tx["no_room"]),
-    )
 
 
 def start(job: Job) -> tuple[int, socket.socket]:

@@ -11,10 +11,10 @@ from unittest import mock
 from ixy_vfio.core import mmio
 from ixy_vfio.core.errors import IxyError
 from ixy_vfio.core.memory import DmaMemory, Mapping
+from ixy_vfio.drivers.contract import PortConfig
+from ixy_vfio.drivers.ixgbe import init, link
+from ixy_vfio.drivers.ixgbe.device import Ixgbe, ring_memory
 from ixy_vfio.hw import ixgbe as hw
-from ixy_vfio.ixgbe import init, link
-from ixy_vfio.ixgbe.device import Ixgbe, ring_memory
-from ixy_vfio.netdev import PortConfig
 from ixy_vfio.sim.hostile_registers import Lies
 from ixy_vfio.sim.nic import Nic
 from ixy_vfio.transport import wire

@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 
 from ixy_vfio.core.compiled import inlined
-from ixy_vfio.core.pool import give
-from ixy_vfio.ixgbe import batch, datapath, forward
-from ixy_vfio.ixgbe.forward import loop_for
+from ixy_vfio.datapath import batch, rings
+from ixy_vfio.datapath import loop as loop_module
+from ixy_vfio.datapath.loop import loop_for
+from ixy_vfio.datapath.pool import give
 from ixy_vfio.sim.hostile import Spec
 from ixy_vfio.sim.hostile_moves import step
 from tests.attack.hostile_world import Loop, World, seal
@@ -87,7 +88,7 @@ def _give_first(pool: Any, first: Any, length: Any) -> None:
 
 def _weak_loop(kernel: Callable[[Any, Any], bool], **names: Any) -> Loop:
     """The loop with some names of both its modules bound to something else; for this process, not for a cache."""
-    path, loop = _copy(datapath), _copy(forward)
+    path, loop = _copy(rings), _copy(loop_module)
     vars(loop).update({name: value for name, value in vars(path).items() if hasattr(value, "py_func")})
     vars(path).update(names)
     vars(loop).update(names)

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from ixy_vfio.core.compiled import compiled
 from ixy_vfio.core.memory import DmaMemory
-from ixy_vfio.core.pool import DATA, HEADROOM, STRIDE, Pool
 from ixy_vfio.core.unsafe import bytes_at, record_at, words32_at, words64_at
+from ixy_vfio.datapath.format import Queue, Ring
+from ixy_vfio.datapath.loop import loop_state
+from ixy_vfio.datapath.pool import DATA, HEADROOM, STRIDE, Pool
+from ixy_vfio.datapath.queue import QueuePair
+from ixy_vfio.datapath.rings import arm
 from ixy_vfio.hw import ixgbe as hw
-from ixy_vfio.ixgbe.datapath import QueuePair, arm
-from ixy_vfio.netdev import Queue, Ring
-from ixy_vfio.runtime.worker import loop_state
 from ixy_vfio.sim.dataplane import DataPlane
 from ixy_vfio.sim.hostile import Spec, new_state
 from ixy_vfio.sim.hostile_moves import STALE, step

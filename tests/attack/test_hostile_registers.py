@@ -14,9 +14,9 @@ from ixy_vfio.apps import info
 from ixy_vfio.core import mmio
 from ixy_vfio.core.errors import IxyError
 from ixy_vfio.core.mmio import Mmio
-from ixy_vfio.ixgbe import link
-from ixy_vfio.ixgbe.regs.mac import LINKS
-from ixy_vfio.netdev import Link, PortConfig
+from ixy_vfio.drivers.contract import Link, PortConfig
+from ixy_vfio.drivers.ixgbe import link
+from ixy_vfio.drivers.ixgbe.regs.mac import LINKS
 from ixy_vfio.sim.hostile_registers import KINDS
 from tests.attack.hostile_device import Life
 

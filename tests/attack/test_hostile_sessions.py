@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ixy_vfio.core.errors import DeviceError
-from ixy_vfio.netdev import PortConfig
+from ixy_vfio.drivers.contract import PortConfig
 from ixy_vfio.runtime.session import Session
 from tests.conftest import Simulator, StartSimulator, address, run, wait_until
 

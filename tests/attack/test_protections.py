@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ixy_vfio_locks import calls
 
+from ixy_vfio.datapath.queue import counters
 from ixy_vfio.runtime import sandbox, worker
 from ixy_vfio.runtime.child import Worker
 from ixy_vfio.runtime.messages import Kind
@@ -81,7 +82,7 @@ def owner_of_proc(seal: bool) -> str:
 
 def test_no_other_process_of_the_user_may_look_into_a_worker() -> None:
     for pair in World(buffers=64).pairs:
-        worker.counters(pair)  # loaded while the cache can be read
+        counters(pair)  # loaded while the cache can be read
     assert answered([], 0, lambda: owner_of_proc(False)) == "its user"
     assert answered([], 0, lambda: owner_of_proc(True)) == "root"
 

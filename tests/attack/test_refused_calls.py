@@ -11,6 +11,7 @@ from ixy_vfio_locks.calls import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_PD
 from ixy_vfio_locks.seccomp import Check, Rule
 
 from ixy_vfio.core.errors import IxyError, SealError
+from ixy_vfio.datapath.queue import counters
 from ixy_vfio.runtime import control_seal, worker
 from ixy_vfio.runtime.child import Worker
 from ixy_vfio.runtime.messages import Kind
@@ -117,7 +118,7 @@ OF_CONTROL = {
 def at_home(ask: Callable[[], str]) -> str:
     """What is told when nothing is refused. Compiled code is loaded, for all processes that are forked later."""
     for pair in World(buffers=64).pairs:
-        worker.counters(pair)
+        counters(pair)
     return answered([], 0, ask)
 
 

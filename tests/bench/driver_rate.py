@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ixy_vfio.apps import kernels
-from ixy_vfio.apps.compile import forwarding_loop
 from ixy_vfio.core.unsafe import cycles
-from ixy_vfio.ixgbe.datapath import arm
-from ixy_vfio.runtime.worker import loop_state
+from ixy_vfio.datapath import kernels
+from ixy_vfio.datapath.compile import forwarding_loop
+from ixy_vfio.datapath.loop import loop_state
+from ixy_vfio.datapath.rings import arm
 from tests.model_nic import World, deliver, transmit
 
 BATCHES = (1, 4, 8, 16, 32, 64, 256)

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ixy_vfio.apps import kernels
-from ixy_vfio.apps.compile import forwarding_loop
 from ixy_vfio.bench import goals, instructions, latency, measure, metadata, reference, report
 from ixy_vfio.bench.results import Quartiles, Results
 from ixy_vfio.bench.sides import Product, Reference, Side
+from ixy_vfio.datapath import kernels
+from ixy_vfio.datapath.compile import forwarding_loop
 
 SIZES = [60, 61, 64, 65, 590, 1514]
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.memory import DmaMemory, Mapping
 from ixy_vfio.core.mmio import current_section
+from ixy_vfio.drivers.contract import PortConfig
+from ixy_vfio.drivers.ixgbe.device import Ixgbe
+from ixy_vfio.drivers.ixgbe.device import ring_memory as ring_memory_needed
 from ixy_vfio.hw import ixgbe as hw
-from ixy_vfio.ixgbe.device import Ixgbe
-from ixy_vfio.ixgbe.device import ring_memory as ring_memory_needed
-from ixy_vfio.netdev import PortConfig
 
 NAMES = {row.offset(i): (row.name, i, row.count) for row in hw.ALL for i in range(row.count)}
 DEVICE_ID_SFP, DEVICE_ID_KX4, DEVICE_ID_X540 = 0x10FB, 0x10F7, 0x1528

@@ -9,8 +9,8 @@ import pytest
 
 import ixy_vfio
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.ixgbe.datapath import arm
-from ixy_vfio.netdev import NetDevice
+from ixy_vfio.datapath.rings import arm
+from ixy_vfio.drivers.contract import NetDevice
 from ixy_vfio.runtime.session import Port
 from tests.model_nic import World, deliver, transmit
 

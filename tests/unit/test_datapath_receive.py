@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ixy_vfio.ixgbe import desc
-from ixy_vfio.ixgbe.datapath import arm
+from ixy_vfio.datapath.rings import arm
+from ixy_vfio.drivers import intel as desc
 from tests.batches import free_batch, receive_batch
 from tests.model_nic import World, deliver, read_bytes, transmit
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ixy_vfio.ixgbe.datapath import arm
+from ixy_vfio.datapath.rings import arm
 from tests.batches import send_batch
 from tests.model_nic import World, read_bytes, transmit
 

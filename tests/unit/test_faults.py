@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ixy_vfio.apps import kernels
-from ixy_vfio.apps.compile import check
 from ixy_vfio.core.errors import UsageError
+from ixy_vfio.datapath import kernels
+from ixy_vfio.datapath.compile import check
 
 HEAD = """import random
 import numba

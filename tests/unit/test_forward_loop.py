@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ixy_vfio.apps import kernels
-from ixy_vfio.apps.compile import check, forwarding_loop
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.ixgbe.datapath import arm
-from ixy_vfio.runtime.messages import PortCounters
-from ixy_vfio.runtime.worker import counters, loop_state
+from ixy_vfio.datapath import kernels
+from ixy_vfio.datapath.compile import check, forwarding_loop
+from ixy_vfio.datapath.loop import loop_state
+from ixy_vfio.datapath.queue import PortCounters, counters
+from ixy_vfio.datapath.rings import arm
 from tests.model_nic import World, deliver, transmit
 
 PLAIN = 60 << 32 | 3
@@ -362,7 +362,7 @@ def test_an_edited_kernel_is_compiled_anew(tmp_path: Path) -> None:
 
 def test_the_second_process_loads_the_loop_from_the_cache(tmp_path: Path) -> None:
     program = (
-        "from ixy_vfio.apps import kernels; from ixy_vfio.apps.compile import forwarding_loop\n"
+        "from ixy_vfio.datapath import kernels; from ixy_vfio.datapath.compile import forwarding_loop\n"
         "print(sum(forwarding_loop(kernels.load('none')).stats.cache_hits.values()))"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ixy_vfio.apps import kernels
-from ixy_vfio.apps.compile import forwarding_loop
-from ixy_vfio.ixgbe.datapath import arm
-from ixy_vfio.netdev import BAD, GOOD, NOT_CHECKED, TAGGED, Meta
-from ixy_vfio.runtime.worker import counters, loop_state
+from ixy_vfio.datapath import kernels
+from ixy_vfio.datapath.compile import forwarding_loop
+from ixy_vfio.datapath.format import BAD, GOOD, NOT_CHECKED, TAGGED, Meta
+from ixy_vfio.datapath.loop import loop_state
+from ixy_vfio.datapath.queue import counters
+from ixy_vfio.datapath.rings import arm
 from tests.model_nic import World, deliver
 
 # Writes what it was given into the packet, to be read from there.

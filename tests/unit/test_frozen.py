@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ixy_vfio.apps import frozen, kernels
 from ixy_vfio.core.errors import UsageError
+from ixy_vfio.datapath import frozen, kernels
 
 KERNEL = "def kernel(packet, length):\n    return {}\n"
 CALLED = "from rule import f\n" + KERNEL.format("f(length)")
@@ -113,7 +113,7 @@ def test_the_key_is_the_same_in_another_process(tmp_path: Path) -> None:
         "@numba.njit\ndef f(n):\n    return n > 5\n"
         "def kernel(packet, length):\n    return f(length) or T is None or D is None\n"
     )
-    code = f"from ixy_vfio.apps import kernels; print(kernels.load({str(tmp_path / 'mine.py:kernel')!r}).key)"
+    code = f"from ixy_vfio.datapath import kernels; print(kernels.load({str(tmp_path / 'mine.py:kernel')!r}).key)"
     keys = set()
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed}

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 
 from ixy_vfio.apps import info
-from ixy_vfio.ixgbe import regs
+from ixy_vfio.drivers.ixgbe import regs
 from tests.unit.ixgbe_support import FakeDevice, make_port
 
 

@@ -6,10 +6,11 @@ import pytest
 
 from ixy_vfio.core.errors import DeviceGone, LinkDown, UsageError
 from ixy_vfio.core.memory import DmaMemory
-from ixy_vfio.ixgbe import device as ixgbe_device
-from ixy_vfio.ixgbe import link
-from ixy_vfio.ixgbe.device import Ixgbe, ring_memory
-from ixy_vfio.netdev import Link, PortConfig, Ring, open_port
+from ixy_vfio.datapath.format import Ring
+from ixy_vfio.drivers.contract import Link, PortConfig, open_port
+from ixy_vfio.drivers.ixgbe import device as ixgbe_device
+from ixy_vfio.drivers.ixgbe import link
+from ixy_vfio.drivers.ixgbe.device import Ixgbe, ring_memory
 from tests.unit import ixgbe_support
 from tests.unit.ixgbe_support import FakeDevice, make_port
 

@@ -3,8 +3,8 @@
 import pytest
 
 from ixy_vfio.core.errors import DeadlineError, DeviceError
-from ixy_vfio.ixgbe.eeprom import Resource, held
-from ixy_vfio.ixgbe.models import model_of
+from ixy_vfio.drivers.ixgbe.eeprom import Resource, held
+from ixy_vfio.drivers.ixgbe.models import model_of
 from tests.unit.ixgbe_support import FakeBar, FakeDevice, make_port
 
 SOFTWARE, FIRMWARE = Resource.MAC, Resource.MAC << 5

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ixy_vfio.core.errors import DeadlineError, DeviceError, DeviceGone
-from ixy_vfio.ixgbe import init
-from ixy_vfio.netdev import PortConfig
+from ixy_vfio.drivers.contract import PortConfig
+from ixy_vfio.drivers.ixgbe import init
 from tests.unit.ixgbe_support import DEVICE_ID_KX4, DEVICE_ID_X540, compact, make_port
 
 GOLDEN = Path(__file__).parent / "golden" / "ixgbe_init.txt"
@@ -154,7 +154,7 @@ def test_a_semaphore_that_a_dead_driver_holds_is_broken() -> None:
 
 
 def test_thresholds_have_seven_bits() -> None:
-    from ixy_vfio.ixgbe.regs.packet import TXDCTL
+    from ixy_vfio.drivers.ixgbe.regs.packet import TXDCTL
 
     port, device = make_port()
     device.bar0["TXDCTL[0]"] = 0x007F_7F7F

@@ -5,10 +5,10 @@ import pytest
 
 from ixy_vfio.core.errors import DeadlineError, UsageError
 from ixy_vfio.core.registers import AccessError
-from ixy_vfio.ixgbe import irq
-from ixy_vfio.ixgbe.regs.general import EIMC, EIMS, IVAR
-from ixy_vfio.ixgbe.regs.packet import DTXMXSZRQ, RDBAL, TXDCTL
-from ixy_vfio.netdev import PortConfig
+from ixy_vfio.drivers.contract import PortConfig
+from ixy_vfio.drivers.ixgbe import irq
+from ixy_vfio.drivers.ixgbe.regs.general import EIMC, EIMS, IVAR
+from ixy_vfio.drivers.ixgbe.regs.packet import DTXMXSZRQ, RDBAL, TXDCTL
 from tests.unit.ixgbe_support import FakeBar, make_port
 
 

@@ -9,7 +9,7 @@ import pytest
 from ixy_vfio.core.compiled import compiled
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.memory import DmaMemory
-from ixy_vfio.core.pool import Pool, give, give_packet, pool_at
+from ixy_vfio.datapath.pool import Pool, give, give_packet, pool_at
 from tests.model_nic import Memory
 
 

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from ixy_vfio.apps import drops, report
-from ixy_vfio.ixgbe import counters
-from ixy_vfio.netdev import Counters, Drops, Link
+from ixy_vfio.datapath.queue import PortCounters
+from ixy_vfio.drivers.contract import Counters, Drops, Link
+from ixy_vfio.drivers.ixgbe import counters
 from ixy_vfio.runtime.control import Control, Plan, Snapshot
-from ixy_vfio.runtime.messages import PortCounters, Statistics
+from ixy_vfio.runtime.messages import Statistics
 
 A, B = "0000:03:00.0", "0000:03:00.1"
 NOTHING = Counters(0, 0, 0, 0, 0, 0, (), {})

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from ixy_vfio.apps import kernels
-from ixy_vfio.apps.compile import forwarding_loop
 from ixy_vfio.core.errors import WorkerError
-from ixy_vfio.ixgbe.datapath import arm
+from ixy_vfio.datapath import kernels
+from ixy_vfio.datapath.compile import forwarding_loop
+from ixy_vfio.datapath.queue import PortCounters
+from ixy_vfio.datapath.rings import arm
 from ixy_vfio.runtime import messages, worker
 from ixy_vfio.runtime.child import Worker
-from ixy_vfio.runtime.messages import Kind, PortCounters, Statistics
+from ixy_vfio.runtime.messages import Kind, Statistics
 from ixy_vfio.runtime.worker import Idle, Job
 from tests.conftest import wait_until
 from tests.model_nic import World, deliver, transmit

@@ -16,28 +16,35 @@ SETUP = TOP / "helper" / "ixy_vfio_setup"
 LOCKS = TOP / "helper" / "ixy_vfio_locks"
 
 # What each floor may import of the project; an entry stands for itself and what lies below it.
-DRIVERS = {"ixy_vfio.ixgbe"}
+DRIVERS = {"ixy_vfio.drivers"}
 ALLOWED: dict[str, set[str]] = {
     "ixy_vfio.hw": {"ixy_vfio.hw"},
     "ixy_vfio.core": {"ixy_vfio.core", "ixy_vfio_helper.shown", "ixy_vfio_locks"},
     "ixy_vfio.transport.base": {"ixy_vfio.core"},
     "ixy_vfio.transport": {"ixy_vfio.core", "ixy_vfio.transport", "ixy_vfio_helper.protocol"},
-    "ixy_vfio.ixgbe": {"ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.base", "ixy_vfio.netdev", "ixy_vfio.ixgbe"},
-    "ixy_vfio.netdev": {"ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.base", *DRIVERS},
+    "ixy_vfio.datapath": {"ixy_vfio.core", "ixy_vfio.datapath", "ixy_vfio.drivers.intel"},
+    "ixy_vfio.drivers": {"ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.base", "ixy_vfio.datapath.format"},
+    "ixy_vfio.drivers.contract": {
+        "ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.base", "ixy_vfio.datapath.format",
+    },
+    "ixy_vfio.drivers.ixgbe": {
+        "ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.base", "ixy_vfio.datapath.format",
+        "ixy_vfio.drivers.contract", "ixy_vfio.drivers.intel", "ixy_vfio.drivers.ixgbe",
+    },
     "ixy_vfio.wires": {"ixy_vfio.core", "ixy_vfio.wires"},
     "ixy_vfio.sim": {
         "ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.wire", "ixy_vfio.wires", "ixy_vfio.sim", "ixy_vfio_helper",
         "ixy_vfio_locks.calls",
     },
     "ixy_vfio.runtime": {
-        "ixy_vfio.core", "ixy_vfio.transport", "ixy_vfio.netdev", *DRIVERS, "ixy_vfio.runtime",
+        "ixy_vfio.core", "ixy_vfio.transport", "ixy_vfio.datapath", "ixy_vfio.drivers.contract", "ixy_vfio.runtime",
         "ixy_vfio_helper.protocol", "ixy_vfio_locks",
     },
     "ixy_vfio.bench": {"ixy_vfio"},
     "ixy_vfio.audit": {"ixy_vfio.core", "ixy_vfio.audit", "ixy_vfio_helper.shown"},
     "ixy_vfio.audit.attack": {
-        "ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport", "ixy_vfio.netdev", *DRIVERS, "ixy_vfio.audit",
-        "ixy_vfio_locks.calls",
+        "ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport", "ixy_vfio.datapath.format", *DRIVERS,
+        "ixy_vfio.audit", "ixy_vfio_locks.calls",
     },
     "ixy_vfio.apps": {
         "ixy_vfio", "ixy_vfio_helper.shown", "ixy_vfio_setup.netlink", "ixy_vfio_setup.netstate",
@@ -92,7 +99,7 @@ def test_driver_and_simulator_do_not_know_each_other() -> None:
     for name, path in modules():
         if within(name, {"ixy_vfio.sim"}):
             assert not any(within(i, DRIVERS) for i in imports(path, name)), name
-        if within(name, DRIVERS | {"ixy_vfio.transport", "ixy_vfio.core", "ixy_vfio.netdev", "ixy_vfio.runtime"}):
+        if within(name, DRIVERS | {"ixy_vfio.transport", "ixy_vfio.core", "ixy_vfio.datapath", "ixy_vfio.runtime"}):
             assert not any(within(i, {"ixy_vfio.sim"}) for i in imports(path, name)), name
 
 

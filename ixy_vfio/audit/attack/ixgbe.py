@@ -7,13 +7,14 @@ from ixy_vfio.audit.attack.loopback import DESCRIPTORS, LoopbackNic, Registers
 from ixy_vfio.core import pci
 from ixy_vfio.core.errors import DeviceError
 from ixy_vfio.core.memory import DmaMemory
+from ixy_vfio.datapath.format import Ring
+from ixy_vfio.drivers.contract import PortConfig
+from ixy_vfio.drivers.ixgbe import init
+from ixy_vfio.drivers.ixgbe.link import Retry
+from ixy_vfio.drivers.ixgbe.models import Media, model_of
+from ixy_vfio.drivers.ixgbe.regs.mac import AUTOC, HLREG0, LINKS
+from ixy_vfio.drivers.ixgbe.regs.packet import FCTRL
 from ixy_vfio.hw import ixgbe as hw
-from ixy_vfio.ixgbe import init
-from ixy_vfio.ixgbe.link import Retry
-from ixy_vfio.ixgbe.models import Media, model_of
-from ixy_vfio.ixgbe.regs.mac import AUTOC, HLREG0, LINKS
-from ixy_vfio.ixgbe.regs.packet import FCTRL
-from ixy_vfio.netdev import PortConfig, Ring
 from ixy_vfio.transport.base import Device
 
 FORCE_LINK_UP = 1  # AUTOC.FLU, MACC.FLU

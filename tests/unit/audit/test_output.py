@@ -279,7 +279,7 @@ def test_recording_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_the_audit_of_this_machine_loads_nothing_heavy_and_ends_in_order() -> None:
     program = (
         "import sys; from ixy_vfio.cli import main; status = main(['audit']); "
-        "heavy = ('numba', 'numpy', 'pyroute2', 'ixy_vfio.netdev'); "
+        "heavy = ('numba', 'numpy', 'pyroute2', 'ixy_vfio.drivers.contract'); "
         "print(*(name for name in heavy if name in sys.modules), file=sys.stderr); "
         "sys.exit(status)"
     )

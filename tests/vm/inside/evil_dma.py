@@ -20,10 +20,11 @@ from unittest import mock
 
 import ixy_vfio.transport.vfio  # noqa: F401  (now, while it may be read)
 from ixy_vfio.core.errors import LeaseError
-from ixy_vfio.ixgbe.datapath import arm
+from ixy_vfio.datapath.queue import counters
+from ixy_vfio.datapath.rings import arm
 from ixy_vfio.runtime import child
 from ixy_vfio.runtime.control import Plan
-from ixy_vfio.runtime.worker import Job, counters
+from ixy_vfio.runtime.worker import Job
 from ixy_vfio.transport.lease import Lease
 from tests.attack import evil_dma as evil
 from tests.attack.evil_dma import Attack, Evil, Port, Target

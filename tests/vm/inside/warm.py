@@ -3,10 +3,9 @@
 import numpy as np
 from numba import typeof
 
-from ixy_vfio.apps import compile as compiler
-from ixy_vfio.apps import kernels
-from ixy_vfio.ixgbe import batch
-from ixy_vfio.ixgbe.datapath import QUEUE, arm, bytes_of
+from ixy_vfio.datapath import batch, kernels
+from ixy_vfio.datapath import compile as compiler
+from ixy_vfio.datapath.rings import QUEUE, arm, bytes_of
 
 
 def main() -> None:

@@ -11,12 +11,12 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from ixy_vfio.apps import faults
-from ixy_vfio.apps.kernels import SHIPPED, Kernel
 from ixy_vfio.core.compiled import inlined
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.ixgbe.forward import LOOP, loop_for
-from ixy_vfio.netdev import Meta
+from ixy_vfio.datapath import faults
+from ixy_vfio.datapath.format import Meta
+from ixy_vfio.datapath.kernels import SHIPPED, Kernel
+from ixy_vfio.datapath.loop import LOOP, loop_for
 
 META: Any = types.NamedUniTuple(types.uint64, len(Meta._fields), Meta)  # type: ignore[no-untyped-call]
 

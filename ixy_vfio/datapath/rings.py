@@ -31,13 +31,12 @@ bytes received are what it says: one that changes a descriptor afterwards falsif
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ixy_vfio.core.compiled import compiled, inlined
-from ixy_vfio.core.pool import CHAIN_LIMIT, DATA, HEADROOM, STRIDE, Pool, give, give_packet, pool_at, segments_of
 from ixy_vfio.core.unsafe import field_sum, load_acquire, split_pairs, store_release, words32_at, words64_at
-from ixy_vfio.ixgbe import desc
-from ixy_vfio.netdev import Queue
+from ixy_vfio.datapath.format import CHAIN_LIMIT
+from ixy_vfio.datapath.pool import DATA, HEADROOM, STRIDE, give, give_packet, pool_at, segments_of
+from ixy_vfio.drivers import intel as desc
 
 U = np.uint64
 BLOCK = 32  # descriptors renewed, reported and freed together (DPDK's default for tx_rs_thresh and tx_free_thresh)
@@ -279,77 +278,3 @@ def bytes_of(queue: Any) -> Any:
     for i in range(tx.freed, tx.filled):
         sent += slots[U(2) * (i & (tx.size - U(1))) + U(1)]
     return received, sent
-
-
-class QueuePair:
-    """The state of one queue pair, and the arrays that its record points to."""
-
-    def __init__(self, queue: Queue, pool: Pool) -> None:
-        self.queue, self.pool = queue, pool
-        self.rx_slots: NDArray[np.uint32] = np.zeros(queue.rx.descriptors, np.uint32)
-        self.tx_slots: NDArray[np.uint32] = np.zeros((queue.tx.descriptors, 2), np.uint32)
-        self.reports: NDArray[np.uint32] = np.zeros(queue.tx.descriptors // BLOCK, np.uint32)
-        self.state: NDArray[Any] = np.zeros(1, QUEUE)
-        record = self.state[0]
-        record["pool"] = pool.address
-        rx, tx = record["rx"], record["tx"]
-        rx["ring"], rx["size"], rx["slots"] = queue.rx.address, queue.rx.descriptors, self.rx_slots.ctypes.data
-        rx["doorbell"] = queue.rx_page.address + queue.rx_tail
-        tx["ring"], tx["size"], tx["slots"] = queue.tx.address, queue.tx.descriptors, self.tx_slots.ctypes.data
-        tx["reports"] = self.reports.ctypes.data
-        tx["doorbell"] = queue.tx_page.address + queue.tx_tail
-
-    @property
-    def address(self) -> int:
-        """Where the state lies."""
-        return int(self.state.ctypes.data)
-
-    @property
-    def received(self) -> int:
-        """Good packets given to the application."""
-        return self._taken - int(self.state[0]["rx"]["partial"])
-
-    @property
-    def sent(self) -> int:
-        """Packets given to the device."""
-        tx = self.state[0]["tx"]
-        return int(tx["filled"] - tx["partial"])
-
-    @property
-    def bytes(self) -> tuple[int, int]:
-        """Of the packets `received` and `sent`."""
-        received, sent = bytes_of(self.state)
-        return int(received), int(sent)
-
-    @property
-    def armed(self) -> int:
-        """Receive descriptors with a buffer."""
-        return int(self.state[0]["rx"]["armed"]) - self._taken
-
-    @property
-    def used(self) -> int:
-        """Transmit descriptors with a buffer."""
-        tx = self.state[0]["tx"]
-        return int(tx["filled"] - tx["freed"])
-
-    @property
-    def _taken(self) -> int:
-        rx = self.state[0]["rx"]
-        return int(rx["pause"] - rx["run"])
-
-    def close(self) -> None:
-        """No address of a device or its memory stays in the record: what compiled code finds there is a closed port."""
-        self.state[:] = np.zeros(1, QUEUE)
-
-    def held(self) -> list[int]:
-        """The buffers in the rings, and in a packet that is not complete. For tests: see `Pool.check`."""
-        rx, tx = self.state[0]["rx"], self.state[0]["tx"]
-        chain = [int(rx["chain_first"])] if rx["chain_count"] else []
-        for _ in range(int(rx["chain_count"]) - 1):
-            chain.append(int(self.pool.links[chain[-1]]))
-        received = [int(self.rx_slots[(int(rx["next"]) + i) % int(rx["size"])]) for i in range(self.armed)]
-        return (
-            chain
-            + received
-            + [int(self.tx_slots[(int(tx["tail"]) - 1 - i) % int(tx["size"]), 0]) for i in range(self.used)]
-        )

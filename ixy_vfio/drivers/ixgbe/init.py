@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 from ixy_vfio.core.errors import DeadlineError, DeviceError
 from ixy_vfio.core.mmio import Mmio, section
-from ixy_vfio.ixgbe import counters, eeprom, irq
-from ixy_vfio.ixgbe.link import Retry
-from ixy_vfio.ixgbe.models import Model
-from ixy_vfio.ixgbe.regs import general as g
-from ixy_vfio.ixgbe.regs import mac as m
-from ixy_vfio.ixgbe.regs import packet as p
-from ixy_vfio.netdev import PortConfig, Ring
+from ixy_vfio.datapath.format import Ring
+from ixy_vfio.drivers.contract import PortConfig
+from ixy_vfio.drivers.ixgbe import counters, eeprom, irq
+from ixy_vfio.drivers.ixgbe.link import Retry
+from ixy_vfio.drivers.ixgbe.models import Model
+from ixy_vfio.drivers.ixgbe.regs import general as g
+from ixy_vfio.drivers.ixgbe.regs import mac as m
+from ixy_vfio.drivers.ixgbe.regs import packet as p
 
 MAC_OVERHEAD = 18  # bytes of Ethernet header and CRC
 STANDARD_MTU = 1500

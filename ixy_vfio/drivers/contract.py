@@ -18,10 +18,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
 from ixy_vfio.core import memory, pci
 from ixy_vfio.core.errors import UsageError
+from ixy_vfio.datapath.format import Queue
 from ixy_vfio.hw import ixgbe
 from ixy_vfio.transport.base import Device
 
@@ -39,37 +40,6 @@ class PortConfig:
     mtu: int = 1500
     buffer_size: int = 2048  # bytes that the device may write to one receive buffer
     promiscuous: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Ring:
-    """A descriptor ring, zeroed: where it lies in this process, where the device sees it, and its length.
-
-    Zeroed by the helper when the memory was made, and by `initialise` each time.
-    """
-
-    address: int
-    iova: int
-    descriptors: int
-
-
-@dataclass(frozen=True, slots=True)
-class Queue:
-    """All that the data path of one queue needs: two rings and two doorbells.
-
-    The mappings belong to the port, are shared by its queues and live until `close`. A doorbell is one 32-bit
-    store at the byte offset `rx_tail` (RDT) of `rx_page`, or `tx_tail` (TDT) of `tx_page`. After `initialise`
-    head and tail of both rings are 0: the receive ring is empty, no descriptor belongs to the device.
-    """
-
-    index: int
-    rx: Ring
-    tx: Ring
-    rx_page: memory.Mapping
-    rx_tail: int
-    tx_page: memory.Mapping
-    tx_tail: int
-    buffer_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,25 +96,6 @@ class Counters:
     registers: Mapping[str, int]
     drops: Drops = Drops()
     rx_waiting: int = 0  # good packets in the device's packet buffer: after `stop` they are lost
-
-
-NOT_CHECKED, GOOD, BAD = 0, 1, 2  # of a checksum
-TAGGED = 1 << 3  # in Meta.flags: the packet has a VLAN tag
-
-
-class Meta(NamedTuple):
-    """What the device says of a received packet; a kernel with a third parameter is given it.
-
-    Unsigned 64-bit numbers in compiled code. They come from the device as they are: do not index with them unchecked.
-    """
-
-    flags: int  # TAGGED; beside it, for ixgbe, the 20 bits of extended status (7.1.6.2)
-    packet_type: int  # ixgbe: 13 bits, IPv4 1, IPv6 4, TCP 0x10, UDP 0x20, ... (7.1.6.2)
-    vlan: int  # the tag of a TAGGED packet, where the device took it out (this driver leaves it in)
-    rss_type: int  # which fields the hash is of; 0: there is no hash
-    rss_hash: int  # with several queues
-    ip_checksum: int  # of the IPv4 header: NOT_CHECKED, GOOD, BAD
-    l4_checksum: int  # of TCP or UDP
 
 
 class NetDevice(Protocol):
@@ -232,7 +183,7 @@ class NetDevice(Protocol):
 
 
 class Driver(Protocol):
-    """A driver's package: `ixy_vfio.ixgbe`, ..."""
+    """A driver's package: `ixy_vfio.drivers.ixgbe`, ..."""
 
     def ring_memory(self, config: PortConfig) -> int:
         """Bytes of ring memory that `config` needs. UsageError for a configuration that cannot be."""
@@ -243,7 +194,7 @@ class Driver(Protocol):
 
 # (vendor, device id) -> module that implements Driver; imported only when such a device is opened.
 DRIVERS: dict[tuple[int, int], str] = {
-    (ixgbe.VENDOR_INTEL, device_id): "ixy_vfio.ixgbe" for device_id in ixgbe.DEVICE_IDS
+    (ixgbe.VENDOR_INTEL, device_id): "ixy_vfio.drivers.ixgbe" for device_id in ixgbe.DEVICE_IDS
 }
 
 

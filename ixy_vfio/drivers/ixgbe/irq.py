@@ -7,7 +7,7 @@ because a read takes away what EIAC is to clear; the link cause is cleared by wr
 
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.mmio import Mmio, section
-from ixy_vfio.ixgbe.regs.general import (
+from ixy_vfio.drivers.ixgbe.regs.general import (
     EIAC,
     EIAM,
     EICR,

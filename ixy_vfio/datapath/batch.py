@@ -16,10 +16,9 @@ import numpy as np
 from ixy_vfio.core.bound import Entry, bindable
 from ixy_vfio.core.compiled import entry_point, inlined, rebound
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.core.pool import CLOSED, DATA, HEADROOM, STRIDE, give_packet, pool_at
 from ixy_vfio.core.unsafe import bytes_at, load_acquire, record_at, store_release, words32_at, words64_at
-from ixy_vfio.ixgbe import desc
-from ixy_vfio.ixgbe.datapath import (
+from ixy_vfio.datapath.pool import CLOSED, DATA, HEADROOM, STRIDE, give_packet, pool_at
+from ixy_vfio.datapath.rings import (
     BLOCK,
     QUEUE,
     advance,
@@ -32,6 +31,7 @@ from ixy_vfio.ixgbe.datapath import (
     segment,
     taken_of,
 )
+from ixy_vfio.drivers import intel as desc
 
 U = np.uint64
 

@@ -3,7 +3,7 @@
 `loop_for(kernel)` compiles the loop with the kernel inside. A kernel is a plain function
 
     kernel(packet, length) -> bool              True: send it, False: drop it
-    kernel(packet, length, meta) -> bool        with what the device says of the packet: `netdev.Meta`
+    kernel(packet, length, meta) -> bool        with what the device says of the packet: `format.Meta`
 
 `packet` is a checked uint8 array of the bytes in the packet's first buffer (all of them up to 2048), writable;
 `length` is that of the whole packet. A kernel of two parameters pays nothing for the metadata, one of three only for
@@ -49,7 +49,6 @@ from numpy.typing import NDArray
 from ixy_vfio.core.bound import Entry, bindable
 from ixy_vfio.core.compiled import compiled, inlined, rebound
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.core.pool import CHAIN_LIMIT, CLOSED, DATA, HEADROOM, STRIDE, give_packet, pool_at
 from ixy_vfio.core.unsafe import (
     bytes_at,
     load_acquire,
@@ -59,8 +58,10 @@ from ixy_vfio.core.unsafe import (
     words32_at,
     words64_at,
 )
-from ixy_vfio.ixgbe import desc
-from ixy_vfio.ixgbe.datapath import (
+from ixy_vfio.datapath.format import CHAIN_LIMIT
+from ixy_vfio.datapath.pool import CLOSED, DATA, HEADROOM, STRIDE, give_packet, pool_at
+from ixy_vfio.datapath.queue import QueuePair
+from ixy_vfio.datapath.rings import (
     BLOCK,
     QUEUE,
     advance,
@@ -74,9 +75,11 @@ from ixy_vfio.ixgbe.datapath import (
     segment,
     taken_of,
 )
-from ixy_vfio.ixgbe.meta import meta_of
+from ixy_vfio.drivers import intel as desc
+from ixy_vfio.drivers.intel import meta_of
 
 U = np.uint64
+PATIENCE = 1000  # empty rounds before a call returns: some tens of microseconds
 MOST_RUNS = 4096  # in one step: a device that brings nothing but errors must not keep us there
 
 LOOP = np.dtype(
@@ -328,6 +331,26 @@ def loop_for(function: Callable[..., Any], name: str, *, cache: bool = True) -> 
     step = inlined(rebound(_step, "step", _run=run, _rest=rest))
     loop: Callable[[NDArray[Any]], int] = compiled(rebound(_loop, f"loop_{name}", _step=step), cache=cache)
     return loop
+
+
+def loop_state(
+    a: QueuePair, b: QueuePair, batch: int, both: bool = True, limit: int = 0, widest: int = 1
+) -> tuple[NDArray[Any], Any]:
+    """The loop's record, and what it points to (to be kept as long as the record)."""
+    state: NDArray[Any] = np.zeros(1, LOOP)
+    values = {
+        "a": a.address,
+        "b": b.address,
+        "both": both,
+        "batch": batch,
+        "widest": widest,
+        "rounds": 1000,
+        "patience": PATIENCE,
+        "limit": limit,
+    }
+    for name, value in values.items():
+        state[name] = value
+    return state, (a, b)
 
 
 def loop(state: Any) -> Any:

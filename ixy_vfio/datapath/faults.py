@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
-from ixy_vfio.apps import frozen
+from ixy_vfio.datapath import frozen
 
 _KEEPS = "a kernel keeps nothing between packets; what it refuses is counted, and shown"
 

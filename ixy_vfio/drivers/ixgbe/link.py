@@ -9,11 +9,11 @@ import time
 
 from ixy_vfio.core.errors import LinkDown
 from ixy_vfio.core.mmio import Mmio, polls, section
-from ixy_vfio.ixgbe.eeprom import Resource, held
-from ixy_vfio.ixgbe.models import Media, Model
-from ixy_vfio.ixgbe.regs.general import ESDP
-from ixy_vfio.ixgbe.regs.mac import AUTOC, AUTOC2, LINKS, LinkMode, LinkSpeed
-from ixy_vfio.netdev import Link
+from ixy_vfio.drivers.contract import Link
+from ixy_vfio.drivers.ixgbe.eeprom import Resource, held
+from ixy_vfio.drivers.ixgbe.models import Media, Model
+from ixy_vfio.drivers.ixgbe.regs.general import ESDP
+from ixy_vfio.drivers.ixgbe.regs.mac import AUTOC, AUTOC2, LINKS, LinkMode, LinkSpeed
 
 SFI = 2  # AUTOC2.10G_PMA_PMD_Serial
 ATTEMPT = 2.0  # seconds until the link is restarted; empirical: SFP+ at 10 Gbit/s needs well below one

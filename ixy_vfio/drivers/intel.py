@@ -4,8 +4,14 @@ The driver uses the advanced receive descriptor (one buffer, no header split) an
 descriptor. All values are unsigned 64-bit constants, ready for compiled code.
 """
 
+from typing import Any
+
 import numpy as np
 
+from ixy_vfio.core.compiled import inlined
+from ixy_vfio.datapath.format import Meta
+
+U = np.uint64
 WORDS = np.uint64(2)  # 64-bit words in a descriptor; the first is always the address of the buffer
 
 # 7.1.6.1 Advanced receive descriptor, read format: word 0 packet buffer address, word 1 header buffer address. Bit 0 of
@@ -42,3 +48,23 @@ TX_PAYLEN_SHIFT = np.uint64(46)  # length of the whole packet; in its first desc
 TX_DD = np.uint64(1 << 32)  # descriptor done: the device has read this buffer and all before it
 
 MIN_PACKET = np.uint64(17)  # 7.2.3.2.4: the shortest packet that may be sent; nothing shorter is on a wire
+
+
+@inlined
+def _checksum(word: Any, checked: Any, wrong: Any) -> Any:
+    """0 NOT_CHECKED, 1 GOOD or 2 BAD, without a branch; the error bit says nothing where nothing was checked."""
+    return (word >> checked & U(1)) << (word >> wrong & U(1))
+
+
+@inlined
+def meta_of(first: Any, word: Any) -> Any:
+    """The metadata in both words of a write-back, that of the packet's last buffer. VP is where TAGGED is."""
+    return Meta(
+        word & RX_STATUS_MASK,
+        first >> RX_PACKET_TYPE_SHIFT & RX_PACKET_TYPE_MASK,
+        word >> RX_VLAN_SHIFT,
+        first & RX_RSS_TYPE_MASK,
+        first >> RX_RSS_HASH_SHIFT,
+        _checksum(word, RX_IP_CHECKED_SHIFT, RX_IP_ERROR_SHIFT),
+        _checksum(word, RX_L4_CHECKED_SHIFT, RX_L4_ERROR_SHIFT),
+    )

@@ -19,13 +19,13 @@ from ixy_vfio.core.compiled import inlined
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.memory import DmaMemory
 from ixy_vfio.core.unsafe import record_at, words32_at
+from ixy_vfio.datapath.format import CHAIN_LIMIT
 
 HEADROOM = 64  # a cache line before the data
 DATA = 2048  # what the device may write to one buffer
 # Not a power of two on purpose: at 2048 all packets would share 1/32 of the sets of the cache (measured: at a batch
 # of 256 the whole loop takes twice as long).
 STRIDE = HEADROOM + DATA
-CHAIN_LIMIT = 5  # buffers of one packet: 10 KiB, for jumbo frames of 9 KB
 
 # The pool's state. Addresses are of this process; `iova` is where the device sees `packets`.
 POOL = np.dtype(

@@ -5,7 +5,7 @@ that the driver sets or shows are named: `modify` keeps all others as they are.
 """
 
 from ixy_vfio.core.registers import Register
-from ixy_vfio.ixgbe.regs import general, mac, packet
+from ixy_vfio.drivers.ixgbe.regs import general, mac, packet
 
 ALL: tuple[type[Register], ...] = tuple(
     value

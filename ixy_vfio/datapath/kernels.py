@@ -7,10 +7,10 @@ the first buffer, up to 2048; `length` that of the whole packet.
         packet[48] += 1
         return True               # True: send it, False: drop it
 
-A third parameter `meta` is what the device says of the packet (`netdev.Meta`).
+A third parameter `meta` is what the device says of the packet (`format.Meta`).
 
 The file of a user's kernel is run at each start. Values that its code uses (globals, closures, called functions) are
-constants in the compiled code; when one of them is another than before, the kernel is compiled anew (`apps/frozen.py`).
+constants in the compiled code; when one of them is another than before, the kernel is compiled anew (`frozen.py`).
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.netdev import BAD, Meta
+from ixy_vfio.datapath.format import BAD, Meta
 
 TOUCHED = 48  # the byte that ixy's forwarders change, so that every packet is fetched into the first level cache
 
@@ -97,7 +97,7 @@ def load(name: str) -> Kernel:
         Path(path).open("rb").close()
     except OSError as error:
         raise UsageError(f"kernel {path}: {error.strerror}") from None
-    from ixy_vfio.apps import frozen  # the compiler, which takes a while
+    from ixy_vfio.datapath import frozen  # the compiler, which takes a while
 
     extensions = frozen.extensions()
     function = getattr(_import(path), attribute, None)

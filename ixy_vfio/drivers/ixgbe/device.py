@@ -1,16 +1,16 @@
-"""The life of an ixgbe port: made, initialised, receiving, stopped, closed. The contract is `netdev.NetDevice`."""
+"""The life of an ixgbe port: made, initialised, receiving, stopped, closed. The contract is `contract.NetDevice`."""
 
 from collections.abc import Sequence
 from enum import Enum
 
 from ixy_vfio.core import memory, pci
 from ixy_vfio.core.errors import DeviceError, UsageError
-from ixy_vfio.core.pool import CHAIN_LIMIT
+from ixy_vfio.datapath.format import CHAIN_LIMIT, Queue, Ring
+from ixy_vfio.drivers.contract import Counters, Link, PortConfig
+from ixy_vfio.drivers.ixgbe import counters, init, irq, link
+from ixy_vfio.drivers.ixgbe.models import model_of
+from ixy_vfio.drivers.ixgbe.regs.general import STATUS
 from ixy_vfio.hw import ixgbe as hw
-from ixy_vfio.ixgbe import counters, init, irq, link
-from ixy_vfio.ixgbe.models import model_of
-from ixy_vfio.ixgbe.regs.general import STATUS
-from ixy_vfio.netdev import Counters, Link, PortConfig, Queue, Ring
 from ixy_vfio.transport.base import Device
 
 MAX_QUEUES = 16  # 7.1.2.8: RSS reaches 16; so many counters there are, too
@@ -61,7 +61,7 @@ def _is_port_address(address: bytes) -> bool:
 
 
 class Ixgbe:
-    """A port of an 82599, X540 or X550. Each member's guarantee is written in `netdev.NetDevice`."""
+    """A port of an 82599, X540 or X550. Each member's guarantee is written in `contract.NetDevice`."""
 
     def __init__(self, device: Device, config: PortConfig, rings: memory.DmaMemory) -> None:
         """Check everything; touch no register. `rings` stays the caller's, and must outlive `stop`."""

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 from ixy_vfio.core.mmio import Mmio, section
 from ixy_vfio.core.registers import Register
+from ixy_vfio.drivers.contract import Counters, Drops, QueueCounters
+from ixy_vfio.drivers.ixgbe.regs.general import STATUS
+from ixy_vfio.drivers.ixgbe.regs.mac import RQSMR, TQSM, counter
 from ixy_vfio.hw import Register as Row
 from ixy_vfio.hw import ixgbe as hw
-from ixy_vfio.ixgbe.regs.general import STATUS
-from ixy_vfio.ixgbe.regs.mac import RQSMR, TQSM, counter
-from ixy_vfio.netdev import Counters, Drops, QueueCounters
 
 QUEUE_COUNTERS = 16
 

@@ -9,7 +9,7 @@ from enum import IntFlag
 
 from ixy_vfio.core.errors import DeadlineError, DeviceError
 from ixy_vfio.core.mmio import Mmio, polls, section
-from ixy_vfio.ixgbe.regs.general import EEC, SW_FW_SYNC, SWSM
+from ixy_vfio.drivers.ixgbe.regs.general import EEC, SW_FW_SYNC, SWSM
 
 
 class Resource(IntFlag):

@@ -1,0 +1,119 @@
+"""A queue pair as Python sees it: its record, the arrays that the record points to, and its counters."""
+
+# mypy: disable-error-code="type-arg"
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ixy_vfio.datapath.format import Queue
+from ixy_vfio.datapath.pool import Pool
+from ixy_vfio.datapath.rings import BLOCK, QUEUE, bytes_of
+
+
+@dataclass(frozen=True, slots=True)
+class PortCounters:
+    """What a worker counted on one port. `sent` is what was given to the device."""
+
+    received: int = 0
+    received_bytes: int = 0
+    rx_errors: int = 0
+    oversize: int = 0
+    refused: int = 0
+    no_buffer: int = 0
+    sent: int = 0
+    sent_bytes: int = 0
+    no_room: int = 0
+
+
+class QueuePair:
+    """The state of one queue pair, and the arrays that its record points to."""
+
+    def __init__(self, queue: Queue, pool: Pool) -> None:
+        self.queue, self.pool = queue, pool
+        self.rx_slots: NDArray[np.uint32] = np.zeros(queue.rx.descriptors, np.uint32)
+        self.tx_slots: NDArray[np.uint32] = np.zeros((queue.tx.descriptors, 2), np.uint32)
+        self.reports: NDArray[np.uint32] = np.zeros(queue.tx.descriptors // BLOCK, np.uint32)
+        self.state: NDArray[Any] = np.zeros(1, QUEUE)
+        record = self.state[0]
+        record["pool"] = pool.address
+        rx, tx = record["rx"], record["tx"]
+        rx["ring"], rx["size"], rx["slots"] = queue.rx.address, queue.rx.descriptors, self.rx_slots.ctypes.data
+        rx["doorbell"] = queue.rx_page.address + queue.rx_tail
+        tx["ring"], tx["size"], tx["slots"] = queue.tx.address, queue.tx.descriptors, self.tx_slots.ctypes.data
+        tx["reports"] = self.reports.ctypes.data
+        tx["doorbell"] = queue.tx_page.address + queue.tx_tail
+
+    @property
+    def address(self) -> int:
+        """Where the state lies."""
+        return int(self.state.ctypes.data)
+
+    @property
+    def received(self) -> int:
+        """Good packets given to the application."""
+        return self._taken - int(self.state[0]["rx"]["partial"])
+
+    @property
+    def sent(self) -> int:
+        """Packets given to the device."""
+        tx = self.state[0]["tx"]
+        return int(tx["filled"] - tx["partial"])
+
+    @property
+    def bytes(self) -> tuple[int, int]:
+        """Of the packets `received` and `sent`."""
+        received, sent = bytes_of(self.state)
+        return int(received), int(sent)
+
+    @property
+    def armed(self) -> int:
+        """Receive descriptors with a buffer."""
+        return int(self.state[0]["rx"]["armed"]) - self._taken
+
+    @property
+    def used(self) -> int:
+        """Transmit descriptors with a buffer."""
+        tx = self.state[0]["tx"]
+        return int(tx["filled"] - tx["freed"])
+
+    @property
+    def _taken(self) -> int:
+        rx = self.state[0]["rx"]
+        return int(rx["pause"] - rx["run"])
+
+    def close(self) -> None:
+        """No address of a device or its memory stays in the record: what compiled code finds there is a closed port."""
+        self.state[:] = np.zeros(1, QUEUE)
+
+    def held(self) -> list[int]:
+        """The buffers in the rings, and in a packet that is not complete. For tests: see `Pool.check`."""
+        rx, tx = self.state[0]["rx"], self.state[0]["tx"]
+        chain = [int(rx["chain_first"])] if rx["chain_count"] else []
+        for _ in range(int(rx["chain_count"]) - 1):
+            chain.append(int(self.pool.links[chain[-1]]))
+        received = [int(self.rx_slots[(int(rx["next"]) + i) % int(rx["size"])]) for i in range(self.armed)]
+        return (
+            chain
+            + received
+            + [int(self.tx_slots[(int(tx["tail"]) - 1 - i) % int(tx["size"]), 0]) for i in range(self.used)]
+        )
+
+
+def counters(pair: QueuePair) -> PortCounters:
+    """The counters of a queue pair."""
+    rx, tx = pair.state[0]["rx"], pair.state[0]["tx"]
+    received_bytes, sent_bytes = pair.bytes
+    return PortCounters(
+        received=pair.received,
+        received_bytes=received_bytes,
+        rx_errors=int(rx["errors"]),
+        oversize=int(rx["oversize"]),
+        refused=int(rx["refused"]),
+        no_buffer=int(rx["no_buffer"]),
+        sent=pair.sent,
+        sent_bytes=sent_bytes,
+        no_room=int(tx["no_room"]),
+    )
