@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ixy_vfio.datapath.batch import BATCH, calls
+from ixy_vfio.datapath.batch import BATCH, calls, free
+from ixy_vfio.drivers.ixgbe.format import FORMAT
 
 Words = NDArray[np.uint32]
 
@@ -16,12 +17,12 @@ def batch_record(pool: int, batch: Words, count: int) -> NDArray[Any]:
 
 
 def receive_batch(queue: NDArray[Any], batch: Words) -> int:
-    return calls().receive(queue.ctypes.data, batch_record(int(queue["pool"][0]), batch, 0).ctypes.data)
+    return calls(FORMAT).receive(queue.ctypes.data, batch_record(int(queue["pool"][0]), batch, 0).ctypes.data)
 
 
 def send_batch(queue: NDArray[Any], batch: Words, count: int) -> int:
-    return calls().send(queue.ctypes.data, batch_record(int(queue["pool"][0]), batch, count).ctypes.data)
+    return calls(FORMAT).send(queue.ctypes.data, batch_record(int(queue["pool"][0]), batch, count).ctypes.data)
 
 
 def free_batch(queue: NDArray[Any], batch: Words, count: int) -> int:
-    return calls().free(batch_record(int(queue["pool"][0]), batch, count).ctypes.data)
+    return free()(batch_record(int(queue["pool"][0]), batch, count).ctypes.data)

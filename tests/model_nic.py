@@ -19,6 +19,7 @@ from ixy_vfio.core.unsafe import load_acquire, store_release, words32_at, words6
 from ixy_vfio.datapath.format import Queue, Ring
 from ixy_vfio.datapath.pool import Pool
 from ixy_vfio.datapath.queue import QueuePair
+from ixy_vfio.drivers.ixgbe.format import FORMAT
 
 U = np.uint64
 RDT, TDT = 0x1018, 0x6018  # 8.2.3.8, 8.2.3.9; of queue 0
@@ -164,6 +165,7 @@ class World:
             bar,
             TDT,
             2048,
+            FORMAT,
         )
         nic: NDArray[Any] = np.zeros(1, NIC)
         for name, value in {

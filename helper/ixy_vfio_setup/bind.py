@@ -14,15 +14,12 @@ from pathlib import Path
 from ixy_vfio_helper import identity
 from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice
 from ixy_vfio_helper.monitor import Refusal
+from ixy_vfio_helper.nics import driver_for
 
 from ixy_vfio_setup import netrestore, netstate
 from ixy_vfio_setup.bound import Bound, Entry, Interface
 from ixy_vfio_setup.device import driver_saw, remaps_interrupts
 
-KNOWN = (  # device ids of Intel that the drivers of this project know: 82599, X540, X550
-    0x10F7, 0x10F8, 0x10F9, 0x10FB, 0x10FC, 0x1507, 0x1514, 0x1517, 0x151C, 0x154D, 0x1557,
-    0x1528, 0x1560, 0x1563, 0x15D1,
-)  # fmt: skip
 NO_INTERFACE = ("", "pci-stub", "uio_pci_generic", "igb_uio")  # drivers that make no network interface
 PROBE_DEADLINE = 10.0  # seconds for a network driver to make its interface
 UDEV_DEADLINE = 5.0  # seconds for udev to name it
@@ -31,7 +28,7 @@ IFF_UP = 1
 
 def known(device: PciDevice) -> bool:
     """Whether a driver of this project knows the device."""
-    return device.number("vendor") == 0x8086 and device.number("device") in KNOWN
+    return driver_for(device.number("vendor"), device.number("device")) != ""
 
 
 def write(path: Path, text: str) -> None:

@@ -45,6 +45,8 @@ from ixy_vfio.transport.lease import Lease
 
 if TYPE_CHECKING:
     from ixy_vfio.apps.table import Table
+    from ixy_vfio.datapath.format import Format
+    from ixy_vfio.drivers.contract import Driver
     from ixy_vfio.runtime.control import Control, Plan
 
 MOST_DESCRIPTORS = 4096  # of a ring
@@ -157,9 +159,13 @@ def _plan(arguments: argparse.Namespace, table: "Table | None", notes: list[str]
 
     if table:
         table.say("asking the helper")
-    refusal = _refusal(arguments.helper)
-    if refusal and arguments.kernel in kernels.SHIPPED:
-        raise refusal
+    refusal, drivers = None, []
+    try:
+        drivers = _drivers(arguments)
+    except IxyError as error:
+        if arguments.kernel in kernels.SHIPPED:
+            raise
+        refusal = error
     if table:
         table.say("loading the compiler")
     kernel = kernels.load(arguments.kernel)
@@ -178,7 +184,7 @@ def _plan(arguments: argparse.Namespace, table: "Table | None", notes: list[str]
         table.say(f"compiling kernel {kernel.name} into the loop, unless that is in the cache")
     return Plan(
         addresses=(arguments.a, arguments.b),
-        loop=forwarding_loop(kernel, notes),
+        loop=forwarding_loop(_format(drivers), kernel, notes),
         kernel=kernel.name,
         slow=faults.of_time(kernel.function),
         config=PortConfig(
@@ -200,13 +206,28 @@ def _plan(arguments: argparse.Namespace, table: "Table | None", notes: list[str]
     )
 
 
-def _refusal(helper: str | None) -> IxyError | None:
-    """Why the helper would give no lease to this user, asked before the compiler takes its seconds; None: it would."""
-    try:
-        Lease(helper).close()
-    except IxyError as error:
-        return error
-    return None
+def _drivers(arguments: argparse.Namespace) -> "list[Driver]":
+    """Those of both ports. The helper is asked before the compiler takes its seconds; raises what it refuses."""
+    from ixy_vfio.drivers import contract
+
+    with Lease(arguments.helper) as lease:
+        listed = {one.address: one for one in lease.devices()}
+        found = []
+        for address in (_full(arguments.a), _full(arguments.b)):
+            if address in listed:
+                one = listed[address]
+                found.append(contract.driver_for(address, one.vendor, one.device))
+            else:
+                found.append(contract.driver_of(lease.attach(address)))  # which says why it is not listed
+    return found
+
+
+def _format(drivers: "list[Driver]") -> "Format":
+    """What both ports' descriptors are like: the loop knows one format."""
+    a, b = (driver.descriptor_format() for driver in drivers)
+    if a is not b:
+        raise UsageError("these ports have two kinds of descriptors: forward between ports of one kind")
+    return a
 
 
 def _watch(arguments: argparse.Namespace, control: "Control", table: "Table | None") -> None:

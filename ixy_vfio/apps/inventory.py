@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from ixy_vfio.hw import ixgbe
+from ixy_vfio.hw.devices import name_of
 from ixy_vfio.transport.lease import DEFAULT_SOCKET, ENVIRONMENT, DeviceInfo, Lease, State
 
 _STATES = {
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _model(device: DeviceInfo) -> str:
-    return ixgbe.DEVICE_IDS.get(device.device, "unknown") if device.vendor == ixgbe.VENDOR_INTEL else "unknown"
+    return name_of(device.vendor, device.device)
 
 
 def _entry(device: DeviceInfo) -> dict[str, object]:

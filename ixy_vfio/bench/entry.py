@@ -4,7 +4,6 @@
 # Numba's typing API is untyped.
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from numba import types
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from ixy_vfio.bench import model
 from ixy_vfio.core.cache import keep
-from ixy_vfio.core.compiled import cache_directory, rebound
+from ixy_vfio.core.compiled import cache_directory, linked
 from ixy_vfio.core.unsafe import records_at
 from ixy_vfio.datapath.loop import LOOP
 
@@ -35,12 +34,7 @@ class Entry(types.WrapperAddressProtocol):
         return SIGNATURE
 
 
-def loop(state: Any) -> Any:
-    """Stand-in for the forwarder's loop."""
-    raise NotImplementedError
-
-
-def _call_loop(address: Any) -> Any:
+def _call_loop(loop: Callable[[Any], Any], address: Any) -> Any:
     return loop(records_at(address, 1, LOOP))
 
 
@@ -48,18 +42,18 @@ def _step(address: Any) -> Any:
     return model.step(address)
 
 
-def of_function(function: Callable[..., Any], *, cache: bool = True) -> Entry:
-    """A plain function of an address, compiled."""
+def of_function(function: Callable[..., Any], *, cache: bool = True, key: str = "") -> Entry:
+    """A plain function of an address, compiled. `key`: as in `compiled`."""
     made = CFunc(function, normalize_signature(SIGNATURE), {}, {})
     if cache:
-        keep(made, function, cache_directory(Path(function.__code__.co_filename)))
+        keep(made, function, cache_directory(function, key), key)
     made.compile()
     return Entry(int(made.address or 0), made)
 
 
 def of_loop(function: Callable[[NDArray[Any]], int], name: str, *, cache: bool = True) -> Entry:
     """The forwarder's compiled loop, which `loop_for` made, as an entry. It is called, not inlined."""
-    return of_function(rebound(_call_loop, f"call_{name}", loop=function), cache=cache)
+    return of_function(linked(_call_loop, function), cache=cache, key=name)
 
 
 def of_model() -> Entry:

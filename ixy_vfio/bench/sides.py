@@ -17,7 +17,7 @@ from ixy_vfio.datapath.format import Queue, Ring
 from ixy_vfio.datapath.loop import loop_state
 from ixy_vfio.datapath.pool import STRIDE, Pool
 from ixy_vfio.datapath.queue import QueuePair
-from ixy_vfio.datapath.rings import arm
+from ixy_vfio.drivers.ixgbe.format import FORMAT
 
 IOVA = 1 << 32  # of the first byte of each side's memory
 PAGE = 4096
@@ -132,7 +132,6 @@ class Product(Side):
         entry: Entry | None = None,
         batch: int = 256,
         widest: int = 1,
-        arm_rings: Callable[[Any], None] = arm,
     ) -> None:
         buffers = 2 * (2 * ring + batch + 32)  # as in runtime/control.py
         super().__init__(name, buffers * STRIDE, ring, page_size)
@@ -141,7 +140,7 @@ class Product(Side):
         self.pool = Pool(DmaMemory(mapping, IOVA, self.memory.size, page_size), self.rings, buffers)
         self.pairs = [QueuePair(self._queue(number), self.pool) for number in range(2)]
         for pair in self.pairs:
-            arm_rings(pair.state)
+            pair.arm()
         self.driver = entry or of_loop(loop, name)
         self.loop_state, self._scratch = loop_state(self.pairs[0], self.pairs[1], batch, widest=widest)
         self.set_rounds(batch, 1)
@@ -149,7 +148,7 @@ class Product(Side):
     def _queue(self, number: int) -> Queue:
         rings = [Ring(self.memory.address + offset, IOVA + offset, self.ring) for offset in self.ring_offsets(number)]
         pages = [cast(Mapping, _Page(self.doorbell(number, which))) for which in (0, 1)]
-        return Queue(0, rings[0], rings[1], pages[0], 0, pages[1], 0, 2048)
+        return Queue(0, rings[0], rings[1], pages[0], 0, pages[1], 0, 2048, FORMAT)
 
     def set_rounds(self, batch: int, rounds: int) -> None:
         """As the worker does it, but for the number of rounds."""

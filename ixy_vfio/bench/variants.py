@@ -1,26 +1,35 @@
-"""The forwarder's loop built anew with one thing changed, to see what that thing costs. Nobody should run these.
+"""The forwarder's loop with one protection less, to see what that protection costs. Nobody should run these.
 
-The modules of the data path are imported a second time, from the same files, with the change in force.
+Another format is linked to the loop. Bounds checks are an option of the compiler, so the modules of the data path are
+imported a second time, from the same files, with the option off.
 """
 
-# mypy: disable-error-code="type-arg,no-untyped-call,attr-defined"
+# mypy: disable-error-code="type-arg,no-untyped-call,attr-defined,call-arg"
 
-import hashlib
 import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from numba import njit
-from numpy.typing import NDArray
 
 from ixy_vfio.core import compiled as compiler
+from ixy_vfio.core import unsafe
+from ixy_vfio.core.unsafe import words32_at
+from ixy_vfio.datapath.format import Format
+from ixy_vfio.datapath.loop import LOOP, Loop
+from ixy_vfio.drivers import intel
 
-MODULES = ("ixy_vfio.core.unsafe", "ixy_vfio.datapath.pool", "ixy_vfio.datapath.rings", "ixy_vfio.datapath.loop")
-Loop = Callable[[NDArray[Any]], int]
+U = np.uint64
+
+MODULES = (
+    "ixy_vfio.datapath.pool",
+    "ixy_vfio.datapath.rings",
+    "ixy_vfio.datapath.loop",
+    "ixy_vfio.drivers.intel",
+    "ixy_vfio.drivers.ixgbe.format",
+)
 
 
 @contextmanager
@@ -49,47 +58,66 @@ def _second_copy() -> Iterator[dict[str, Any]]:
             setattr(parents[name], name.rpartition(".")[2], module)
 
 
-def _unchecked_atomics(unsafe: Any) -> None:
-    load, store = unsafe._load_acquire, unsafe._store_release
+def _with(format: Format, load: Callable[[Any, Any], Any], store: Callable[[Any, Any, Any], None]) -> Format:
+    """The format with other loads of what a device writes last, and other stores to doorbells."""
 
-    def load_acquire(array: Any, index: Any) -> Any:
-        return load(array, np.intp(index))
+    @compiler.inlined
+    def report(ring: Any, at: Any) -> Any:
+        return load(ring, at + U(1))
 
-    def store_release(array: Any, index: Any, value: Any) -> None:
-        store(array, np.intp(index), value)
+    @compiler.inlined
+    def sent(ring: Any, at: Any) -> Any:
+        return load(ring, at + U(1)) & intel.TX_DD != U(0)
 
-    unsafe.load_acquire = njit(inline="always")(load_acquire)
-    unsafe.store_release = njit(inline="always")(store_release)
+    @compiler.inlined
+    def bell_given(doorbell: Any, given: Any, size: Any) -> None:
+        store(words32_at(doorbell, 1), 0, np.uint32((given - U(1)) & (size - U(1))))
+
+    @compiler.inlined
+    def bell_filled(doorbell: Any, tail: Any) -> None:
+        store(words32_at(doorbell, 1), 0, np.uint32(tail))
+
+    return format._replace(report=report, sent=sent, bell_given=bell_given, bell_filled=bell_filled)
 
 
-def _plain_access(unsafe: Any) -> None:
-    def load_acquire(array: Any, index: Any) -> Any:
+def _unchecked(format: Format) -> Format:
+    @compiler.merged
+    def load(array: Any, index: Any) -> Any:
+        return unsafe._load_acquire(array, np.intp(index))
+
+    @compiler.merged
+    def store(array: Any, index: Any, value: Any) -> None:
+        unsafe._store_release(array, np.intp(index), value)
+
+    return _with(format, load, store)
+
+
+def _plain(format: Format) -> Format:
+    @compiler.inlined
+    def load(array: Any, index: Any) -> Any:
         return array[index]
 
-    def store_release(array: Any, index: Any, value: Any) -> None:
+    @compiler.inlined
+    def store(array: Any, index: Any, value: Any) -> None:
         array[index] = value
 
-    unsafe.load_acquire = compiler.inlined(load_acquire)
-    unsafe.store_release = compiler.inlined(store_release)
+    return _with(format, load, store)
 
 
-# name -> (bounds checks of every array, change to the unsafe module)
-VARIANTS: dict[str, tuple[bool, Callable[[Any], None] | None]] = {
-    "no bounds checks": (False, _unchecked_atomics),
-    "plain loads and stores": (True, _plain_access),
+# name -> (bounds checks of every array, change to the format)
+VARIANTS: dict[str, tuple[bool, Callable[[Format], Format]]] = {
+    "no bounds checks": (False, _unchecked),
+    "plain loads and stores": (True, _plain),
 }
 
 
 def loop_of(name: str, kernel: Callable[..., Any], kernel_name: str) -> Loop:
-    """The loop of a variant. Kept in the cache by a name of its own; the other functions are not compiled alone."""
+    """The loop of a variant. Kept in the cache by a key of its own; the other functions are not compiled alone."""
     checks, change = VARIANTS[name]
-    key = hashlib.sha256(name.encode() + Path(__file__).read_bytes()).hexdigest()[:12]
     with _second_copy() as fresh, _bounds_checks(checks):
         for module in MODULES:
             fresh[module] = importlib.import_module(module)
-            if change is not None and module.endswith("unsafe"):
-                change(fresh[module])
-        forward = fresh["ixy_vfio.datapath.loop"]
-        loop = forward.loop_for(kernel, f"{kernel_name}_variant_{key}")
-        loop(np.zeros(1, forward.LOOP))  # no rounds: compiles
+        format = change(fresh["ixy_vfio.drivers.ixgbe.format"].FORMAT)
+        loop = fresh["ixy_vfio.datapath.loop"].loop_for(format, kernel, f"{kernel_name} {name}")
+        loop(np.zeros(1, LOOP))  # no rounds: compiles
         return cast(Loop, loop)

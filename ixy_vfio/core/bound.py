@@ -18,7 +18,7 @@ from numba import cfunc, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ixy_vfio.core.compiled import compiled_for, rebound
+from ixy_vfio.core.compiled import compiled_for
 
 ADDRESS = types.uint64(types.uint64)
 METHOD = types.voidptr(types.voidptr, types.voidptr)  # PyObject *method(PyObject *self, PyObject *nothing)
@@ -54,15 +54,6 @@ _new.restype = ctypes.py_object
 _new.argtypes = [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
 
 
-def boxed(address: Any) -> Any:
-    """Stand-in for the call of the compiled function; `bindable` puts the real one here."""
-    raise NotImplementedError
-
-
-def _method(this: Any, nothing: Any) -> Any:
-    return boxed(this)
-
-
 def _boxed_call(result: Any) -> Any:
     """Compiled code that calls what was compiled with an int's value: a new int, or NULL when it has raised."""
 
@@ -89,7 +80,11 @@ def _boxed_call(result: Any) -> Any:
 def bindable(function: Callable[[Any], Any], *, cache: bool = True) -> Entry:
     """Compile `function`, of one unsigned 64-bit integer, an address, that returns one."""
     result = compiled_for(function, ADDRESS, cache=cache)
-    method = rebound(_method, f"{function.__name__}_method", boxed=_boxed_call(result))
+    boxed = _boxed_call(result)
+
+    def method(this: Any, nothing: Any) -> Any:
+        return boxed(this)
+
     made = cfunc(METHOD)(method)  # a tenth of a second each time; a cache would have to know what `boxed` is
     definition = _Definition(function.__name__.encode(), made.address, METH_NOARGS, b"")
 

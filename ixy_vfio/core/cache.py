@@ -103,7 +103,18 @@ def _remove_unused(home: Path) -> None:
 
 
 class _Cache(FunctionCache):
-    """Numba's, for which what cannot be read or written is no error."""
+    """Numba's, for which what cannot be read or written is no error, and which knows a function by a key.
+
+    Numba would tell functions apart by their bytes and by what they hold: functions that are linked to one, which are
+    other objects in each process. What they are made of, the directory says.
+    """
+
+    def __init__(self, function: Callable[..., Any], key: str) -> None:
+        super().__init__(function)
+        self._key = key
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        return sig, codegen.magic_tuple(), self._key
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
@@ -121,11 +132,11 @@ class _Cache(FunctionCache):
             _not_kept(f"{self.cache_path}: {error.strerror or error}")
 
 
-def keep(made: Any, function: Callable[..., Any], where: Path | None) -> None:
+def keep(made: Any, function: Callable[..., Any], where: Path | None, key: str = "") -> None:
     """Let Numba's dispatcher, or C callback, of `function` load what is kept in `where`, and keep what it compiles."""
     if where is not None:
         config.CACHE_DIR = str(where)  # type: ignore[attr-defined]  # Numba defines it at run time
         try:
-            made._cache = _Cache(function)
+            made._cache = _Cache(function, key)
         except (OSError, RuntimeError) as error:
             _not_kept(str(error))

@@ -1,17 +1,24 @@
-"""How functions are compiled, and where the compiled code is kept between runs.
+"""How functions are compiled and linked, and where the compiled code is kept between runs.
 
-Numba's own cache looks at the file of the compiled function only: it notices neither a changed callee in another
-file nor another NUMBA_BOUNDSCHECK. So each state of a file and of what it imports from this package has a cache
-directory of its own, named by a digest of everything that can end up in the machine code.
+Linking. A loop works with a format and a kernel that it does not know. They are its first parameters, as in any other
+function: a NamedTuple of functions, or a function. `linked` gives these parameters their values before the compiler
+runs. The compiler then has a type for each of these functions, calls it directly, and puts it inside. There is no other
+way in which compiled functions of this package come together, and mypy sees both sides of each call.
+
+Cache. Numba's own looks at the file of the compiled function only: it notices neither a changed callee in another
+file nor another NUMBA_BOUNDSCHECK. So each state of what is compiled has a cache directory of its own, named by a
+digest of everything that can end up in the machine code: the files of the function and of all that is linked to it,
+the files that those import from this package, and the constants that they hold.
 """
 
 import functools
 import hashlib
+import inspect
 import os
 import platform
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType
 from typing import Any, NoReturn, TypeVar, cast
@@ -50,12 +57,13 @@ def _sources(start: Path) -> list[Path]:
     return sorted(found)
 
 
-def _digest(start: Path) -> str:
-    """A name for this state of a file and what it imports, of the compiler and of this CPU."""
+def _digest(starts: frozenset[Path], constants: tuple[str, ...]) -> str:
+    """A name for this state of files and what they import, of constants, of the compiler and of this CPU."""
     digest = hashlib.sha256()
-    for path in _sources(start):
-        digest.update(f"{path.name}\0".encode() + path.read_bytes())
+    for path in sorted(set().union(*map(_sources, starts))):
+        digest.update(f"{path.relative_to(PACKAGE.parent)}\0".encode() + path.read_bytes())
     for part in (
+        *constants,
         numba.__version__,
         np.__version__,
         platform.python_version(),
@@ -68,24 +76,98 @@ def _digest(start: Path) -> str:
 
 
 @functools.cache
-def cache_directory(source: Path) -> Path | None:
-    """Where the compiled functions of a source file are kept (`cache.directory`)."""
-    return directory(_digest(source))
+def directory_for(files: frozenset[Path], constants: tuple[str, ...] = ()) -> Path | None:
+    """Where code is kept that is made of these files, of what they import from this package, and of constants."""
+    return directory(_digest(files, constants))
+
+
+def _held(value: Any, start: bool = True) -> Iterator[Any]:
+    """What a function was linked from, however deep: functions and constants. Not what another's function holds."""
+    function = value.py_func if isinstance(value, CPUDispatcher) else value
+    if isinstance(function, FunctionType):
+        yield function
+        if start or _is_ours(function):
+            for cell in function.__closure__ or ():
+                yield from _held(cell.cell_contents, False)
+    elif isinstance(value, tuple):
+        for one in value:
+            yield from _held(one, False)
+    else:
+        yield value
+
+
+def _file(function: FunctionType) -> Path:
+    return Path(function.__code__.co_filename)
+
+
+def _is_ours(function: FunctionType) -> bool:
+    return _file(function).is_relative_to(PACKAGE)
+
+
+def cache_directory(function: Callable[..., Any], key: str = "") -> Path | None:
+    """Where the compiled code of a function, with all that is linked to it, is kept (`cache.directory`).
+
+    A function of this package is known by its file. TypeError when one of somebody else's, like a user's kernel, is
+    linked to it, and there is no `key` that tells it apart.
+    """
+    files, constants = set(), []
+    for one in _held(function):
+        if not isinstance(one, FunctionType):
+            constants.append(f"{type(one).__name__} {one!r}")
+        elif one is function or _is_ours(one):
+            files.add(_file(one))
+            constants.append(one.__qualname__)
+        elif not key:
+            raise TypeError(f"{one.__name__}, of {_file(one)}: compiled code of another's is kept by a key only")
+    return directory_for(frozenset(files), tuple(constants))
 
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 
-def _dispatcher(function: Callable[..., Any], cache: bool, **options: Any) -> Any:
+def linked(function: Callable[..., Any], *parts: Any) -> Callable[..., Any]:
+    """`function` with its first parameters, `parts`, given: a plain function of the others, to be compiled.
+
+    One or two parts, and one or two others. A part is a number, an `inlined` function, or a tuple of such. What it
+    holds must never change.
+    """
+    whole: Any = merged(function)
+    part, other = (*parts, None)[:2]
+
+    def of_one(argument: Any) -> Any:
+        return whole(part, argument)
+
+    def of_two(first: Any, second: Any) -> Any:
+        return whole(part, first, second)
+
+    def of_one_with_two(argument: Any) -> Any:
+        return whole(part, other, argument)
+
+    made: dict[tuple[int, int], Callable[..., Any]] = {(1, 1): of_one, (1, 2): of_two, (2, 1): of_one_with_two}
+    call = made[len(parts), len(inspect.signature(function).parameters) - len(parts)]
+    call.__name__ = call.__qualname__ = function.__name__
+    call.__module__ = function.__module__
+    return call
+
+
+def merged(function: Function) -> Function:
+    """Compile as statements of each of its compiled callers. `inlined` becomes a function first, and then a part."""
+    return cast(Function, njit(**_OPTIONS, inline="always")(function))
+
+
+def _dispatcher(function: Callable[..., Any], cache: bool, key: str, **options: Any) -> Any:
     dispatcher = njit(**options)(function)
     if cache:
-        keep(dispatcher, function, cache_directory(Path(cast(FunctionType, function).__code__.co_filename)))
+        keep(dispatcher, function, cache_directory(function, key), key)
     return dispatcher
 
 
-def compiled(function: Function, *, cache: bool = True) -> Function:
-    """Compile at the first call, without the GIL and with bounds checks; kept in the cache between runs."""
-    return cast(Function, _dispatcher(function, cache, **_OPTIONS))
+def compiled(function: Function, *, cache: bool = True, key: str = "") -> Function:
+    """Compile at the first call, without the GIL and with bounds checks; kept in the cache between runs.
+
+    `key` tells apart what `cache_directory` cannot.
+    """
+    return cast(Function, _dispatcher(function, cache, key, **_OPTIONS))
 
 
 def entry_point(function: Callable[..., Any], parameters: int, *, cache: bool = True) -> Callable[..., int]:
@@ -99,7 +181,7 @@ def entry_point(function: Callable[..., Any], parameters: int, *, cache: bool = 
 
 def compiled_for(function: Callable[..., Any], signature: Any, *, cache: bool = True) -> Any:
     """Numba's result of compiling for one signature, at once; what it gives keeps the GIL."""
-    dispatcher = _dispatcher(function, cache, **{**_OPTIONS, "nogil": False})
+    dispatcher = _dispatcher(function, cache, "", **{**_OPTIONS, "nogil": False})
     dispatcher.compile(signature)
     return dispatcher.get_compile_result(signature)
 
@@ -116,17 +198,3 @@ def inlined(function: Function) -> Function:
     dispatcher: Any = njit(**_OPTIONS, forceinline=True, no_cpython_wrapper=True)(function)  # type: ignore[call-overload]
     dispatcher.__class__ = _Inner  # Numba's own would jump to where there is no wrapper
     return cast(Function, dispatcher)
-
-
-def rebound(function: Callable[..., Any], name: str, **names: Any) -> Any:
-    """A copy of `function`, called `name`, with some of its global names bound to `names`; to be compiled.
-
-    This is how an application's kernel gets inside a loop: a compiled function passed as an argument or held in a
-    closure would be new to the cache in every process. `name` must tell apart everything that `names` may be.
-    """
-    if not isinstance(function, FunctionType):
-        raise TypeError(f"{name}: a plain function is needed, not {type(function).__name__}")
-    copy = FunctionType(function.__code__, {**function.__globals__, **names}, name)
-    copy.__qualname__ = name
-    copy.__module__ = function.__module__
-    return copy

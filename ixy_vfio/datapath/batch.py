@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ixy_vfio.core.bound import Entry, bindable
-from ixy_vfio.core.compiled import entry_point, inlined, rebound
+from ixy_vfio.core.compiled import entry_point, inlined, linked
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.core.unsafe import bytes_at, load_acquire, record_at, store_release, words32_at, words64_at
+from ixy_vfio.core.unsafe import bytes_at, record_at, words32_at, words64_at
+from ixy_vfio.datapath.format import Format
 from ixy_vfio.datapath.pool import CLOSED, DATA, HEADROOM, STRIDE, give_packet, pool_at
 from ixy_vfio.datapath.rings import (
     BLOCK,
@@ -31,7 +32,6 @@ from ixy_vfio.datapath.rings import (
     segment,
     taken_of,
 )
-from ixy_vfio.drivers import intel as desc
 
 U = np.uint64
 
@@ -47,7 +47,7 @@ PAIR = np.dtype([("queue", "<u8"), ("batch", "<u8")])  # addresses of what a bou
 
 
 @inlined
-def poll(rx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
+def poll(format: Format, rx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
     """Receive up to `wanted` packets: index of the first buffer, and length, of each. Returns how many.
 
     `indices` and `lengths` are addresses of uint32[wanted].
@@ -66,19 +66,19 @@ def poll(rx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
         word = U(0)
         done = U(0)
         for i in range(min(block, U(BLOCK))):
-            word = load_acquire(ring, U(2) * i + U(1))
-            length = word >> desc.RX_LENGTH_SHIFT & desc.RX_LENGTH_MASK
-            whole = word & (desc.RX_DD | desc.RX_EOP | desc.RX_ERRORS) == desc.RX_DD | desc.RX_EOP
-            if not (whole and plain and length - desc.MIN_PACKET <= U(DATA) - desc.MIN_PACKET):
+            word = format.report(ring, U(2) * i)
+            length = format.length(word)
+            fits = length - format.shortest <= format.buffer - format.shortest
+            if not (format.whole(word) and plain and fits):
                 break
             index_out[i] = slots[i]
             length_out[i] = np.uint32(length)
             done += U(1)
         count += done
-        if done < block and word & desc.RX_DD != U(0):  # not plain: the word that was loaded above decides
+        if done < block and format.done(word):  # not plain: the word that was loaded above decides
             index = words32_at(rx.slots, rx.size)[position + done]
-            if segment(rx, pool, index, word):
-                first, length = completed(rx, index, word)
+            if segment(format, rx, pool, index, word):
+                first, length = completed(format, rx, index, word)
                 words32_at(indices, wanted)[count] = np.uint32(first)
                 words32_at(lengths, wanted)[count] = np.uint32(length)
                 count += U(1)
@@ -94,12 +94,12 @@ def poll(rx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
         rx.next = position
         rx.pause += armed - left
         rx.partial += armed - left - count
-    refill(rx, pool)
+    refill(format, rx, pool)
     return count
 
 
 @inlined
-def _fill(tx: Any, pool: Any, indices: Any, lengths: Any, count: Any) -> Any:
+def _fill(format: Format, tx: Any, pool: Any, indices: Any, lengths: Any, count: Any) -> Any:
     """Fill `count` (up to BLOCK) descriptors, with no wrap, with one packet each.
 
     False when one of them does not fit one buffer: then nothing has happened.
@@ -117,41 +117,40 @@ def _fill(tx: Any, pool: Any, indices: Any, lengths: Any, count: Any) -> Any:
         index = U(index_in[i])
         length = U(length_in[i])
         outside |= index >= capacity
-        odd |= length - desc.MIN_PACKET > U(DATA) - desc.MIN_PACKET
+        odd |= length - format.shortest > format.buffer - format.shortest
         slots[U(2) * i] = np.uint32(index)
         slots[U(2) * i + U(1)] = np.uint32(length)
-        ring[U(2) * i] = base + index * U(STRIDE)
-        ring[U(2) * i + U(1)] = desc.TX_DATA | desc.TX_LAST | length | length << desc.TX_PAYLEN_SHIFT
+        format.data(ring, U(2) * i, base + index * U(STRIDE), length)
     if outside:
         raise IndexError("buffer index outside the pool")
     return not odd
 
 
 @inlined
-def send(tx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
+def send(format: Format, tx: Any, pool: Any, indices: Any, lengths: Any, wanted: Any) -> Any:
     """Send the first of `wanted` packets, as many as there is room for, and return how many; the rest stays yours.
 
     `indices` and `lengths` are addresses of uint32[wanted]. Call `reclaim` before.
     """
     done = U(0)
     while done < wanted:
-        room = room_of(tx)
+        room = room_of(format, tx)
         count = min(min(wanted - done, U(BLOCK)), min(room, tx.size - tx.tail))
         if count == U(0):
             break
-        if _fill(tx, pool, indices + U(4) * done, lengths + U(4) * done, count):
+        if _fill(format, tx, pool, indices + U(4) * done, lengths + U(4) * done, count):
             advance(tx, count, ((tx.tail + count) // U(BLOCK)) * U(BLOCK) - U(1))
             done += count
         else:
             first, length = words32_at(indices, wanted)[done], U(words32_at(lengths, wanted)[done])
-            count = fill_chain(tx, pool, first, length, room)
+            count = fill_chain(format, tx, pool, first, length, room)
             if count == U(0):
                 break
             advance(tx, count, (tx.tail + count - U(1)) & (tx.size - U(1)))
             tx.partial += count - U(1)
             done += U(1)
     if done != U(0):
-        store_release(words32_at(tx.doorbell, 1), 0, np.uint32(tx.tail))
+        format.bell_filled(tx.doorbell, tx.tail)
     return done
 
 
@@ -163,19 +162,19 @@ def _give_back(pool: Any, words: Any, room: Any, begin: Any, end: Any) -> None:
 
 
 @inlined
-def _receive(queue: Any, batch: Any) -> Any:
+def _receive(format: Format, queue: Any, batch: Any) -> Any:
     if batch.pool != queue.pool:
         if queue.pool == U(0):
             raise UsageError(CLOSED)
         raise UsageError("this batch is of another session: open both ports with one open_ports")
     if batch.count != U(0):
         raise UsageError("this batch has packets: send or free them")
-    batch.count = poll(queue.rx, pool_at(queue.pool), batch.words, batch.words + U(4) * batch.room, batch.room)
+    batch.count = poll(format, queue.rx, pool_at(queue.pool), batch.words, batch.words + U(4) * batch.room, batch.room)
     return batch.count
 
 
 @inlined
-def _send(queue: Any, batch: Any) -> Any:
+def _send(format: Format, queue: Any, batch: Any) -> Any:
     count = batch.count
     if count > batch.room:
         raise IndexError("batch outside its arrays")
@@ -184,21 +183,16 @@ def _send(queue: Any, batch: Any) -> Any:
             raise UsageError(CLOSED)
         raise UsageError("these packets are of another session: open both ports with one open_ports")
     pool, tx = pool_at(queue.pool), queue.tx
-    reclaim(tx, pool)
+    reclaim(format, tx, pool)
     batch.count = U(0)
-    sent = send(tx, pool, batch.words, batch.words + U(4) * batch.room, count)
+    sent = send(format, tx, pool, batch.words, batch.words + U(4) * batch.room, count)
     if sent != count:
         _give_back(pool, batch.words, batch.room, sent, count)
         tx.no_room += count - sent
     return sent
 
 
-def kernel(packet: Any, length: Any) -> Any:
-    """Stand-in for the application's kernel; `work_for` puts the real one here."""
-    raise NotImplementedError
-
-
-def _work(address: Any) -> Any:
+def _work(kernel: Callable[[Any, Any], Any], address: Any) -> Any:
     """Run the kernel over a batch. What it refuses goes to the end, and is freed when the kernel is through.
 
     So a kernel that raises leaves the batch whole, if in another order.
@@ -226,12 +220,12 @@ def _work(address: Any) -> Any:
     return kept
 
 
-def _receive_call(queue: Any, batch: Any) -> Any:
-    return _receive(record_at(queue, QUEUE), record_at(batch, BATCH))
+def _receive_call(format: Format, queue: Any, batch: Any) -> Any:
+    return _receive(format, record_at(queue, QUEUE), record_at(batch, BATCH))
 
 
-def _send_call(queue: Any, batch: Any) -> Any:
-    return _send(record_at(queue, QUEUE), record_at(batch, BATCH))
+def _send_call(format: Format, queue: Any, batch: Any) -> Any:
+    return _send(format, record_at(queue, QUEUE), record_at(batch, BATCH))
 
 
 def _free_call(address: Any) -> Any:
@@ -246,14 +240,14 @@ def _free_call(address: Any) -> Any:
     return count
 
 
-def _receive_pair(address: Any) -> Any:
+def _receive_pair(format: Format, address: Any) -> Any:
     pair = record_at(address, PAIR)
-    return _receive(record_at(pair.queue, QUEUE), record_at(pair.batch, BATCH))
+    return _receive(format, record_at(pair.queue, QUEUE), record_at(pair.batch, BATCH))
 
 
-def _send_pair(address: Any) -> Any:
+def _send_pair(format: Format, address: Any) -> Any:
     pair = record_at(address, PAIR)
-    return _send(record_at(pair.queue, QUEUE), record_at(pair.batch, BATCH))
+    return _send(format, record_at(pair.queue, QUEUE), record_at(pair.batch, BATCH))
 
 
 class Calls(NamedTuple):
@@ -261,25 +255,30 @@ class Calls(NamedTuple):
 
     receive: Callable[[int, int], int]  # queue pair, batch: how many packets came
     send: Callable[[int, int], int]  # queue pair, batch: how many were sent; the rest is freed
-    free: Callable[[int], int]  # batch
 
 
 @functools.cache
-def calls() -> Calls:
-    """The functions, compiled or loaded when they are first needed."""
-    return Calls(entry_point(_receive_call, 2), entry_point(_send_call, 2), entry_point(_free_call, 1))
+def calls(format: Format) -> Calls:
+    """The functions for one format, compiled or loaded when they are first needed."""
+    return Calls(entry_point(linked(_receive_call, format), 2), entry_point(linked(_send_call, format), 2))
 
 
 @functools.cache
-def receiver() -> Entry:
+def free() -> Callable[[int], int]:
+    """What gives back the packets of the batch at an address."""
+    return entry_point(_free_call, 1)
+
+
+@functools.cache
+def receiver(format: Format) -> Entry:
     """`receive`, of the address of a PAIR."""
-    return bindable(_receive_pair)
+    return bindable(linked(_receive_pair, format))
 
 
 @functools.cache
-def sender() -> Entry:
+def sender(format: Format) -> Entry:
     """`send`, of the address of a PAIR."""
-    return bindable(_send_pair)
+    return bindable(linked(_send_pair, format))
 
 
 def work_for(function: Callable[..., Any]) -> Entry:
@@ -289,4 +288,4 @@ def work_for(function: Callable[..., Any]) -> Entry:
     """
     if len(inspect.signature(function).parameters) != 2:
         raise UsageError(f"kernel {function.__name__}: a batch knows packet and length only")
-    return bindable(rebound(_work, "work", kernel=inlined(function)), cache=False)
+    return bindable(linked(_work, inlined(function)), cache=False)

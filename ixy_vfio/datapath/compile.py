@@ -1,7 +1,6 @@
 """Compiles the forwarding loop with a kernel inside, before anything is touched."""
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 from ixy_vfio.core import compiler  # noqa: F401  # before Numba: it says why that cannot be had
@@ -9,19 +8,18 @@ from ixy_vfio.core import compiler  # noqa: F401  # before Numba: it says why th
 # isort: split
 import numpy as np
 from numba import types
-from numpy.typing import NDArray
 
 from ixy_vfio.core.compiled import inlined
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.datapath import faults
-from ixy_vfio.datapath.format import Meta
+from ixy_vfio.datapath.format import Format, Meta
 from ixy_vfio.datapath.kernels import SHIPPED, Kernel
-from ixy_vfio.datapath.loop import LOOP, loop_for
+from ixy_vfio.datapath.loop import LOOP, Loop, loop_for
 
 META: Any = types.NamedUniTuple(types.uint64, len(Meta._fields), Meta)  # type: ignore[no-untyped-call]
 
 
-def forwarding_loop(kernel: Kernel, notes: list[str] | None = None) -> Callable[[NDArray[Any]], int]:
+def forwarding_loop(format: Format, kernel: Kernel, notes: list[str] | None = None) -> Loop:
     """The loop, compiled (or loaded from the cache). UsageError when the kernel cannot be compiled.
 
     What there is to say of the kernel, a line each, is added to `notes`.
@@ -31,7 +29,7 @@ def forwarding_loop(kernel: Kernel, notes: list[str] | None = None) -> Callable[
         told.append(check(kernel))
     if notes is not None:
         notes += filter(None, told)
-    loop = loop_for(kernel.function, kernel.key or "anew", cache=kernel.key is not None)
+    loop = loop_for(format, kernel.function, kernel.key or "", cache=kernel.key is not None)
     loop(np.zeros(1, LOOP))  # no rounds: compiles, and does nothing
     return loop
 

@@ -47,18 +47,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ixy_vfio.core.bound import Entry, bindable
-from ixy_vfio.core.compiled import compiled, inlined, rebound
+from ixy_vfio.core.compiled import compiled, inlined, linked
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.unsafe import (
     bytes_at,
-    load_acquire,
     record_at,
     records_at,
-    store_release,
     words32_at,
     words64_at,
 )
-from ixy_vfio.datapath.format import CHAIN_LIMIT
+from ixy_vfio.datapath.format import CHAIN_LIMIT, Format, Meta
 from ixy_vfio.datapath.pool import CLOSED, DATA, HEADROOM, STRIDE, give_packet, pool_at
 from ixy_vfio.datapath.queue import QueuePair
 from ixy_vfio.datapath.rings import (
@@ -75,8 +73,6 @@ from ixy_vfio.datapath.rings import (
     segment,
     taken_of,
 )
-from ixy_vfio.drivers import intel as desc
-from ixy_vfio.drivers.intel import meta_of
 
 U = np.uint64
 PATIENCE = 1000  # empty rounds before a call returns: some tens of microseconds
@@ -97,21 +93,12 @@ LOOP = np.dtype(
 )
 
 
-def kernel(packet: Any, length: Any, meta: Any) -> Any:
-    """Stand-in for the application's kernel; `loop_for` puts the real one here."""
-    raise NotImplementedError
+Loop = Callable[[NDArray[Any]], int]  # of an array of one LOOP
+Work = Callable[[Any, Any, Meta], Any]  # a kernel, in compiled code
 
 
-def plain_kernel(packet: Any, length: Any) -> Any:
-    """Stand-in for a kernel of two parameters."""
-    raise NotImplementedError
-
-
-def _without_meta(packet: Any, length: Any, meta: Any) -> Any:
-    return plain_kernel(packet, length)
-
-
-def _run(rx: Any, tx: Any, pool: Any, wanted: Any) -> Any:
+@inlined
+def _run(format: Format, kernel: Work, rx: Any, tx: Any, pool: Any, wanted: Any) -> Any:
     """Forward up to `wanted` plain packets: whole, in one buffer, without an error. Not past the end of a block.
 
     Returns how many were received, how many of those were sent, and the write-back word that ended the run (0: none
@@ -127,20 +114,18 @@ def _run(rx: Any, tx: Any, pool: Any, wanted: Any) -> Any:
     tx_slots = words32_at(tx.slots + U(8) * tx.tail, 4 * BLOCK)
     at = to = odd = U(0)  # the first words of two descriptors
     while at < U(2) * most:
-        word = load_acquire(rx_ring, at + U(1))
-        length = word >> desc.RX_LENGTH_SHIFT & desc.RX_LENGTH_MASK
-        whole = word & (desc.RX_DD | desc.RX_EOP | desc.RX_ERRORS) == desc.RX_DD | desc.RX_EOP
-        if not (whole and length - desc.MIN_PACKET <= U(DATA) - desc.MIN_PACKET):
+        word = format.report(rx_ring, at)
+        length = format.length(word)
+        if not (format.whole(word) and length - format.shortest <= format.buffer - format.shortest):
             odd = word
             break
         index = U(rx_slots[at // U(2)])
         if index >= capacity:
             raise IndexError("buffer index outside the pool")
-        if kernel(bytes_at(packets + index * U(STRIDE), length), length, meta_of(rx_ring[at], word)):
+        if kernel(bytes_at(packets + index * U(STRIDE), length), length, format.metadata(rx_ring, at, word)):
             tx_slots[to] = np.uint32(index)
             tx_slots[to + U(1)] = np.uint32(length)
-            tx_ring[to] = base + index * U(STRIDE)
-            tx_ring[to + U(1)] = desc.TX_DATA | desc.TX_LAST | length | length << desc.TX_PAYLEN_SHIFT
+            format.data(tx_ring, to, base + index * U(STRIDE), length)
             to += U(2)
         else:
             spare[free + (at - to) // U(2)] = np.uint32(index)
@@ -165,18 +150,19 @@ def _next(rx: Any) -> None:
     rx.pause += U(1)
 
 
-def _odd(rx: Any, tx: Any, pool: Any, word: Any) -> Any:
+@inlined
+def _odd(format: Format, kernel: Work, rx: Any, tx: Any, pool: Any, word: Any) -> Any:
     """Take one buffer that is not a plain packet: a piece of a long one, an error. Packets that it completed: 0, 1.
 
     When the kernel raises, nothing has happened yet but to the bytes of the packet.
     """
     index = U(words32_at(rx.slots, rx.size)[rx.next])
-    meta = meta_of(words64_at(rx.ring, U(2) * rx.size)[U(2) * rx.next], word)
-    if not segment(rx, pool, index, word):
+    meta = format.metadata(words64_at(rx.ring, U(2) * rx.size), U(2) * rx.next, word)
+    if not segment(format, rx, pool, index, word):
         _next(rx)
         rx.partial += U(1)
         return U(0)
-    first, length = completed(rx, index, word)
+    first, length = completed(format, rx, index, word)
     if first >= pool.capacity:
         raise IndexError("buffer index outside the pool")
     wanted = kernel(bytes_at(pool.packets + first * U(STRIDE) + U(HEADROOM), min(length, U(DATA))), length, meta)
@@ -186,7 +172,7 @@ def _odd(rx: Any, tx: Any, pool: Any, word: Any) -> Any:
         rx.refused += U(1)
         give_packet(pool, first, length)
         return U(1)
-    count = fill_chain(tx, pool, first, length, room_of(tx))
+    count = fill_chain(format, tx, pool, first, length, room_of(format, tx))
     if count == U(0):
         tx.no_room += U(1)
         give_packet(pool, first, length)
@@ -204,11 +190,11 @@ def _stop(rx: Any) -> None:
 
 
 @inlined
-def _limit(rx: Any, tx: Any) -> None:
+def _limit(format: Format, rx: Any, tx: Any) -> None:
     """Count the packets that may come in a run: to the end of a block of either ring, of buffers, or of room."""
     taken = taken_of(rx)
     rest = U(BLOCK) - max(rx.next % U(BLOCK), tx.tail % U(BLOCK))
-    rx.run = min(rest, min(room_of(tx), rx.armed - taken))
+    rx.run = min(rest, min(room_of(format, tx), rx.armed - taken))
     if rx.chain_count + rx.skipping != U(0):
         rx.run = U(0)
     rx.pause = taken + rx.run
@@ -225,59 +211,63 @@ def _wrap(rx: Any, tx: Any) -> None:
 
 
 @inlined
-def _turn(rx: Any, tx: Any, pool: Any) -> Any:
+def _turn(format: Format, rx: Any, tx: Any, pool: Any) -> Any:
     """A run cannot go on: wrap, renew receive buffers, free what was sent, and count anew.
 
     Returns the write-back word of the next descriptor, 0 when it has no buffer.
     """
     _wrap(rx, tx)
-    refill(rx, pool)
-    reclaim(tx, pool)
-    _limit(rx, tx)
+    refill(format, rx, pool)
+    reclaim(format, tx, pool)
+    _limit(format, rx, tx)
     if taken_of(rx) == rx.armed:
         return U(0)
-    return load_acquire(words64_at(rx.ring, U(2) * rx.size), U(2) * rx.next + U(1))
+    return format.report(words64_at(rx.ring, U(2) * rx.size), U(2) * rx.next)
 
 
-def _rest(rx: Any, tx: Any, pool: Any, batch: Any, widest: Any, count: Any, kept: Any, word: Any) -> Any:
+@inlined
+def _rest(
+    format: Format, kernel: Work, rx: Any, tx: Any, pool: Any, batch: Any, widest: Any, count: Any, kept: Any, word: Any
+) -> Any:
     """What a step does that is not one run: `count` packets were received so far, `kept` sent, `word` came next."""
     tail = tx.tail - kept
     for _ in range(MOST_RUNS):
         if rx.run == U(0):
-            word = _turn(rx, tx, pool)
+            word = _turn(format, rx, tx, pool)
             if rx.run != U(0) and count < batch:
-                taken, _, word = _run(rx, tx, pool, batch - count)
+                taken, _, word = _run(format, kernel, rx, tx, pool, batch - count)
                 count += taken
                 if rx.run == U(0):
                     continue
-        if count >= batch or word & desc.RX_DD == U(0):
+        if count >= batch or not format.done(word):
             break
-        if room_of(tx) < widest:
-            reclaim(tx, pool)  # a run that is not over has not done it
-            if room_of(tx) < widest:
+        if room_of(format, tx) < widest:
+            reclaim(format, tx, pool)  # a run that is not over has not done it
+            if room_of(format, tx) < widest:
                 break
-        count += _odd(rx, tx, pool, word)
+        count += _odd(format, kernel, rx, tx, pool, word)
         _stop(rx)
     if tx.tail != tail:
-        store_release(words32_at(tx.doorbell, 1), 0, np.uint32(tx.tail))
+        format.bell_filled(tx.doorbell, tx.tail)
     return count
 
 
-def _step(source: Any, target: Any, pool: Any, batch: Any, widest: Any) -> Any:
+@inlined
+def _step(format: Format, kernel: Work, source: Any, target: Any, pool: Any, batch: Any, widest: Any) -> Any:
     """One batch from `source` to `target`.
 
     No more is received than `target` has room for: what has to be dropped then, the receiving device drops, and counts.
     """
     rx, tx = source.rx, target.tx
-    count, kept, word = _run(rx, tx, pool, batch)
+    count, kept, word = _run(format, kernel, rx, tx, pool, batch)
     if rx.run == U(0) or count < batch:
-        return _rest(rx, tx, pool, batch, widest, count, kept, word)
+        return _rest(format, kernel, rx, tx, pool, batch, widest, count, kept, word)
     if kept != U(0):
-        store_release(words32_at(tx.doorbell, 1), 0, np.uint32(tx.tail))
+        format.bell_filled(tx.doorbell, tx.tail)
     return count
 
 
-def _loop(state: Any) -> Any:
+def _loop(format: Format, kernel: Work, state: Any) -> Any:
     """Run until the rounds, the patience or the limit is used up; returns the packets received."""
     loop = state[0]
     if loop.rounds == U(0):  # also an empty record, which is how the loop is compiled without being run
@@ -287,8 +277,8 @@ def _loop(state: Any) -> Any:
         raise UsageError(CLOSED)
     pool = pool_at(a.pool)
     ways = U(1) if loop.both == U(0) else U(2)
-    _limit(a.rx, b.tx)
-    _limit(b.rx, a.tx)
+    _limit(format, a.rx, b.tx)
+    _limit(format, b.rx, a.tx)
     widest = min(max(loop.widest, U(1)), U(CHAIN_LIMIT))
     limit = loop.limit - min(loop.limit, loop.received) if loop.limit != U(0) else ~U(0)
     left = limit
@@ -304,9 +294,9 @@ def _loop(state: Any) -> Any:
         turns = U(1) if last else min(polls, left // batch) // ways
         polls -= turns * each
         for _ in range(turns):
-            count = _step(a, b, pool, batch, widest)
+            count = _step(format, kernel, a, b, pool, batch, widest)
             if each == U(2):
-                count += _step(b, a, pool, batch, widest)
+                count += _step(format, kernel, b, a, pool, batch, widest)
             if count == U(0):
                 idle += each
                 if idle >= patience:
@@ -320,17 +310,31 @@ def _loop(state: Any) -> Any:
     return limit - left
 
 
-def loop_for(function: Callable[..., Any], name: str, *, cache: bool = True) -> Callable[[NDArray[Any]], int]:
-    """The loop with `function` as its kernel; `name` tells it apart in the cache. Compiled at the first call."""
-    work = inlined(function)
-    if len(inspect.signature(function).parameters) == 2:
-        work = inlined(rebound(_without_meta, "without_meta", plain_kernel=work))
-    run = inlined(rebound(_run, "run", kernel=work))
-    odd = inlined(rebound(_odd, "odd", kernel=work))
-    rest = inlined(rebound(_rest, "rest", _run=run, _odd=odd))
-    step = inlined(rebound(_step, "step", _run=run, _rest=rest))
-    loop: Callable[[NDArray[Any]], int] = compiled(rebound(_loop, f"loop_{name}", _step=step), cache=cache)
-    return loop
+def work_of(function: Callable[..., Any]) -> Work:
+    """A kernel as the loop calls it: one of two parameters is called without the metadata."""
+    kernel = inlined(function)
+    if len(inspect.signature(function).parameters) != 2:
+        return kernel
+
+    def without_meta(packet: Any, length: Any, meta: Meta) -> Any:
+        return kernel(packet, length)
+
+    return inlined(without_meta)
+
+
+def loop_for(format: Format, function: Callable[..., Any], key: str, *, cache: bool = True) -> Loop:
+    """The loop of a format with a kernel inside. Compiled at the first call; `key` tells a user's kernel apart."""
+    return compiled(linked(_loop, format, work_of(function)), cache=cache, key=key)
+
+
+def _call(loop: Loop, address: Any) -> Any:
+    return loop(records_at(address, 1, LOOP))
+
+
+@functools.lru_cache(maxsize=16)
+def call_for(format: Format, function: Callable[..., Any]) -> Entry:
+    """The loop as a function of the address of its LOOP: for short calls from Python."""
+    return bindable(linked(_call, loop_for(format, function, "", cache=False)), cache=False)
 
 
 def loop_state(
@@ -351,18 +355,3 @@ def loop_state(
     for name, value in values.items():
         state[name] = value
     return state, (a, b)
-
-
-def loop(state: Any) -> Any:
-    """Stand-in for the loop; `call_for` puts the real one here."""
-    raise NotImplementedError
-
-
-def _call(address: Any) -> Any:
-    return loop(records_at(address, 1, LOOP))
-
-
-@functools.lru_cache(maxsize=16)
-def call_for(function: Callable[..., Any]) -> Entry:
-    """The loop as a function of the address of its LOOP: for short calls from Python."""
-    return bindable(rebound(_call, "call", loop=loop_for(function, "of_call", cache=False)), cache=False)

@@ -2,15 +2,18 @@
 
 # mypy: disable-error-code="type-arg"
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ixy_vfio.datapath.format import Queue
+from ixy_vfio.core.compiled import compiled, linked
+from ixy_vfio.datapath.format import Format, Queue
 from ixy_vfio.datapath.pool import Pool
-from ixy_vfio.datapath.rings import BLOCK, QUEUE, bytes_of
+from ixy_vfio.datapath.rings import BLOCK, QUEUE, bytes_of, fill_receive_ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,19 @@ class PortCounters:
     sent: int = 0
     sent_bytes: int = 0
     no_room: int = 0
+
+
+class Calls(NamedTuple):
+    """Functions of an array of one QUEUE."""
+
+    fill: Callable[[NDArray[Any]], None]
+    bytes_of: Callable[[NDArray[Any]], tuple[int, int]]
+
+
+@functools.cache
+def calls_for(format: Format) -> Calls:
+    """The functions for one format, compiled or loaded when they are first called."""
+    return Calls(compiled(linked(fill_receive_ring, format)), compiled(linked(bytes_of, format)))
 
 
 class QueuePair:
@@ -51,6 +67,10 @@ class QueuePair:
         """Where the state lies."""
         return int(self.state.ctypes.data)
 
+    def arm(self) -> None:
+        """Fill the receive ring from the pool, as far as whole blocks go."""
+        calls_for(self.queue.format).fill(self.state)
+
     @property
     def received(self) -> int:
         """Good packets given to the application."""
@@ -65,7 +85,7 @@ class QueuePair:
     @property
     def bytes(self) -> tuple[int, int]:
         """Of the packets `received` and `sent`."""
-        received, sent = bytes_of(self.state)
+        received, sent = calls_for(self.queue.format).bytes_of(self.state)
         return int(received), int(sent)
 
     @property

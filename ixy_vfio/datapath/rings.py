@@ -32,11 +32,10 @@ from typing import Any
 
 import numpy as np
 
-from ixy_vfio.core.compiled import compiled, inlined
-from ixy_vfio.core.unsafe import field_sum, load_acquire, split_pairs, store_release, words32_at, words64_at
-from ixy_vfio.datapath.format import CHAIN_LIMIT
+from ixy_vfio.core.compiled import inlined
+from ixy_vfio.core.unsafe import split_pairs, words32_at, words64_at
+from ixy_vfio.datapath.format import CHAIN_LIMIT, Format
 from ixy_vfio.datapath.pool import DATA, HEADROOM, STRIDE, give, give_packet, pool_at, segments_of
-from ixy_vfio.drivers import intel as desc
 
 U = np.uint64
 BLOCK = 32  # descriptors renewed, reported and freed together (DPDK's default for tx_rs_thresh and tx_free_thresh)
@@ -90,7 +89,7 @@ def taken_of(rx: Any) -> Any:
 
 
 @inlined
-def refill(rx: Any, pool: Any) -> None:
+def refill(format: Format, rx: Any, pool: Any) -> None:
     """Give the device a block of buffers at a time for the descriptors that it has written back."""
     end = taken_of(rx) + rx.size  # as far as descriptors have no buffer
     if end - rx.armed < U(BLOCK):
@@ -108,22 +107,20 @@ def refill(rx: Any, pool: Any) -> None:
         taken = words32_at(pool.stack + U(4) * free, BLOCK)
         slots = words32_at(rx.slots + U(4) * start, BLOCK)
         ring = words64_at(rx.ring + U(16) * start, 2 * BLOCK)
-        outside: Any = False
+        highest = np.uint32(0)
         if armed >= rx.size:  # a device has written these
-            rx.bytes += field_sum(ring, desc.RX_LENGTH_MASK << desc.RX_LENGTH_SHIFT, desc.RX_LENGTH_SHIFT)
+            rx.bytes += format.block_bytes(ring)
         for i in range(U(BLOCK)):
-            index = U(taken[i])
-            outside |= index >= capacity
-            slots[i] = np.uint32(index)
-            ring[U(2) * i] = base + index * U(STRIDE)
-            ring[U(2) * i + U(1)] = U(0)
-        if outside:
+            highest = max(highest, taken[i])
+            slots[i] = taken[i]
+            format.give(ring, U(2) * i, base + U(taken[i]) * U(STRIDE))
+        if U(highest) >= capacity:
             raise IndexError("buffer index outside the pool")
         armed += U(BLOCK)
     if armed != rx.armed:
         rx.armed = armed
         pool.free = free
-        store_release(words32_at(rx.doorbell, 1), 0, np.uint32((armed - U(1)) & (rx.size - U(1))))
+        format.bell_given(rx.doorbell, armed, rx.size)
 
 
 @inlined
@@ -143,18 +140,18 @@ def drop_chain(rx: Any, pool: Any) -> None:
 
 
 @inlined
-def segment(rx: Any, pool: Any, index: Any, word: Any) -> Any:
+def segment(format: Format, rx: Any, pool: Any, index: Any, word: Any) -> Any:
     """Take one received buffer that is not a plain whole packet. True when it completes one: see `completed`."""
-    last = word & desc.RX_EOP != U(0)
-    length = word >> desc.RX_LENGTH_SHIFT & desc.RX_LENGTH_MASK
+    last = format.last(word)
+    length = format.length(word)
     if rx.skipping != U(0):
         rx.bytes -= length
         give(pool, index)
         rx.skipping = U(0 if last else 1)
         return False
-    wrong = length == U(0) or length > U(DATA) or (not last and length != U(DATA))
+    wrong = length == U(0) or length > format.buffer or (not last and length != format.buffer)
     if last:
-        wrong |= word & desc.RX_ERRORS != U(0) or rx.chain_length + length < desc.MIN_PACKET
+        wrong |= format.wrong(word) or rx.chain_length + length < format.shortest
     too_long = not last and rx.chain_count + U(1) >= U(CHAIN_LIMIT)
     if wrong or too_long:
         rx.errors += U(wrong)
@@ -177,14 +174,14 @@ def segment(rx: Any, pool: Any, index: Any, word: Any) -> Any:
 
 
 @inlined
-def completed(rx: Any, index: Any, word: Any) -> Any:
+def completed(format: Format, rx: Any, index: Any, word: Any) -> Any:
     """First buffer, and length, of the packet that this buffer completes. Who takes it calls `end_chain`."""
     first = U(index) if rx.chain_count == U(0) else rx.chain_first
-    return first, rx.chain_length + (word >> desc.RX_LENGTH_SHIFT & desc.RX_LENGTH_MASK)
+    return first, rx.chain_length + format.length(word)
 
 
 @inlined
-def reclaim(tx: Any, pool: Any) -> None:
+def reclaim(format: Format, tx: Any, pool: Any) -> None:
     """Free the buffers of every block that the device has reported as sent.
 
     Up to BLOCK - 1 buffers of sent packets stay in the ring until more is sent.
@@ -192,8 +189,7 @@ def reclaim(tx: Any, pool: Any) -> None:
     while tx.full - tx.freed >= U(BLOCK):
         start = tx.freed & (tx.size - U(1))
         report = U(words32_at(tx.reports, tx.size // U(BLOCK))[start // U(BLOCK)])
-        word = load_acquire(words64_at(tx.ring, U(2) * tx.size), U(2) * report + U(1))
-        if word & desc.TX_DD == U(0):
+        if not format.sent(words64_at(tx.ring, U(2) * tx.size), U(2) * report):
             break
         if pool.free + U(BLOCK) > pool.capacity or start + U(BLOCK) > tx.size:
             raise IndexError("a buffer was freed twice")
@@ -204,15 +200,15 @@ def reclaim(tx: Any, pool: Any) -> None:
 
 
 @inlined
-def room_of(tx: Any) -> Any:
-    """How many descriptors can be filled. One stays empty: a ring whose tail is its head is an empty ring."""
-    return tx.size - U(1) - (tx.filled - tx.freed)
+def room_of(format: Format, tx: Any) -> Any:
+    """How many descriptors can be filled."""
+    return format.room(tx.size, tx.filled - tx.freed)
 
 
 @inlined
-def fill_chain(tx: Any, pool: Any, first: Any, length: Any, room: Any) -> Any:
+def fill_chain(format: Format, tx: Any, pool: Any, first: Any, length: Any, room: Any) -> Any:
     """Fill the descriptors of one packet, however long. Returns how many; 0 when there is no room."""
-    if length < desc.MIN_PACKET or length > U(CHAIN_LIMIT * DATA):
+    if length < format.shortest or length > U(CHAIN_LIMIT * DATA):
         raise ValueError("packet length: 17 to 10240 bytes can be sent")
     count = segments_of(length)
     if count > room:
@@ -231,13 +227,8 @@ def fill_chain(tx: Any, pool: Any, first: Any, length: Any, room: Any) -> Any:
         left -= size
         slots[U(2) * position] = np.uint32(index)
         slots[U(2) * position + U(1)] = np.uint32(size)
-        ring[U(2) * position] = pool.iova + U(HEADROOM) + index * U(STRIDE)
-        word = desc.TX_DATA | size
-        if i == U(0):
-            word |= U(length) << desc.TX_PAYLEN_SHIFT
-        if left == U(0):
-            word |= desc.TX_LAST
-        ring[U(2) * position + U(1)] = word
+        address = pool.iova + U(HEADROOM) + index * U(STRIDE)
+        format.piece(ring, U(2) * position, address, size, U(length) if i == U(0) else U(0), left == U(0))
         index = U(links[index])
     return count
 
@@ -260,20 +251,18 @@ def advance(tx: Any, count: Any, report: Any) -> None:
     tx.filled += count
 
 
-@compiled
-def arm(queue: Any) -> None:
-    """Fill the receive ring from the pool, as far as whole blocks go."""
-    refill(queue[0].rx, pool_at(queue[0].pool))
+def fill_receive_ring(format: Format, queue: Any) -> None:
+    """Give the device buffers from the pool, as far as whole blocks go. `queue` is an array of one QUEUE."""
+    refill(format, queue[0].rx, pool_at(queue[0].pool))
 
 
-@compiled
-def bytes_of(queue: Any) -> Any:
+def bytes_of(format: Format, queue: Any) -> Any:
     """Bytes of the good packets given to the application, and of those given to the device."""
     rx, tx = queue[0].rx, queue[0].tx
     received, sent = rx.bytes - rx.chain_length, tx.bytes
     words = words64_at(rx.ring, U(2) * rx.size)
     for i in range(max(rx.armed, rx.size) - rx.size, taken_of(rx)):
-        received += words[U(2) * (i & (rx.size - U(1))) + U(1)] >> desc.RX_LENGTH_SHIFT & desc.RX_LENGTH_MASK
+        received += format.length(format.report(words, U(2) * (i & (rx.size - U(1)))))
     slots = words32_at(tx.slots, U(2) * tx.size)
     for i in range(tx.freed, tx.filled):
         sent += slots[U(2) * (i & (tx.size - U(1))) + U(1)]

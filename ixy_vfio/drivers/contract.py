@@ -22,8 +22,8 @@ from typing import Protocol, cast
 
 from ixy_vfio.core import memory, pci
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.datapath.format import Queue
-from ixy_vfio.hw import ixgbe
+from ixy_vfio.datapath.format import Format, Queue
+from ixy_vfio.hw import devices
 from ixy_vfio.transport.base import Device
 
 
@@ -191,19 +191,22 @@ class Driver(Protocol):
     def open(self, device: Device, config: PortConfig, rings: memory.DmaMemory) -> NetDevice:
         """A port on `device`. Touches no register."""
 
+    def descriptor_format(self) -> Format:
+        """What the descriptors of its queues are like; each `Queue` has it, too. Brings the compiler along."""
 
-# (vendor, device id) -> module that implements Driver; imported only when such a device is opened.
-DRIVERS: dict[tuple[int, int], str] = {
-    (ixgbe.VENDOR_INTEL, device_id): "ixy_vfio.drivers.ixgbe" for device_id in ixgbe.DEVICE_IDS
-}
+
+def driver_for(address: str, vendor: int, device_id: int) -> Driver:
+    """The driver of a device with these PCI ids. UsageError, which names the `address`, when there is none."""
+    name = devices.driver_for(vendor, device_id)
+    if not name:
+        known = " or ".join(devices.DRIVERS)
+        raise UsageError(f"{address}: no driver for {vendor:04x}:{device_id:04x}; this is not an {known} device")
+    return cast(Driver, importlib.import_module(f"ixy_vfio.drivers.{name}"))
 
 
 def driver_of(device: Device) -> Driver:
     """The driver of a device, by its PCI ids. UsageError when there is none."""
-    ids = pci.identify(device)
-    if ids not in DRIVERS:
-        raise UsageError(f"{device.address}: no driver for {ids[0]:04x}:{ids[1]:04x}; this is not an ixgbe device")
-    return cast(Driver, importlib.import_module(DRIVERS[ids]))
+    return driver_for(device.address, *pci.identify(device))
 
 
 def open_port(device: Device, config: PortConfig, ring_memory: Callable[[int], memory.DmaMemory]) -> NetDevice:

@@ -5,32 +5,15 @@ offsets for every row here.
 """
 
 from ixy_vfio.hw import Register, register
+from ixy_vfio.hw.devices import INTEL
 
 BAR0_SIZE = 0x80000
-VENDOR_INTEL = 0x8086
+VENDOR_INTEL = INTEL
 RX_QUEUES = 128
 TX_QUEUES = 128
 # Pages of BAR0 that hold nothing but queue registers: (offset, size).
 RX_QUEUE_PAGES = (0x1000, 0x1000)  # receive queues 0-63
 TX_QUEUE_PAGES = (0x6000, 0x2000)  # transmit queues 0-127
-
-DEVICE_IDS: dict[int, str] = {
-    0x10F7: "82599 KX4",
-    0x10F8: "82599 combo backplane",
-    0x10F9: "82599 CX4",
-    0x10FB: "82599ES SFI/SFP+",
-    0x10FC: "82599 XAUI",
-    0x1507: "82599 SFP+ EM",
-    0x1514: "82599 KX4 mezzanine",
-    0x1517: "82599 KR",
-    0x151C: "82599 10GBASE-T",
-    0x154D: "82599 SFP+ (X520-2)",
-    0x1557: "82599EN SFP+",
-    0x1528: "X540-AT2",
-    0x1560: "X540-AT1",
-    0x1563: "X550-T2",
-    0x15D1: "X550-T1",
-}
 
 _ROWS: list[Register] = []
 

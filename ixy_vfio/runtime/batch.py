@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.datapath.batch import calls, work_for
+from ixy_vfio.datapath.batch import free, work_for
 from ixy_vfio.datapath.pool import DATA, Pool
 
 
@@ -42,7 +42,7 @@ class Batch:
             self._address = int(self._state.ctypes.data)
         self._state[0] = pool.address
         self._room = room
-        self._free = calls().free
+        self._free = free()
 
     @property
     def _count(self) -> int:

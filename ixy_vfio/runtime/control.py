@@ -23,7 +23,6 @@ from ixy_vfio.core import libc, signals, threads
 from ixy_vfio.core.errors import DeviceError, IxyError, LeaseError, LinkDown, SealError, WorkerError
 from ixy_vfio.datapath.pool import STRIDE, Pool
 from ixy_vfio.datapath.queue import QueuePair
-from ixy_vfio.datapath.rings import arm
 from ixy_vfio.drivers import contract
 from ixy_vfio.drivers.contract import Counters, Link, NetDevice, PortConfig
 from ixy_vfio.runtime import child, control_seal, sandbox, shares, worker
@@ -204,7 +203,7 @@ class Control:
         pool = Pool(self.lease.memory(buffers * STRIDE, devices, Purpose.PACKETS))
         a, b = (QueuePair(port.queue(index), pool) for port in self.ports)
         for pair in (a, b):
-            arm(pair.state)
+            pair.arm()
         limit = None if plan.limit is None else shares.part(plan.limit, config.queues, index)
         core = plan.cores[index % len(plan.cores)] if plan.cores else None
         widest = -(-(config.mtu + _FRAME) // config.buffer_size)

@@ -47,7 +47,6 @@ from ixy_vfio.datapath.format import CHAIN_LIMIT
 from ixy_vfio.datapath.loop import call_for, loop_state
 from ixy_vfio.datapath.pool import CLOSED, DATA, STRIDE, Pool
 from ixy_vfio.datapath.queue import PortCounters, QueuePair, counters
-from ixy_vfio.datapath.rings import arm
 from ixy_vfio.drivers import contract
 from ixy_vfio.drivers.contract import Counters, Link, PortConfig
 from ixy_vfio.runtime.batch import Batch, Kernel
@@ -71,7 +70,7 @@ class Port:
         self.device, self.pair = device, pair
         self._record = pair.state  # compiled functions that are bound to the port read it, also when it is closed
         self._address = pair.address
-        self._receive, self._send, _ = calls()
+        self._receive, self._send = calls(pair.queue.format)
 
     def rx(self, count: int = 32) -> Batch:
         """Up to `count` packets that have been received; does not wait."""
@@ -93,11 +92,11 @@ class Port:
 
     def receiver(self, batch: Batch) -> Callable[[], int]:
         """`rx_into` as a function for this batch, to be called again and again: the fastest way to have a batch."""
-        return self._bound(receiver(), batch)
+        return self._bound(receiver(self.pair.queue.format), batch)
 
     def sender(self, batch: Batch) -> Callable[[], int]:
         """`tx` as a function for this batch, to be called again and again."""
-        return self._bound(sender(), batch)
+        return self._bound(sender(self.pair.queue.format), batch)
 
     def _bound(self, entry: Entry, batch: Batch) -> Callable[[], int]:
         pair: NDArray[Any] = np.array([(self.pair.address, batch._address)], PAIR)
@@ -152,7 +151,7 @@ class Port:
         state, kept = loop_state(self.pair, to.pair, batch, both, packets, widest)
         state["rounds"], state["patience"] = rounds, rounds
         function = kernel.function if isinstance(kernel, Kernel) else kernel
-        return call_for(function).bind(int(state.ctypes.data), (state, kept, self, to))
+        return call_for(self.pair.queue.format, function).bind(int(state.ctypes.data), (state, kept, self, to))
 
     @property
     def mtu(self) -> int:
@@ -218,7 +217,7 @@ class Session:
             self._devices.append(port)
             port.initialise()
             pair = QueuePair(port.queue(0), pool)
-            arm(pair.state)
+            pair.arm()
             self.ports.append(Port(port, pair))
         self.lease.seal()
         for port in self._devices:

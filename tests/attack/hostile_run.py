@@ -19,17 +19,15 @@ import json
 import sys
 import threading
 import time
-import types
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ixy_vfio.core.compiled import inlined
-from ixy_vfio.datapath import batch, rings
-from ixy_vfio.datapath import loop as loop_module
+from ixy_vfio.datapath import batch
 from ixy_vfio.datapath.loop import loop_for
-from ixy_vfio.datapath.pool import give
+from ixy_vfio.datapath.pool import DATA
+from ixy_vfio.drivers.ixgbe.format import FORMAT
 from ixy_vfio.sim.hostile import Spec
 from ixy_vfio.sim.hostile_moves import step
 from tests.attack.hostile_world import Loop, World, seal
@@ -43,7 +41,7 @@ HANG = 300.0  # seconds; whoever starts this has a deadline of its own
 def sealed_loop() -> Loop:
     """The driver's loop with the kernel that seals packets, from the cache."""
     source = inspect.getsource(seal).encode()
-    return loop_for(seal, f"hostile_{hashlib.sha256(source).hexdigest()[:16]}")
+    return loop_for(FORMAT, seal, f"hostile_{hashlib.sha256(source).hexdigest()[:16]}")
 
 
 class BatchApi:
@@ -52,7 +50,7 @@ class BatchApi:
     def __init__(self) -> None:
         self.world: World | None = None
         self.refused = 0
-        self._calls, self._work = batch.calls(), batch.work_for(seal)
+        self._calls, self._work = batch.calls(FORMAT), batch.work_for(seal)
 
     def __call__(self, state: Any) -> int:
         assert self.world is not None
@@ -67,33 +65,13 @@ class BatchApi:
         return total
 
 
-def _copy(module: types.ModuleType) -> types.ModuleType:
-    """The module once more, with functions of its own that are not compiled yet."""
-    assert module.__file__ is not None
-    copy = types.ModuleType(f"{module.__name__}_weak")
-    copy.__file__ = module.__file__
-    with open(module.__file__) as file:
-        exec(compile(file.read(), module.__file__, "exec"), copy.__dict__)
-    return copy
+# A format that believes a device which says that it wrote a little more than a buffer has.
+BELIEVES = FORMAT._replace(buffer=np.uint64(DATA + 64))
 
 
-def _nothing(pool: Any, first: Any, length: Any) -> None:
-    """In the place of `give_packet`."""
-
-
-def _give_first(pool: Any, first: Any, length: Any) -> None:
-    """The same for packets of one buffer, whatever their length is said to be."""
-    give(pool, first)
-
-
-def _weak_loop(kernel: Callable[[Any, Any], bool], **names: Any) -> Loop:
-    """The loop with some names of both its modules bound to something else; for this process, not for a cache."""
-    path, loop = _copy(rings), _copy(loop_module)
-    vars(loop).update({name: value for name, value in vars(path).items() if hasattr(value, "py_func")})
-    vars(path).update(names)
-    vars(loop).update(names)
-    made: Loop = loop.loop_for(kernel, "weak", cache=False)
-    return made
+def _weak_loop(kernel: Callable[[Any, Any], bool]) -> Loop:
+    """The loop with this format; for this process, not for a cache."""
+    return loop_for(BELIEVES, kernel, "", cache=False)
 
 
 def drops(packet: Any, length: Any) -> bool:
@@ -109,11 +87,10 @@ def hangs(state: Any) -> int:
 
 
 WEAK: dict[str, Callable[[], Loop]] = {
-    # A little more than a buffer is believed to be received, and sent; or shown to the kernel.
-    "length": lambda: _weak_loop(seal, DATA=2048 + 64),
-    "kernel": lambda: _weak_loop(drops, DATA=2048 + 64, give_packet=inlined(_give_first)),
+    "length": lambda: _weak_loop(seal),  # more than a buffer is sent
+    "kernel": lambda: _weak_loop(drops),  # the kernel is shown more than a buffer
     "index": sealed_loop,  # the driver as it is, but its notes of which buffer is where are wrong: see `run`
-    "leak": lambda: _weak_loop(seal, give_packet=inlined(_nothing)),  # dropped packets do not go back to the pool
+    "leak": sealed_loop,  # the driver as it is, but a buffer is in no place any more: see `run`
     "hangs": lambda: hangs,
 }
 
@@ -135,6 +112,8 @@ def run(text: str) -> dict[str, Any]:
     if weak == "index":
         for pair in world.pairs:
             pair.rx_slots[:] = world.buffers
+    if weak == "leak":
+        world.pool.state["free"] -= 1
     begin = time.monotonic()
     done = _beside(world, moves or 10_000_000) if race else _in_turn(world, moves, wanted)
     world.check()

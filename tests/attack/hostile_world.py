@@ -21,7 +21,7 @@ from ixy_vfio.datapath.format import Queue, Ring
 from ixy_vfio.datapath.loop import loop_state
 from ixy_vfio.datapath.pool import DATA, HEADROOM, STRIDE, Pool
 from ixy_vfio.datapath.queue import QueuePair
-from ixy_vfio.datapath.rings import arm
+from ixy_vfio.drivers.ixgbe.format import FORMAT
 from ixy_vfio.hw import ixgbe as hw
 from ixy_vfio.sim.dataplane import DataPlane
 from ixy_vfio.sim.hostile import Spec, new_state
@@ -251,7 +251,7 @@ class World:
         rings = [Ring(where.address + at, self._iova(number) + at, ring) for at in (0, ring * 16)]
         pages: list[Any] = [_Page(bell) for bell in self.bells[number]]
         with self.fences.in_use():
-            pair = QueuePair(Queue(0, rings[0], rings[1], pages[0], 0, pages[1], 0, DATA), self.pool)
+            pair = QueuePair(Queue(0, rings[0], rings[1], pages[0], 0, pages[1], 0, DATA, FORMAT), self.pool)
         w = self.witnesses[number]
         w["rx_ring"], w["tx_ring"], w["rx_size"], w["tx_size"] = rings[0].address, rings[1].address, ring, ring
         w["slots"] = self._slots[number].ctypes.data
@@ -264,7 +264,7 @@ class World:
         w["rdt"] = ring - 1
         for bell in self.bells[number]:
             bell[0] = SILENT
-        arm(pair.state)
+        pair.arm()
         return pair
 
     @staticmethod

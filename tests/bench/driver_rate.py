@@ -18,7 +18,7 @@ from ixy_vfio.core.unsafe import cycles
 from ixy_vfio.datapath import kernels
 from ixy_vfio.datapath.compile import forwarding_loop
 from ixy_vfio.datapath.loop import loop_state
-from ixy_vfio.datapath.rings import arm
+from ixy_vfio.drivers.ixgbe.format import FORMAT
 from tests.model_nic import World, deliver, transmit
 
 BATCHES = (1, 4, 8, 16, 32, 64, 256)
@@ -62,8 +62,8 @@ def main() -> None:
     arguments = parser.parse_args()
     world = World(2, arguments.ring, 8192)
     for pair in world.pairs:
-        arm(pair.state)
-    measure = measurement(forwarding_loop(kernels.load(arguments.kernel)))
+        pair.arm()
+    measure = measurement(forwarding_loop(FORMAT, kernels.load(arguments.kernel)))
     clock = cycles_per_nanosecond()
     costs: dict[int, list[float]] = {batch: [] for batch in BATCHES}
     for _ in range(7):

@@ -9,7 +9,6 @@ import pytest
 
 import ixy_vfio
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.datapath.rings import arm
 from ixy_vfio.drivers.contract import NetDevice
 from ixy_vfio.runtime.session import Port
 from tests.model_nic import World, deliver, transmit
@@ -18,7 +17,7 @@ from tests.model_nic import World, deliver, transmit
 def opened(**options: Any) -> tuple[World, list[Port]]:
     world = World(**options)
     for pair in world.pairs:
-        arm(pair.state)
+        pair.arm()
     device = cast(NetDevice, SimpleNamespace(config=ixy_vfio.PortConfig()))
     return world, [Port(device, pair) for pair in world.pairs]
 

@@ -18,7 +18,6 @@ from ixy_vfio_setup import commands as command
 from ixy_vfio_setup.bind import check, unbind
 from ixy_vfio_setup.bound import Bound
 
-from ixy_vfio.hw import ixgbe
 from tests.unit.bind_machine import IR, NEIGHBOUR, NIC, Kernel, attribute, neighbour, nic, no_group, region
 
 
@@ -31,10 +30,6 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
 def journal(tmp_path: Path) -> Bound:
     (tmp_path / "bound").mkdir()
     return Bound(tmp_path / "bound")
-
-
-def test_the_helper_knows_the_devices_that_the_drivers_know() -> None:
-    assert set(bind.KNOWN) == set(ixgbe.DEVICE_IDS)
 
 
 REFUSED: dict[str, tuple[Callable[[Kernel], object], str]] = {

@@ -19,11 +19,11 @@ def test_code_that_nobody_has_loaded_for_a_month_is_removed(tmp_path: Path, monk
         (tmp_path / "ixy_vfio" / name).mkdir(parents=True)
         (tmp_path / "ixy_vfio" / name / "file").touch()
         os.utime(tmp_path / "ixy_vfio" / name, (time.time() - days * DAY,) * 2)
-    directory = compiled.cache_directory.__wrapped__(Path(compiled.__file__))
+    directory = compiled.directory_for.__wrapped__(frozenset({Path(compiled.__file__)}))
     assert directory is not None
     assert {path.name for path in directory.parent.iterdir()} == {"1" * 24, "qemu-11.1", "kvm", directory.name}
     os.utime(directory, (0, 0))
-    assert compiled.cache_directory.__wrapped__(Path(compiled.__file__)) == directory
+    assert compiled.directory_for.__wrapped__(frozenset({Path(compiled.__file__)})) == directory
     assert time.time() - directory.stat().st_mtime < DAY
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ixy_vfio.datapath.rings import arm
 from ixy_vfio.drivers import intel as desc
+from ixy_vfio.drivers.ixgbe.format import BITS
 from tests.batches import free_batch, receive_batch
 from tests.model_nic import World, deliver, read_bytes, transmit
 
@@ -21,7 +21,7 @@ def batch_of(count: int) -> NDArray[np.uint32]:
 def armed(**options: Any) -> World:
     world = World(**options)
     for pair in world.pairs:
-        arm(pair.state)
+        pair.arm()
     return world
 
 
@@ -41,7 +41,7 @@ def word(length: int, *, end: bool = True, error: int = 0) -> int:
 
 def test_golden_bytes_of_the_constants() -> None:
     """By hand from 7.1.6.2 and 7.2.3.2.4."""
-    assert (int(desc.RX_DD), int(desc.RX_EOP), int(desc.RX_ERRORS)) == (0x1, 0x2, 0x38000000)
+    assert (int(desc.RX_DD), int(desc.RX_EOP), BITS.errors) == (0x1, 0x2, 0x38000000)
     assert (int(desc.TX_DATA), int(desc.TX_LAST)) == (0x22300000, 0x09000000)
     assert int(desc.TX_DD) == 0x1_0000_0000
 
@@ -248,7 +248,7 @@ def test_what_a_ring_held_before_counts_for_nothing() -> None:
     world = World(ports=1)
     words = np.frombuffer(world.memory.view, np.uint64)  # the receive ring comes first
     words[1:128:2] = PLAIN
-    arm(world.pairs[0].state)
+    world.pairs[0].arm()
     assert counters(world) == expected()
     deliver(world.nics[0], 40, PLAIN, 0)
     receive_batch(world.pairs[0].state, batch_of(64))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ixy_vfio.datapath.rings import arm
 from tests.batches import send_batch
 from tests.model_nic import World, read_bytes, transmit
 
@@ -165,7 +164,7 @@ def test_more_than_the_batch_holds_is_refused() -> None:
 
 def test_a_report_that_never_comes_stops_sending_and_nothing_else() -> None:
     world = World(ports=1)
-    arm(world.pairs[0].state)
+    world.pairs[0].arm()
     assert send_batch(world.pairs[0].state, take(world, [60] * 63), 63) == 63
     for _ in range(3):
         assert send_batch(world.pairs[0].state, take(world, [60]), 1) == 0

@@ -15,7 +15,7 @@ from ixy_vfio.datapath import kernels
 from ixy_vfio.datapath.compile import check, forwarding_loop
 from ixy_vfio.datapath.loop import loop_state
 from ixy_vfio.datapath.queue import PortCounters, counters
-from ixy_vfio.datapath.rings import arm
+from ixy_vfio.drivers.ixgbe.format import FORMAT
 from tests.model_nic import World, deliver, transmit
 
 PLAIN = 60 << 32 | 3
@@ -29,8 +29,8 @@ class Lab:
     ) -> None:
         self.world = World(**world)
         for pair in self.world.pairs:
-            arm(pair.state)
-        self.loop = forwarding_loop(kernels.load(kernel))
+            pair.arm()
+        self.loop = forwarding_loop(FORMAT, kernels.load(kernel))
         self.state, self._scratch = loop_state(self.world.pairs[0], self.world.pairs[1], batch, both, limit, widest)
 
     def run(self, rounds: int = 8, patience: int = 1) -> int:
@@ -137,7 +137,7 @@ def test_a_users_kernel_may_be_named_like_one_that_is_shipped(tmp_path: Path) ->
     path = tmp_path / "mine.py"
     path.write_text("def touch(packet):\n    return True\n")
     with pytest.raises(UsageError, match="it must be a plain function"):
-        forwarding_loop(kernels.load(f"{path}:touch"))
+        forwarding_loop(FORMAT, kernels.load(f"{path}:touch"))
 
 
 def test_a_kernel_of_the_users_own_drops_by_content(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_what_a_kernel_raises_leaves_every_buffer_with_one_owner(tmp_path: Path,
 def test_a_long_packet_stays_where_it_is_until_the_kernel_raises_no_more(tmp_path: Path) -> None:
     path = tmp_path / "past.py"
     path.write_text("def past(packet, length):\n    return packet[length] == 0\n")
-    past = forwarding_loop(kernels.load(f"{path}:past"))
+    past = forwarding_loop(FORMAT, kernels.load(f"{path}:past"))
     lab = Lab("none", widest=5)
     for length, end in ((2048, 0), (2048, 0), (1500, 2)):
         deliver(lab.world.nics[0], 1, length << 32 | 1 | end, 2048)
@@ -363,7 +363,8 @@ def test_an_edited_kernel_is_compiled_anew(tmp_path: Path) -> None:
 def test_the_second_process_loads_the_loop_from_the_cache(tmp_path: Path) -> None:
     program = (
         "from ixy_vfio.datapath import kernels; from ixy_vfio.datapath.compile import forwarding_loop\n"
-        "print(sum(forwarding_loop(kernels.load('none')).stats.cache_hits.values()))"
+        "from ixy_vfio.drivers.ixgbe.format import FORMAT\n"
+        "print(sum(forwarding_loop(FORMAT, kernels.load('none')).stats.cache_hits.values()))"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     hits = [

@@ -12,7 +12,7 @@ from ixy_vfio.datapath.compile import forwarding_loop
 from ixy_vfio.datapath.format import BAD, GOOD, NOT_CHECKED, TAGGED, Meta
 from ixy_vfio.datapath.loop import loop_state
 from ixy_vfio.datapath.queue import counters
-from ixy_vfio.datapath.rings import arm
+from ixy_vfio.drivers.ixgbe.format import FORMAT
 from tests.model_nic import World, deliver
 
 # Writes what it was given into the packet, to be read from there.
@@ -48,14 +48,14 @@ Loop = Callable[[NDArray[Any]], int]
 def tell(tmp_path_factory: pytest.TempPathFactory) -> Loop:
     path = tmp_path_factory.mktemp("kernel") / "tell.py"
     path.write_text(TELL)
-    return forwarding_loop(kernels.load(f"{path}:tell"))
+    return forwarding_loop(FORMAT, kernels.load(f"{path}:tell"))
 
 
 def forwarded(loop: Loop, write_backs: list[tuple[int, int]]) -> tuple[World, list[NDArray[np.uint8]]]:
     """Receive these descriptors, run the kernel; the packets that were sent (their first buffers)."""
     world = World()
     for pair in world.pairs:
-        arm(pair.state)
+        pair.arm()
     ring = np.ndarray((64, 2), np.uint64, world.memory.array, offset=0)
     for k, (first, word) in enumerate(write_backs):
         deliver(world.nics[0], 1, np.uint64(word), 60)

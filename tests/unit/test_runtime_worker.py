@@ -15,7 +15,7 @@ from ixy_vfio.core.errors import WorkerError
 from ixy_vfio.datapath import kernels
 from ixy_vfio.datapath.compile import forwarding_loop
 from ixy_vfio.datapath.queue import PortCounters
-from ixy_vfio.datapath.rings import arm
+from ixy_vfio.drivers.ixgbe.format import FORMAT
 from ixy_vfio.runtime import messages, worker
 from ixy_vfio.runtime.child import Worker
 from ixy_vfio.runtime.messages import Kind, Statistics
@@ -58,8 +58,8 @@ class Process:
 def job() -> Job:
     world = World(buffers=512)
     for pair in world.pairs:
-        arm(pair.state)
-    loop = forwarding_loop(kernels.load("touch"))
+        pair.arm()
+    loop = forwarding_loop(FORMAT, kernels.load("touch"))
     made = Job("touch", loop, world.pool, (world.pairs[0], world.pairs[1]), 32, True, None, 1, None, Idle.YIELD)
     _worlds[id(made)] = world
     return made
@@ -218,10 +218,19 @@ def test_a_kernel_that_fails_is_reported_in_a_line(tmp_path: Path) -> None:
     path.write_text("def far(packet, length):\n    return packet[100] == 0\n")
     world = World(buffers=512)
     for pair in world.pairs:
-        arm(pair.state)
+        pair.arm()
     kernel = kernels.load(f"{path}:far")
     job = Job(
-        "far", forwarding_loop(kernel), world.pool, (world.pairs[0], world.pairs[1]), 32, True, None, 1, None, Idle.POLL
+        "far",
+        forwarding_loop(FORMAT, kernel),
+        world.pool,
+        (world.pairs[0], world.pairs[1]),
+        32,
+        True,
+        None,
+        1,
+        None,
+        Idle.POLL,
     )
     process = Process(job, world)
     try:

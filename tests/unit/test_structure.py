@@ -18,11 +18,11 @@ LOCKS = TOP / "helper" / "ixy_vfio_locks"
 # What each floor may import of the project; an entry stands for itself and what lies below it.
 DRIVERS = {"ixy_vfio.drivers"}
 ALLOWED: dict[str, set[str]] = {
-    "ixy_vfio.hw": {"ixy_vfio.hw"},
+    "ixy_vfio.hw": {"ixy_vfio.hw", "ixy_vfio_helper.nics"},
     "ixy_vfio.core": {"ixy_vfio.core", "ixy_vfio_helper.shown", "ixy_vfio_locks"},
     "ixy_vfio.transport.base": {"ixy_vfio.core"},
     "ixy_vfio.transport": {"ixy_vfio.core", "ixy_vfio.transport", "ixy_vfio_helper.protocol"},
-    "ixy_vfio.datapath": {"ixy_vfio.core", "ixy_vfio.datapath", "ixy_vfio.drivers.intel"},
+    "ixy_vfio.datapath": {"ixy_vfio.core", "ixy_vfio.datapath"},
     "ixy_vfio.drivers": {"ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.base", "ixy_vfio.datapath.format"},
     "ixy_vfio.drivers.contract": {
         "ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.base", "ixy_vfio.datapath.format",

@@ -16,7 +16,7 @@ from ixy_vfio.audit.model import Finding, Findings, Reading, Status, fail, passe
 from ixy_vfio.core import pci
 from ixy_vfio.core.errors import IxyError, LeaseError, RefusedError, UsageError
 from ixy_vfio.core.memory import DmaMemory
-from ixy_vfio.hw import ixgbe as hw
+from ixy_vfio.hw.devices import driver_for
 from ixy_vfio.transport.base import Device
 from ixy_vfio.transport.lease import Lease, Purpose
 
@@ -41,14 +41,13 @@ def supported(vendor: int, device: int) -> bool:
     """Whether there is an engine for this kind of device."""
     from ixy_vfio.audit.attack import edu, igb
 
-    ours = vendor == hw.VENDOR_INTEL and device in hw.DEVICE_IDS
-    return ours or (vendor, device) in (igb.IDS, edu.IDS)
+    return driver_for(vendor, device) == "ixgbe" or (vendor, device) in (igb.IDS, edu.IDS)
 
 
 def make_engine(device: Device, rings: DmaMemory, work: DmaMemory) -> Engine:
     """An engine for this kind of device. UsageError when there is none."""
     ids = pci.identify(device)
-    if ids[0] == hw.VENDOR_INTEL and ids[1] in hw.DEVICE_IDS:
+    if driver_for(*ids) == "ixgbe":
         from ixy_vfio.audit.attack import ixgbe
 
         return ixgbe.engine(device, rings, work)

@@ -11,7 +11,7 @@ from typing import Any
 
 from cffi import FFI
 
-from ixy_vfio.core.compiled import cache_directory
+from ixy_vfio.core.compiled import directory_for
 
 SOURCES = ("mempool.c", "ixgbe.c", "forward.c")  # separate translation units, as in ixy: this is what LTO is about
 HERE = Path(__file__).parent
@@ -57,7 +57,7 @@ def build(compiler: str, flags: tuple[str, ...], march: str = "native") -> Path:
     for source in ("reference.h", *SOURCES):
         digest.update((HERE / source).read_bytes())
     # The directory is named by the CPU, too.
-    kept = cache_directory(Path(__file__))
+    kept = directory_for(frozenset({Path(__file__)}))
     if kept is None:
         raise OSError("there is no directory to keep it in")
     target = kept / f"reference-{digest.hexdigest()[:16]}.so"

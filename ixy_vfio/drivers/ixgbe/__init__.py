@@ -1,6 +1,7 @@
 """The driver for Intel 82599 (X520), X540 and X550. Start with device.py, then init.py beside the datasheet."""
 
 from ixy_vfio.core.memory import DmaMemory
+from ixy_vfio.datapath.format import Format
 from ixy_vfio.drivers.contract import NetDevice, PortConfig
 from ixy_vfio.transport.base import Device
 
@@ -19,3 +20,10 @@ def open(device: Device, config: PortConfig, rings: DmaMemory) -> NetDevice:
     from ixy_vfio.drivers.ixgbe.device import Ixgbe
 
     return Ixgbe(device, config, rings)
+
+
+def descriptor_format() -> Format:
+    """What the descriptors of its queues are like."""
+    from ixy_vfio.drivers.ixgbe.format import FORMAT
+
+    return FORMAT

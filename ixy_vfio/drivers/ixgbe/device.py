@@ -8,6 +8,7 @@ from ixy_vfio.core.errors import DeviceError, UsageError
 from ixy_vfio.datapath.format import CHAIN_LIMIT, Queue, Ring
 from ixy_vfio.drivers.contract import Counters, Link, PortConfig
 from ixy_vfio.drivers.ixgbe import counters, init, irq, link
+from ixy_vfio.drivers.ixgbe.format import FORMAT
 from ixy_vfio.drivers.ixgbe.models import model_of
 from ixy_vfio.drivers.ixgbe.regs.general import STATUS
 from ixy_vfio.hw import ixgbe as hw
@@ -161,6 +162,7 @@ class Ixgbe:
             tx_page=self._page(hw.TX_QUEUE_PAGES),
             tx_tail=hw.TDT.offset(index) - hw.TX_QUEUE_PAGES[0],
             buffer_size=self.config.buffer_size,
+            format=FORMAT,
         )
 
     def _page(self, where: tuple[int, int]) -> memory.Mapping:

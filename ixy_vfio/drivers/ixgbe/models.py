@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ixy_vfio.core.errors import DeviceError
-from ixy_vfio.hw.ixgbe import DEVICE_IDS
+from ixy_vfio.hw.devices import DRIVERS, INTEL
 
 
 class Media(Enum):
@@ -31,8 +31,8 @@ _COPPER = {0x151C, 0x1528, 0x1560, 0x1563, 0x15D1}
 
 def model_of(device_id: int) -> Model:
     """The model behind a PCI device id. DeviceError for one that is not in the table (any more)."""
-    if device_id not in DEVICE_IDS:
+    name = DRIVERS["ixgbe"].get((INTEL, device_id))
+    if name is None:
         raise DeviceError(f"the device id reads {device_id:#06x}, which is no ixgbe device's")
-    name = DEVICE_IDS[device_id]
     media = Media.SFP if device_id in _SFP else Media.COPPER if device_id in _COPPER else Media.BACKPLANE
     return Model(name, media, rx_buffer=512 if name.startswith("82599") else 384)

@@ -21,7 +21,6 @@ from unittest import mock
 import ixy_vfio.transport.vfio  # noqa: F401  (now, while it may be read)
 from ixy_vfio.core.errors import LeaseError
 from ixy_vfio.datapath.queue import counters
-from ixy_vfio.datapath.rings import arm
 from ixy_vfio.runtime import child
 from ixy_vfio.runtime.control import Plan
 from ixy_vfio.runtime.worker import Job
@@ -127,7 +126,7 @@ def main(by_cdev: str, by_group: str, *ports: str) -> None:
     evil.DMA_DEADLINE = 10.0
     child.DEADLINE = 30.0  # a worker that waits for QUIET answers nobody
     world = World(buffers=64)
-    arm(world.pairs[0].state)  # compiled now, while it may be written, as is what counts
+    world.pairs[0].arm()  # compiled now, while it may be written, as is what counts
     counters(world.pairs[0])
     page, other = RootsPage(), Other(lambda: canaries(by_cdev, ports[2]))
     become(ATTACKER)
