@@ -274,7 +274,7 @@ def _full(address: str) -> str:
     digits = set("0123456789abcdef")
     if not dot or [len(f) for f in fields] != [4, 2, 2, 1] or not set("".join(fields)) <= digits:
         raise UsageError(f"{address}: not a PCI address like 0000:03:00.0")
-    return ":".join(fields)
+    return f"{':'.join(fields[:-1])}.{function}"
 
 
 def _cores(text: str | None) -> tuple[int, ...]:

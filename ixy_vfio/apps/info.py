@@ -7,15 +7,13 @@ takes the device from its kernel driver while it lasts, and the device is reset 
 import argparse
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from ixy_vfio.core import pci
 from ixy_vfio.core.mmio import ALL_ONES, Mmio
 from ixy_vfio.core.registers import Register
-from ixy_vfio.drivers.contract import Link, driver_of
-from ixy_vfio.drivers.ixgbe import counters, init, link, regs
-from ixy_vfio.drivers.ixgbe.models import model_of
+from ixy_vfio.drivers.contract import Link, driver_for, driver_of
 from ixy_vfio.transport.base import Device
 from ixy_vfio.transport.lease import Lease
 
@@ -72,26 +70,27 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def inspect(device: Device) -> DeviceInfo:
-    """Read everything. Registers that a read changes are left alone, but for the counters. UsageError: no ixgbe."""
-    driver_of(device)
+    """Read everything. Registers that a read changes are left alone, but for the counters. UsageError: no driver."""
+    driver = driver_of(device)
     vendor, device_id = pci.identify(device)
-    bar = device.bar0
+    registers = tuple(decode(driver.registers(), device.bar0))
+    look = driver.look(device)
     return DeviceInfo(
         address=device.address,
-        model=model_of(device_id).name,
+        model=look.model,
         vendor=vendor,
         device=device_id,
         bus_master=pci.bus_master(device),
-        link=link.read(bar),
-        mac=init.read_mac(bar).hex(":"),
-        registers=tuple(decode(bar)),
-        counters={name: value for name, value in counters.read_all(bar, counters.QUEUE_COUNTERS).items() if value},
+        link=look.link,
+        mac=look.mac.hex(":"),
+        registers=registers,
+        counters={name: value for name, value in look.counters.items() if value},
     )
 
 
-def decode(bar: Mmio) -> Iterator[RegisterInfo]:
-    """Each register that can be read without changing it."""
-    for register in regs.ALL:
+def decode(registers: Sequence[type[Register]], bar: Mmio) -> Iterator[RegisterInfo]:
+    """Each of the registers that can be read without changing it."""
+    for register in registers:
         if not register.access.readable or register.access.read_changes:
             continue
         values = [register.read(bar, index) for index in range(register.row.count)]
@@ -103,11 +102,9 @@ def decode(bar: Mmio) -> Iterator[RegisterInfo]:
             first = last + 1
 
 
-_BY_NAME: dict[str, type[Register]] = {register.row.name: register for register in regs.ALL}
-
-
 def render(info: DeviceInfo) -> Iterator[str]:
     """The lines of the table."""
+    known = {one.row.name: one for one in driver_for(info.address, info.vendor, info.device).registers()}
     yield f"{info.address}  {info.model} ({info.vendor:04x}:{info.device:04x})"
     yield f"  link         {info.link}"
     yield f"  MAC address  {info.mac}"
@@ -123,11 +120,10 @@ def render(info: DeviceInfo) -> Iterator[str]:
             section = register.section
             yield ""
             yield f"Datasheet section {section}"
-        yield from _render_register(register)
+        yield from _render_register(known[register.name], register)
 
 
-def _render_register(register: RegisterInfo) -> Iterator[str]:
-    cls = _BY_NAME[register.name]
+def _render_register(cls: type[Register], register: RegisterInfo) -> Iterator[str]:
     name = cls.label(register.first)
     if register.last > register.first:
         name = f"{register.name}[{register.first}..{register.last}]"

@@ -1,7 +1,7 @@
 """Receive and send a batch at a time: for programs that look at packets between two calls.
 
 A batch is a record, and two arrays of uint32: the index of each packet's first buffer, and its length. The forwarding
-loop needs none of them (`forward`).
+loop (`loop`) needs no batches.
 """
 
 # mypy: disable-error-code="type-arg"
@@ -75,7 +75,7 @@ def poll(format: Format, rx: Any, pool: Any, indices: Any, lengths: Any, wanted:
             length_out[i] = np.uint32(length)
             done += U(1)
         count += done
-        if done < block and format.done(word):  # not plain: the word that was loaded above decides
+        if done < block and format.done(word):  # not plain: the report that was loaded above decides
             index = words32_at(rx.slots, rx.size)[position + done]
             if segment(format, rx, pool, index, word):
                 first, length = completed(format, rx, index, word)
@@ -193,9 +193,9 @@ def _send(format: Format, queue: Any, batch: Any) -> Any:
 
 
 def _work(kernel: Callable[[Any, Any], Any], address: Any) -> Any:
-    """Run the kernel over a batch. What it refuses goes to the end, and is freed when the kernel is through.
+    """Run the kernel over a batch. What it refuses is moved to the end, and freed when all packets were shown.
 
-    So a kernel that raises leaves the batch whole, if in another order.
+    So a kernel that raises leaves the batch whole, perhaps in another order.
     """
     batch = record_at(address, BATCH)
     words, room, count = batch.words, batch.room, batch.count
@@ -282,7 +282,7 @@ def sender(format: Format) -> Entry:
 
 
 def work_for(function: Callable[..., Any]) -> Entry:
-    """A kernel (as in `forward`, without metadata), of the address of a batch.
+    """A kernel (as in `loop`, without metadata), of the address of a batch.
 
     It returns how many packets are left; those that the kernel refused are freed.
     """

@@ -1,39 +1,18 @@
 """The forwarding loop: receive, the application's kernel, send, for thousands of batches per return to Python.
 
-`loop_for(kernel)` compiles the loop with the kernel inside. A kernel is a plain function
+`loop_for(format, kernel, key)` compiles the loop with the kernel inside. A kernel is a plain function
 
     kernel(packet, length) -> bool              True: send it, False: drop it
     kernel(packet, length, meta) -> bool        with what the device says of the packet: `format.Meta`
 
 `packet` is a checked uint8 array of the bytes in the packet's first buffer (all of them up to 2048), writable;
-`length` is that of the whole packet. A kernel of two parameters pays nothing for the metadata, one of three only for
+`length` is that of the whole packet. A kernel of two parameters pays nothing for the metadata. One of three pays for
 the fields that it looks at: the rest is not compiled.
 
 It is one pass: a packet goes from its receive descriptor through the kernel to a transmit descriptor, and nothing is
-written down in between. It takes 109 instructions a packet at batch 1, and 46 at 32 (`scripts/instructions`). What each
-trick was worth when it came, in instructions at batch 1 / 32, or in time where that says more:
-
-* one pass, in place of receive, work and send with arrays between them: -180 / -21
-* runs that end with a block of the transmit ring, so that no index wraps in them, and all that a run needs in local
-  variables (a store to a descriptor could have changed a record, as far as the compiler knows); the buffers of a block
-  freed by vector instructions: -9 / -2
-* one countdown, `run`, in place of what has to be asked before each run (blocks, buffers, room, an open chain): who
-  finds it at 0 looks after the rings, and sets it anew: -32 / +1; a ninth of the time at batch 1
-* how many packets there were, and what waits in a ring, told from counts of descriptors instead of counted as well:
-  -2 / 0; a sixteenth of the time at batch 1 (places in a ring as such counts modulo its size, as well: a tenth slower,
-  and left out)
-* blocks of the transmit ring end where the rings are looked after, the limit counts once for many rounds, what a run
-  does not need for each packet is read again at its end, which leaves registers to the packets: -14 / -1; a twentieth
-  of the time at batch 1
-* a step that is one run, and leaves the rings as they are, has a way of its own, past all that `_rest` does: a tenth of
-  the time at batch 1
-* one index, in words, for ring and slots: a register, and a twenty-fifth of the time at batch 32
-* bytes are counted a block at a time (`datapath`), not in each run: a twelfth of the time at batch 1, a sixteenth with
-  all metadata
-
-Tried and left out: asking for packets 8 ahead (with the model on another core 4 % less time, on one core 4 % more), for
-descriptors of either ring (no gain), blocks of 64 (3 % less at batch 32, but no rings of 64), descriptor and slot
-written before the kernel is asked (no difference).
+written down in between. `_run` takes plain packets, and does only what each of them needs. `run` counts down the
+packets that may still come. At 0, `_turn` refills and reclaims the rings, then sets it again. `_odd` takes what is no
+plain packet. docs/datapath.md has what each step was worth, and what was tried and left out.
 """
 
 # mypy: disable-error-code="type-arg"
@@ -101,11 +80,10 @@ Work = Callable[[Any, Any, Meta], Any]  # a kernel, in compiled code
 def _run(format: Format, kernel: Work, rx: Any, tx: Any, pool: Any, wanted: Any) -> Any:
     """Forward up to `wanted` plain packets: whole, in one buffer, without an error. Not past the end of a block.
 
-    Returns how many were received, how many of those were sent, and the write-back word that ended the run (0: none
-    did). When `run` has come to 0, `_turn` must be next. When the kernel raises, nothing has happened yet but to the
-    bytes of packets.
+    Returns how many were received, how many of those were sent, and the report that ended the run (0: none did). When
+    `run` has come to 0, `_turn` must be next. When the kernel raises, only bytes of packets have changed.
     """
-    most = min(rx.run, wanted) % U(2 * BLOCK)  # it is at most BLOCK; so LLVM knows that the indices are inside
+    most = min(rx.run, wanted) % U(2 * BLOCK)  # it is at most BLOCK; % tells LLVM that the indices are inside
     packets, base, capacity = pool.packets + U(HEADROOM), pool.iova + U(HEADROOM), pool.capacity
     free, spare = pool.free, words32_at(pool.stack, pool.capacity)
     rx_ring = words64_at(rx.ring + U(16) * rx.next, 4 * BLOCK)
@@ -152,9 +130,9 @@ def _next(rx: Any) -> None:
 
 @inlined
 def _odd(format: Format, kernel: Work, rx: Any, tx: Any, pool: Any, word: Any) -> Any:
-    """Take one buffer that is not a plain packet: a piece of a long one, an error. Packets that it completed: 0, 1.
+    """Take one buffer that is not a plain packet: a piece of a long one, an error. Returns 1 when a packet ended.
 
-    When the kernel raises, nothing has happened yet but to the bytes of the packet.
+    When the kernel raises, only bytes of the packet have changed.
     """
     index = U(words32_at(rx.slots, rx.size)[rx.next])
     meta = format.metadata(words64_at(rx.ring, U(2) * rx.size), U(2) * rx.next, word)
@@ -184,14 +162,14 @@ def _odd(format: Format, kernel: Work, rx: Any, tx: Any, pool: Any, word: Any) -
 
 @inlined
 def _stop(rx: Any) -> None:
-    """No packet may come before the rings are looked after."""
+    """No packet may come before `_turn`."""
     rx.pause = taken_of(rx)
     rx.run = U(0)
 
 
 @inlined
 def _limit(format: Format, rx: Any, tx: Any) -> None:
-    """Count the packets that may come in a run: to the end of a block of either ring, of buffers, or of room."""
+    """Set `run`: to the end of a block of either ring, of the buffers given, or of room."""
     taken = taken_of(rx)
     rest = U(BLOCK) - max(rx.next % U(BLOCK), tx.tail % U(BLOCK))
     rx.run = min(rest, min(room_of(format, tx), rx.armed - taken))
@@ -202,7 +180,7 @@ def _limit(format: Format, rx: Any, tx: Any) -> None:
 
 @inlined
 def _wrap(rx: Any, tx: Any) -> None:
-    """Where runs have come to the end of a ring, begin anew; where they have filled a block to send, end it."""
+    """If a run has come to the end of a ring, go to its begin. If it has filled a block to send, end that."""
     rx.next &= rx.size - U(1)
     if tx.filled - tx.full == U(BLOCK):
         last = tx.tail - U(1)
@@ -212,9 +190,9 @@ def _wrap(rx: Any, tx: Any) -> None:
 
 @inlined
 def _turn(format: Format, rx: Any, tx: Any, pool: Any) -> Any:
-    """A run cannot go on: wrap, renew receive buffers, free what was sent, and count anew.
+    """`run` is 0: wrap, give receive buffers, free what was sent, and set `run` again.
 
-    Returns the write-back word of the next descriptor, 0 when it has no buffer.
+    Returns the report of the next descriptor, 0 when it has no buffer.
     """
     _wrap(rx, tx)
     refill(format, rx, pool)
@@ -229,7 +207,7 @@ def _turn(format: Format, rx: Any, tx: Any, pool: Any) -> Any:
 def _rest(
     format: Format, kernel: Work, rx: Any, tx: Any, pool: Any, batch: Any, widest: Any, count: Any, kept: Any, word: Any
 ) -> Any:
-    """What a step does that is not one run: `count` packets were received so far, `kept` sent, `word` came next."""
+    """All that a step does beside one run: `count` packets were received so far, `kept` sent, `word` came next."""
     tail = tx.tail - kept
     for _ in range(MOST_RUNS):
         if rx.run == U(0):
@@ -242,7 +220,7 @@ def _rest(
         if count >= batch or not format.done(word):
             break
         if room_of(format, tx) < widest:
-            reclaim(format, tx, pool)  # a run that is not over has not done it
+            reclaim(format, tx, pool)  # `_turn` has not, while a run is not over
             if room_of(format, tx) < widest:
                 break
         count += _odd(format, kernel, rx, tx, pool, word)
@@ -256,7 +234,8 @@ def _rest(
 def _step(format: Format, kernel: Work, source: Any, target: Any, pool: Any, batch: Any, widest: Any) -> Any:
     """One batch from `source` to `target`.
 
-    No more is received than `target` has room for: what has to be dropped then, the receiving device drops, and counts.
+    No more is received than `target` has room for. What has no room is left to the receiving device, which drops and
+    counts it.
     """
     rx, tx = source.rx, target.tx
     count, kept, word = _run(format, kernel, rx, tx, pool, batch)

@@ -1,7 +1,8 @@
 """The packet pool: buffers are indices into one arena, and each index has exactly one owner.
 
-Owners are the pool's free list, a receive slot, the application, or a transmit slot. An index is moved, never
-copied. A packet longer than one buffer is a chain: its first index, and from each buffer the index of the next.
+The owner is the pool's free list, a receive slot, a chain that is not complete, the application, or a transmit slot
+(`rings` says when). An index is moved, never copied. A packet longer than one buffer is a chain: its first index, and
+from each buffer the index of the next.
 
     arena   | headroom 64 | data 2048 | headroom 64 | data 2048 | ...     buffer i starts at i * STRIDE
 """

@@ -1,29 +1,46 @@
-"""Receive and transmit: the compiled data path of one queue pair (datasheet 7.1.6-7.1.9, 7.2.3).
+"""The rings of one queue pair, compiled: who owns which descriptor and which buffer, and when that changes.
 
-Everything about a queue stands in one record. Compiled functions make arrays from the addresses in it
-(`unsafe.words64_at`), which have no reference count to keep and are checked at every index.
+All about a queue stands in one record, QUEUE. Compiled functions make arrays from the addresses in it
+(`unsafe.words64_at`). These have no reference count to keep, and are checked at every index. In these functions `Any`
+is an unsigned 64-bit integer, a record, or an array: Numba's types are not Python's.
 
-Rings are handled in blocks of 32 descriptors: receive buffers are renewed, and sent buffers freed, a block at a
-time, by plain loops that LLVM vectorises; a ring has whole blocks (64..4096, a power of two), so no block wraps.
+The invariants of a ring, by name:
 
-Descriptors are counted from the start on, and never uncounted: what waits between two places of a ring, and how many
-packets there were, are differences of such counts. So a run of the forwarding loop has few counters to change. Bytes
-are counted a block at a time, by vector instructions, when its descriptors are renewed or its buffers freed; who wants
-to know them adds those of the other blocks (`bytes_of`).
+**Block.** 32 descriptors from a multiple of 32 on. A ring is whole blocks (64 to 4096 descriptors, a power of 2), so no
+block wraps. Receive buffers are given, and sent buffers freed, a block at a time, by plain loops that LLVM vectorises.
 
-Every packet that is sent asks for a report (RS), though one in a block is looked at: a cache line that the device has
-written is had back sooner than one that it has only read. With the model on another core it takes nearly half off the
-time, with both on one core nothing (measured; not on a NIC, where `init` has a line of reports written at a time,
-TXDCTL.WTHRESH; ixy and Linux ask for each, too).
+**Counts.** Descriptors are counted from the start, and a count never goes down. Descriptor number n lies at place
+n modulo the ring's size. What waits between two places, and how many packets there were, are differences of counts.
 
-In these functions `Any` is an unsigned 64-bit integer, a record, or an array: Numba's types are not Python's.
+    receive     taken <= armed <= taken + size              armed is a multiple of 32
+    transmit    freed <= full <= filled <= freed + room     freed and full are multiples of 32
 
-Ordering. A descriptor belongs to the device or to us. What passes it on is one word each: the tail register
-(we store it with release, after the descriptors) and the write-back word (the device stores it last; we load it
-with acquire, once, and use nothing but that value). Descriptors we own are plain memory in between.
+* *armed*: given to the device, with a buffer each.
+* *taken*: seen to be done, and the buffer has left its slot. taken = pause - run (see `run`).
+* *filled*: given to the device, with a buffer to send each. *full*: those of them in blocks that are full.
+* *freed*: reported as sent, and the buffers are back in the pool.
 
-Nothing that the device writes is trusted: what cannot be is a counted drop; no buffer index comes from the device. The
-bytes received are what it says: one that changes a descriptor afterwards falsifies their number, and nothing else.
+**One owner.** Each buffer index is in exactly one place. Nothing else that looks like an index means anything.
+
+    pool            the first `free` of its stack
+    receive slots   from taken to armed: the device may write to the buffer
+    chain           `chain_first` and what it links to: a packet of which buffers are still to come
+    application     a packet in a kernel's or a script's hands
+    transmit slots  from freed to filled: the device may read the buffer
+
+    pool -> receive slot (`refill`) -> chain, application -> transmit slot (`advance`) -> pool (`reclaim`)
+    what is dropped goes to the pool at once (`give_packet`)
+
+**One word.** One word each passes a descriptor on: the doorbell, stored after the descriptors (release), and the
+report, loaded before all else that the device wrote (acquire). A report is loaded once for each descriptor that is
+taken, and nothing but that value counts. Descriptors that we own are plain memory in between.
+
+**No trust.** What the device writes never becomes an index or the end of a loop unchecked. What cannot be is a counted
+drop. The bytes received are what the device says: one that changes a descriptor afterwards falsifies this number, and
+nothing else.
+
+Bytes are counted a block at a time, when its descriptors are given again or its buffers freed. `bytes_of` adds those of
+the blocks in between. Every packet asks for a report, though one in a block is looked at: docs/datapath.md says why.
 """
 
 # mypy: disable-error-code="type-arg"
@@ -44,12 +61,12 @@ RX = np.dtype(
     [
         ("ring", "<u8"),  # address of the descriptors
         ("slots", "<u8"),  # address of uint32[size]: the buffer of each descriptor
-        ("doorbell", "<u8"),  # address of RDT
+        ("doorbell", "<u8"),  # address of its register
         ("size", "<u8"),  # descriptors
-        ("next", "<u8"),  # the next one the device will write back
-        ("run", "<u8"),  # for the forwarding loop alone: packets that may come before it looks after the rings
-        ("pause", "<u8"),  # how many descriptors have been taken when `run` is 0; so far pause - run
-        ("armed", "<u8"),  # how many have been given a buffer, a multiple of BLOCK
+        ("next", "<u8"),  # place of the next one to be taken
+        ("run", "<u8"),  # counts down what the forwarding loop may take before it refills and reclaims the rings
+        ("pause", "<u8"),  # how many will have been taken when `run` is 0
+        ("armed", "<u8"),  # count
         ("partial", "<u8"),  # how many of those taken completed no good packet
         ("chain_first", "<u8"),  # a packet of which not all buffers have been received:
         ("chain_last", "<u8"),
@@ -68,12 +85,12 @@ TX = np.dtype(
         ("ring", "<u8"),
         ("slots", "<u8"),  # address of uint32[size, 2]: the buffer of each descriptor, and how much of it is sent
         ("reports", "<u8"),  # address of uint32[size / BLOCK]: which descriptor reports that a block is done
-        ("doorbell", "<u8"),  # address of TDT
+        ("doorbell", "<u8"),  # address of its register
         ("size", "<u8"),
-        ("tail", "<u8"),  # the next one to fill; within the forwarding loop it can be at the end, and is wrapped later
-        ("filled", "<u8"),  # how many have been filled
-        ("full", "<u8"),  # how many of those are in full blocks
-        ("freed", "<u8"),  # how many of those were done, and their buffers freed; a multiple of BLOCK
+        ("tail", "<u8"),  # place of the next one to fill; the forwarding loop may leave it at the end of the ring
+        ("filled", "<u8"),  # counts
+        ("full", "<u8"),
+        ("freed", "<u8"),
         ("partial", "<u8"),  # how many of those filled were not the first of their packet
         ("bytes", "<u8"),  # of the packets in the blocks that were freed: `bytes_of`
         ("no_room", "<u8"),  # packets dropped: the ring was full
@@ -84,14 +101,14 @@ QUEUE = np.dtype([("pool", "<u8"), ("rx", RX), ("tx", TX)])
 
 @inlined
 def taken_of(rx: Any) -> Any:
-    """How many receive descriptors have been taken."""
+    """The count of receive descriptors taken."""
     return rx.pause - rx.run
 
 
 @inlined
 def refill(format: Format, rx: Any, pool: Any) -> None:
-    """Give the device a block of buffers at a time for the descriptors that it has written back."""
-    end = taken_of(rx) + rx.size  # as far as descriptors have no buffer
+    """Give the device buffers for all descriptors that were taken, as far as whole blocks go."""
+    end = taken_of(rx) + rx.size  # before it, descriptors have no buffer
     if end - rx.armed < U(BLOCK):
         return
     base = pool.iova + U(HEADROOM)
@@ -108,7 +125,7 @@ def refill(format: Format, rx: Any, pool: Any) -> None:
         slots = words32_at(rx.slots + U(4) * start, BLOCK)
         ring = words64_at(rx.ring + U(16) * start, 2 * BLOCK)
         highest = np.uint32(0)
-        if armed >= rx.size:  # a device has written these
+        if armed >= rx.size:  # not in the first round: the device has written these
             rx.bytes += format.block_bytes(ring)
         for i in range(U(BLOCK)):
             highest = max(highest, taken[i])
@@ -141,7 +158,7 @@ def drop_chain(rx: Any, pool: Any) -> None:
 
 @inlined
 def segment(format: Format, rx: Any, pool: Any, index: Any, word: Any) -> Any:
-    """Take one received buffer that is not a plain whole packet. True when it completes one: see `completed`."""
+    """Take the buffer of one report that is not a plain whole packet. True when it completes one: see `completed`."""
     last = format.last(word)
     length = format.length(word)
     if rx.skipping != U(0):
@@ -175,7 +192,7 @@ def segment(format: Format, rx: Any, pool: Any, index: Any, word: Any) -> Any:
 
 @inlined
 def completed(format: Format, rx: Any, index: Any, word: Any) -> Any:
-    """First buffer, and length, of the packet that this buffer completes. Who takes it calls `end_chain`."""
+    """First buffer, and length, of the packet that this buffer completes. Call `end_chain` when it is yours."""
     first = U(index) if rx.chain_count == U(0) else rx.chain_first
     return first, rx.chain_length + format.length(word)
 
@@ -235,14 +252,14 @@ def fill_chain(format: Format, tx: Any, pool: Any, first: Any, length: Any, room
 
 @inlined
 def end_block(tx: Any, last: Any, report: Any) -> None:
-    """The block that descriptor `last` is in is full; when the EOP at `report` is done, all of it is."""
+    """The block that descriptor `last` is in is full. All of it is sent when the descriptor at `report` is."""
     words32_at(tx.reports, tx.size // U(BLOCK))[last // U(BLOCK)] = np.uint32(report)
     tx.full += U(BLOCK)
 
 
 @inlined
 def advance(tx: Any, count: Any, report: Any) -> None:
-    """`count` descriptors were filled. Where they complete a block, the EOP at `report` tells when it was sent."""
+    """`count` descriptors were filled. If they complete a block, the one at `report` tells when it was sent."""
     tail = tx.tail
     end = tail + count
     if end // U(BLOCK) != tail // U(BLOCK):
@@ -257,7 +274,10 @@ def fill_receive_ring(format: Format, queue: Any) -> None:
 
 
 def bytes_of(format: Format, queue: Any) -> Any:
-    """Bytes of the good packets given to the application, and of those given to the device."""
+    """Bytes of the good packets given to the application, and of those given to the device to send.
+
+    `queue` is an array of one QUEUE.
+    """
     rx, tx = queue[0].rx, queue[0].tx
     received, sent = rx.bytes - rx.chain_length, tx.bytes
     words = words64_at(rx.ring, U(2) * rx.size)

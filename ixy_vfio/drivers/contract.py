@@ -1,11 +1,11 @@
-"""What every driver offers, and which driver a device needs.
+"""What every driver offers, and the driver of a device. `datapath.format` is the other half of the contract.
 
 The path of a port, in order:
 
     port = open_port(device, PortConfig(), lambda size: lease.memory(size, [device], Purpose.RINGS))
     port.initialise()             # the device is reset; queues stand, receive is still off
-    queue = port.queue(0)         # all that a data path needs; a worker is given this and nothing else
-    ...                           # fill the receive ring, store its tail
+    queue = port.queue(0)         # all that a data path needs, the format of its descriptors included
+    QueuePair(queue, pool).arm()  # the receive ring is full of buffers
     port.enable_receive()
     port.wait_link(10.0)
     ...
@@ -22,6 +22,7 @@ from typing import Protocol, cast
 
 from ixy_vfio.core import memory, pci
 from ixy_vfio.core.errors import UsageError
+from ixy_vfio.core.registers import Register
 from ixy_vfio.datapath.format import Format, Queue
 from ixy_vfio.hw import devices
 from ixy_vfio.transport.base import Device
@@ -96,6 +97,16 @@ class Counters:
     registers: Mapping[str, int]
     drops: Drops = Drops()
     rx_waiting: int = 0  # good packets in the device's packet buffer: after `stop` they are lost
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a device says of itself. `counters` were cleared by the look, and have the datasheet's names."""
+
+    model: str
+    link: Link
+    mac: bytes
+    counters: Mapping[str, int]
 
 
 class NetDevice(Protocol):
@@ -190,6 +201,12 @@ class Driver(Protocol):
 
     def open(self, device: Device, config: PortConfig, rings: memory.DmaMemory) -> NetDevice:
         """A port on `device`. Touches no register."""
+
+    def look(self, device: Device) -> Look:
+        """What `device` says of itself, in whatever state it is. It reads registers and writes none."""
+
+    def registers(self) -> Sequence[type[Register]]:
+        """Every register that the driver knows, in the order of the datasheet."""
 
     def descriptor_format(self) -> Format:
         """What the descriptors of its queues are like; each `Queue` has it, too. Brings the compiler along."""
