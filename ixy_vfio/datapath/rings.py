@@ -124,14 +124,15 @@ def refill(format: Format, rx: Any, pool: Any) -> None:
         taken = words32_at(pool.stack + U(4) * free, BLOCK)
         slots = words32_at(rx.slots + U(4) * start, BLOCK)
         ring = words64_at(rx.ring + U(16) * start, 2 * BLOCK)
-        highest = np.uint32(0)
+        outside: Any = False
         if armed >= rx.size:  # not in the first round: the device has written these
             rx.bytes += format.block_bytes(ring)
         for i in range(U(BLOCK)):
-            highest = max(highest, taken[i])
-            slots[i] = taken[i]
-            format.give(ring, U(2) * i, base + U(taken[i]) * U(STRIDE))
-        if U(highest) >= capacity:
+            index = U(taken[i])
+            outside |= index >= capacity
+            slots[i] = np.uint32(index)
+            format.give(ring, U(2) * i, base + index * U(STRIDE))
+        if outside:
             raise IndexError("buffer index outside the pool")
         armed += U(BLOCK)
     if armed != rx.armed:
