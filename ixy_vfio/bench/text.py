@@ -77,7 +77,7 @@ layout written in C would be as fast, or somewhat faster. What makes the differe
 * One pass: each packet goes from its receive descriptor through the kernel to its transmit descriptor, with the state
   of both queues in registers, and no array of packets is written and read in between. C's way has that array.
 
-`ixy_vfio/datapath/loop.py` says what each is worth.
+`docs/datapath.md` says what each is worth.
 
 So read the ratios as "this layout, in Python, beside that layout, in C". That Python does not stand in the way of it
 is the point.
