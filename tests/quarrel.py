@@ -132,7 +132,8 @@ class Quarrel:
     @contextlib.contextmanager
     def forwarding(self) -> Iterator[Process]:
         """The other user's forwarder, past its start."""
-        words = ["--json", "--announce", "--link-deadline", "240"]
+        # The longest ring: 4 s of frames, for an emulated processor stands still now and then.
+        words = ["--json", "--announce", "--link-deadline", "240", "--ring", "4096"]
         argv = [sys.executable, "-m", "ixy_vfio.cli", "forward", *self.ports[:2], *words]
         process = self.guest.start(argv, user=OTHER)
         try:

@@ -6,6 +6,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from ixy_vfio.core import compiler  # noqa: F401  # before Numba: it says why that cannot be had
+
+# isort: split
 from numba import types
 from numba.core.ccallback import CFunc
 from numba.core.sigutils import normalize_signature

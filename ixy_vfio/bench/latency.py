@@ -15,6 +15,9 @@ in comparison: with the reference, and with `gaps`, a loop that does nothing but
 import gc
 from typing import Any
 
+from ixy_vfio.core import compiler  # noqa: F401  # before Numba: it says why that cannot be had
+
+# isort: split
 import numpy as np
 from numba.core.runtime import _nrt_python as nrt
 from numba.core.runtime import rtsys

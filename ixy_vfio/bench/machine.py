@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ixy_vfio.core import compiler  # noqa: F401  # before Numba: it says why that cannot be had
+
+# isort: split
 import llvmlite
 import numba
 import numpy as np

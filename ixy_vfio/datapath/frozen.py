@@ -15,6 +15,9 @@ from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from ixy_vfio.core import compiler  # noqa: F401  # before Numba: it says why that cannot be had
+
+# isort: split
 import numpy as np
 from numba import types
 from numba.core.dispatcher import Dispatcher

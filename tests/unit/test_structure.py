@@ -179,3 +179,19 @@ def test_scripts_venv_asks_for_nothing_that_a_plain_install_does_not_bring() -> 
         for one in tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["dependencies"]
     }
     assert names == (brought & names) | {"ixy_vfio", "ixy_vfio_helper", "ixy_vfio_locks", "ixy_vfio_setup"}
+
+
+@pytest.mark.parametrize(("name", "path"), modules(), ids=[name for name, _ in modules()])
+def test_who_imports_numba_looks_first_whether_it_can_be_had(name: str, path: Path) -> None:
+    """Else it is a traceback, or a signal, where the surroundings refuse it memory that can be executed."""
+    found = [
+        [alias.name for alias in node.names]
+        if isinstance(node, ast.Import)
+        else [f"{node.module}.{node.names[0].name}"]
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    tops = [one for some in found for one in some]
+    compiled = [one.split(".")[0] in ("numba", "llvmlite") for one in tops]
+    if any(compiled) and name != "ixy_vfio.core.compiler":
+        assert "ixy_vfio.core.compiler" in tops[: compiled.index(True)]

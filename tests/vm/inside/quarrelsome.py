@@ -33,6 +33,7 @@ VFIO_DEVICE_SET_IRQS = 0x3B6E  # linux/vfio.h, as the three below
 EVENTFD_TRIGGER, NONE_TRIGGER = 1 << 2 | 1 << 5, 1 << 0 | 1 << 5
 ERROR_INDEX, REQUEST_INDEX = 3, 4
 PIECE = 16 << 20
+PATIENCE = 60.0  # seconds for a lease to end, on an emulated processor
 SILENT, NEVER_READ = 64, 400
 
 
@@ -156,11 +157,18 @@ class Quarrel:
         self._hoard: list[int] = []
 
     def _lease(self) -> tuple[Client, int]:
-        """A lease of this user's own device, and the device's descriptor."""
-        client = Client(self.helper)
-        attached = client.ask(Attach(self.own))
-        assert isinstance(attached, Attached), attached
-        return client, client.fds[-1]
+        """A lease of this user's own device, as soon as its lease before is over, and the device's descriptor."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            client = Client(self.helper)
+            attached = client.ask(Attach(self.own))
+            if isinstance(attached, Attached):
+                return client, client.fds[-1]
+            client.close()
+            assert isinstance(attached, protocol.Refused), attached
+            assert f"leased by uid {os.getuid()} " in attached.reason, attached
+            assert time.monotonic() < end, attached
+            time.sleep(0.1)
 
     def hoard(self) -> int:
         """As much memory as there is to have; its descriptors are kept beyond the lease. MiB of this lease."""
