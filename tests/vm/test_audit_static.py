@@ -235,6 +235,7 @@ def test_a_forwarder_by_group_is_sound(guest: Guest) -> None:
     assert audits_of_forwarders(guest, "group", "nothing") == {"nothing": OF_A_FORWARDER | of_debian}
 
 
+@pytest.mark.long
 @in_guest(lab("iommufd"))
 def test_a_forwarder_that_lacks_a_layer(guest: Guest) -> None:
     """The real one with the real helper is sound, and each layer that is left out flips its own check."""

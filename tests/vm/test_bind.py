@@ -24,7 +24,11 @@ NICS = {  # NIC -> (guest, device, another one on its wire, series: a probe of t
 
 
 @pytest.mark.parametrize(
-    ("guest", "device", "peer", "kinds"), list(NICS.values()), indirect=["guest"], ids=list(NICS), scope="session"
+    ("guest", "device", "peer", "kinds"),
+    [pytest.param(*row, marks=[] if name == "virtio" else pytest.mark.long) for name, row in NICS.items()],
+    indirect=["guest"],
+    ids=list(NICS),
+    scope="session",
 )
 def test_a_bind_that_fails_or_dies_at_any_step(guest: Guest, device: str, peer: str, kinds: list[str]) -> None:
     """An error at each step of bind, kill -9 after each of bind and unbind: driver, name, MTU and state come back."""

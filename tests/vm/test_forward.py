@@ -55,7 +55,11 @@ def page_sizes(guest: Guest, pid: int) -> list[int]:
 
 @pytest.mark.parametrize(
     ("guest", "way", "hugepages"),
-    [(lab("stock"), "group", 16), (lab("iommufd"), "group", 0), (lab("iommufd"), "cdev", 16)],
+    [
+        (lab("stock"), "group", 16),
+        pytest.param(lab("iommufd"), "group", 0, marks=pytest.mark.long),
+        (lab("iommufd"), "cdev", 16),
+    ],
     indirect=["guest"],
     ids=["stock-group", "iommufd-group-4k", "iommufd-cdev"],
     scope="session",

@@ -179,8 +179,9 @@ def test_bind_and_unbind_give_the_interface_back_as_it_was(guest: Guest) -> None
 
 
 @pytest.mark.parametrize(
-    ("guest", "way"), [(PORTS, "group"), (PORTS, "cdev")], indirect=["guest"], ids=["group", "cdev"], scope="session"
-)
+    ("guest", "way"), [pytest.param(PORTS, "group", marks=pytest.mark.long), (PORTS, "cdev")],
+    indirect=["guest"], ids=["group", "cdev"], scope="session",
+)  # fmt: skip
 def test_a_simulated_82599_is_bound_leased_and_given_back(guest: Guest, way: str) -> None:
     address = guest.address("port0")
     wait_until(lambda: bool(interface(guest, address)))

@@ -56,7 +56,7 @@ CDEV = tuple(f"cdev:{victim}" for victim in SAID)
     ("guest", "victims"),
     [
         (lab("stock"), ("group:lease", "group:unguarded")),
-        (lab("iommufd"), (*CDEV, "group:worker", "group:control")),
+        pytest.param(lab("iommufd"), (*CDEV, "group:worker", "group:control"), marks=pytest.mark.long),
     ],
     indirect=["guest"],
     ids=["stock", "iommufd"],

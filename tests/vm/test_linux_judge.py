@@ -106,6 +106,7 @@ def test_offloads_are_on_by_default(guest: Guest) -> None:
     assert {key: features.get(key) for key in wanted} == dict.fromkeys(wanted, "on")
 
 
+@pytest.mark.long
 @in_guest(JUDGED)
 def test_the_driver_comes_and_goes_twenty_times(guest: Guest) -> None:
     """Each time with its rings up; a carrier, which takes the longest, is waited for four times. Then traffic."""
