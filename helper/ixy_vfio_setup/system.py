@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-COMMAND_DEADLINE = 60.0
+COMMAND_DEADLINE = 120.0  # seconds; unbind alone may wait 30 for its lock, and 15 for a driver and for udev
 START_DEADLINE = 30.0  # one that ends sooner is seen at once
 END_DEADLINE = 30.0  # a helper ends its leases first
 
