@@ -186,7 +186,7 @@ def _plan(arguments: argparse.Namespace, table: "Table | None", notes: list[str]
         addresses=(arguments.a, arguments.b),
         loop=forwarding_loop(_format(drivers), kernel, notes),
         kernel=kernel.name,
-        slow=faults.of_time(kernel.function),
+        slow="" if arguments.kernel in kernels.SHIPPED else faults.of_time(kernel.function),
         config=PortConfig(
             queues=arguments.queues,
             rx_ring=arguments.ring,

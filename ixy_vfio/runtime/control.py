@@ -46,7 +46,7 @@ class Plan:
     addresses: tuple[str, str]
     loop: Callable[[NDArray[Any]], int]  # of datapath.loop.loop_for
     kernel: str
-    slow: str = ""  # where the kernel spends its time, should it take too much
+    slow: str = ""  # where the kernel spends its time, should it take too much; "" of one that cannot
     config: PortConfig = field(default_factory=PortConfig)
     helper: str | None = None
     batch: int = 32
@@ -319,11 +319,11 @@ class Control:
     def _slow_kernel(self) -> str:
         """What may keep a worker from answering."""
         plan, most = self.plan, child.DEADLINE / (2 * self.plan.batch)
+        if not plan.slow:
+            return "; are the processors busy with something else?"
         return (
-            f"; does kernel {plan.kernel} take more than {most * 1000:.0f} ms a packet"
-            + f" ({plan.slow})" * bool(plan.slow)
-            + "? Let it do less for each"
-            + ", or try --batch 1" * (plan.batch > 1)
+            f"; does kernel {plan.kernel} take more than {most * 1000:.0f} ms a packet ({plan.slow})? "
+            "Let it do less for each" + ", or try --batch 1" * (plan.batch > 1)
         )
 
     def take_snapshot(self) -> Snapshot:

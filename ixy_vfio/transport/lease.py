@@ -14,6 +14,7 @@ import contextlib
 import os
 import select
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -77,10 +78,21 @@ class Lease:
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.settimeout(DEADLINE)
+        end = time.monotonic() + DEADLINE
         try:
-            connection.connect(self.path)
+            while True:
+                try:
+                    connection.connect(self.path)
+                    break
+                except BlockingIOError:  # its queue is full: a blocking connect would wait, one with a timeout does not
+                    if time.monotonic() > end:
+                        raise
+                    time.sleep(0.02)
         except OSError as error:
             connection.close()
+            if isinstance(error, BlockingIOError):
+                text = f"the helper took no connection in {DEADLINE:g} s, as too many others wait for it; try again"
+                raise LeaseError(f"{self.path}: {text}") from None
             if isinstance(error, PermissionError):
                 raise UsageError(f"{self.path}: you may not connect to the helper; ask the administrator") from None
             if error.errno is None or "too long" in str(error):

@@ -92,6 +92,30 @@ def test_another_kind_of_socket(tmp_path: Path) -> None:
         Lease("/" + "x" * 200)
 
 
+def test_a_helper_whose_queue_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever fills it makes the others wait for their turn, and turns nobody away at once."""
+    path = str(tmp_path / "helper.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, contextlib.ExitStack() as stack:
+        listener.bind(path)
+        listener.listen(0)
+        other = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        other.connect(path)
+        monkeypatch.setattr(module, "DEADLINE", 0.1)
+        with pytest.raises(LeaseError, match=r"helper\.sock: the helper took no connection in 0\.1 s, as too many"):
+            Lease(path)
+        monkeypatch.setattr(module, "DEADLINE", 30.0)
+
+        def take() -> None:
+            for _ in range(2):
+                listener.accept()[0].close()
+
+        taken = threading.Timer(0.2, take)
+        taken.start()
+        with pytest.raises(UsageError, match="the helper closed the connection"):  # it was taken, after a while
+            Lease(path)
+        taken.join()
+
+
 def other_version() -> bytes:
     return protocol.encode(Ended("x"), 0)[:4] + struct.pack("<H", 2) + protocol.encode(Ended("x"), 0)[6:]
 
