@@ -1,19 +1,15 @@
 """What setup looks at before it changes anything, and the real means by which it does."""
 
-import json
 import os
 import shutil
-import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from ixy_vfio_helper import policy
 from ixy_vfio_helper.monitor import Refusal
-from ixy_vfio_setup import grants, look, machine, trust
+from ixy_vfio_setup import look, machine
 from ixy_vfio_setup.journal import Journal
 from ixy_vfio_setup.system import SetupError, System
 
@@ -22,157 +18,6 @@ from tests.unit.setup_machine import NIC, Machine
 TOP = Path(__file__).parents[2]
 ME = frozenset({os.geteuid()})
 NOBODY = 65534
-
-
-def tree(tmp_path: Path) -> Path:
-    folder = tmp_path / "code"
-    folder.mkdir(mode=0o755)
-    (folder / "a.py").write_text("")
-    (folder / "a.py").chmod(0o644)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        (lambda folder: None, ""),
-        (lambda folder: (folder / "a.py").chmod(0o666), "everybody may write {}/a.py"),
-        (lambda folder: folder.chmod(0o777), "everybody may write {}"),
-        (lambda folder: folder.chmod(0o1777), "everybody may write {}"),
-        (lambda folder: folder.parent.chmod(0o777), "everybody may write {parent}"),
-        (lambda folder: folder.parent.chmod(0o1777), ""),  # as /tmp: nobody can put another folder in its place
-        (lambda folder: (folder / "b").symlink_to("/etc"), "{}/b is a symbolic link"),
-    ],
-)
-def test_who_can_change_the_code(tmp_path: Path, change: Callable[[Path], None], text: str) -> None:
-    folder = tree(tmp_path)
-    change(folder)
-    assert trust.strangers([folder], ME, tmp_path) == text.format(folder, parent=tmp_path)
-    tmp_path.chmod(0o700)
-
-
-def test_code_of_another_owner(tmp_path: Path) -> None:
-    folder = tree(tmp_path)
-    owner = trust.uid_name(os.geteuid())
-    assert trust.strangers([folder], frozenset({4242}), tmp_path) == f"{folder} belongs to {owner}"
-    assert trust.strangers([folder / "missing"], ME, tmp_path) == ""
-
-
-def test_a_group_that_others_are_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tree(tmp_path)
-    folder.chmod(0o775)
-    monkeypatch.setattr(trust, "members", lambda gid: set(ME))  # each user's own group, as many systems make it
-    assert trust.strangers([folder], ME, tmp_path) == ""
-    monkeypatch.setattr(trust, "members", lambda gid: {*ME, 4242})
-    assert trust.strangers([folder], ME, tmp_path) == f"group {folder.stat().st_gid} may write {folder}"
-
-
-def test_members_of_a_group() -> None:
-    assert 0 in trust.members(0)
-    assert trust.members(987654) == set()
-
-
-def test_setup_refuses_code_that_others_can_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    system = Machine(tmp_path)
-    (system.tree / "helper/ixy_vfio_helper/__main__.py").chmod(0o666)
-    assert system.setup(NIC, "--user", "1000") == 2
-    said = capsys.readouterr().err
-    assert said.startswith(
-        f"setup: everybody may write {system.tree}/helper/ixy_vfio_helper/__main__.py; root runs and"
-    )
-    assert system.changes == 0
-
-
-def _acl(path: Path) -> None:
-    """uid 4242 may write; the mode's group bits are the mask (linux/posix_acl_xattr.h)."""
-    entries = [(1, 7, -1), (2, 7, 4242), (4, 5, -1), (0x10, 7, -1), (0x20, 5, -1)]
-    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
-    try:
-        os.setxattr(path, "system.posix_acl_access", value)
-    except OSError as error:
-        pytest.skip(f"no access control lists here: {error}")
-
-
-def test_an_access_control_list_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tree(tmp_path)
-    monkeypatch.setattr(trust, "members", lambda gid: set(ME))  # nobody else by the mode alone
-    _acl(folder)
-    assert trust.strangers([folder], ME, tmp_path) == f"an access control list lets others write {folder}"
-
-
-@pytest.mark.parametrize("kind", ["absolute", "relative", "through another link"])
-def test_where_a_link_on_the_way_leads(tmp_path: Path, kind: str) -> None:
-    """/usr/local/lib may well be a link of root's; but to where only root writes."""
-    home, lib = tmp_path / "home", tmp_path / "local/lib"
-    (home / "lib/deep").mkdir(parents=True)
-    lib.parent.mkdir()
-    match kind:
-        case "absolute":
-            lib.symlink_to(home / "lib")
-        case "relative":
-            lib.symlink_to("../home/lib")
-        case _:
-            (home / "hop").symlink_to("lib")
-            lib.symlink_to("../home/hop")
-    for path in (tmp_path, home, home / "lib", home / "lib/deep", lib.parent):
-        path.chmod(0o755)
-    assert trust.strangers_to([lib / "deep"], ME | {0}, tmp_path) == ""
-    home.chmod(0o777)
-    assert trust.strangers_to([lib / "deep"], ME | {0}, tmp_path) == f"everybody may write {home}"
-    home.chmod(0o755)
-    (home / "lib").chmod(0o777)
-    assert trust.strangers_to([lib / "deep"], ME | {0}, tmp_path) == f"everybody may write {home / 'lib'}"
-
-
-def test_links_in_a_circle_end(tmp_path: Path) -> None:
-    (tmp_path / "a").symlink_to("b")
-    (tmp_path / "b").symlink_to("a")
-    assert trust.strangers_to([tmp_path / "a/c"], ME, tmp_path) == ""
-
-
-PLACES = ["usr/local", "usr/local/lib", "usr/local/sbin", "usr/local/lib/ixy_vfio",
-          "usr/local/lib/ixy_vfio/ixy_vfio_helper", "etc/ixy_vfio", "var/lib/ixy_vfio", "run/ixy_vfio",
-          "etc/systemd/system", "etc/systemd/system/ixy-vfio-helper.service.d"]  # fmt: skip
-
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("undo", [False, True])
-def test_setup_refuses_places_of_others(
-    tmp_path: Path, place: str, undo: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What it installs into, and whose records it undoes: whoever can write them is root otherwise."""
-    system = Machine(tmp_path)
-    system.at(place).mkdir(parents=True, exist_ok=True)
-    system.at(place).chmod(0o777)
-    (system.at("var/lib/ixy_vfio")).mkdir(exist_ok=True)
-    record = {"kind": "file", "device": "", "path": "/etc/victim", "before": "mine", "mode": 0o644}
-    (system.at("var/lib/ixy_vfio/setup.json")).write_text(json.dumps([record]))
-    assert system.setup(*(["--undo"] if undo else [NIC, "--user", "1000"])) == 2
-    assert capsys.readouterr().err == (
-        f"setup: everybody may write {system.at(place)}; root's programs and records lie there: look who made it, then "
-        "chown root, chmod go-w\n"
-    )
-    assert (system.changes, system.at("etc/victim").exists()) == (0, False)
-
-
-@pytest.mark.parametrize("place", ["usr/local/lib/ixy_vfio", "etc/ixy_vfio", "var/lib/ixy_vfio"])
-def test_setup_does_not_install_through_a_link(tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]) -> None:
-    system = Machine(tmp_path)
-    (tmp_path / "home").mkdir()
-    system.at(place).symlink_to(tmp_path / "home")
-    assert system.setup(NIC, "--user", "1000") == 2
-    assert capsys.readouterr().err.startswith(f"setup: {system.at(place)} is a symbolic link; root's programs")
-    assert list((tmp_path / "home").iterdir()) == []
-
-
-def test_a_file_of_somebody_else_among_the_installed_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    system = Machine(tmp_path)
-    assert system.setup(NIC, "--user", "1000") == 0
-    system.at("usr/local/lib/ixy_vfio/ixy_vfio_helper/bind.py").write_text("")
-    system.at("usr/local/lib/ixy_vfio/ixy_vfio_helper/bind.py").chmod(0o666)
-    capsys.readouterr()
-    assert system.setup("--undo") == 2
-    assert "setup: everybody may write" in capsys.readouterr().err
 
 
 def lacking(tmp_path: Path, change: Callable[[Machine], object]) -> list[str]:
@@ -243,9 +88,6 @@ def test_a_kernel_without_vfio_pci(tmp_path: Path, capsys: pytest.CaptureFixture
     assert lines[1].endswith("vfio-pci; install all modules of its package (CONFIG_VFIO_PCI)")
 
 
-WHAT = "8086:10fb 8086:7a11 00-1b-21-ff-ff-5a-3c-10"
-
-
 FALSE = "install vfio-pci /bin/false\n"
 BANS: list[tuple[dict[str, str], str, list[str]]] = [
     ({}, "ro", []),
@@ -277,54 +119,6 @@ def test_a_module_that_is_forbidden(
     for name in machine.MODULES:  # what is loaded is not asked for
         system.at(f"sys/module/{name}").mkdir(parents=True)
     assert machine.missing(system) == []
-
-
-def test_grants_are_added_and_removed() -> None:
-    one = grants.add({}, 1000, "alice", NIC, WHAT, None)
-    assert one == {"1000": {"name": "alice", "devices": [f"{NIC} {WHAT}"], "memory_mib": 256}}
-    two = grants.add(one, 1001, "1001", NIC, WHAT, 64)
-    assert grants.add(two, 1001, "1001", "0000:01:00.0", WHAT, None)["1001"] == {
-        "devices": [f"0000:01:00.0 {WHAT}", f"{NIC} {WHAT}"], "memory_mib": 64
-    }  # fmt: skip
-    assert grants.add(one, 1000, "alice", NIC, WHAT[:-2] + "11", None)["1000"]["devices"] == [f"{NIC} {WHAT[:-2]}11"]
-    assert grants.remove(two, "1001", NIC) == one
-    assert grants.remove(one, "1002", NIC) == one
-    assert grants.remove(one, "1000", NIC) == {}
-
-
-def test_a_file_that_names_its_users_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As setup wrote it once. An account that is gone is nobody's."""
-    uids = {"alice": 1000}
-    monkeypatch.setattr("pwd.getpwnam", lambda name: SimpleNamespace(pw_uid=uids[name]))
-    tables = {"alice": {"devices": [NIC], "memory_mib": 64}, "gone": {"devices": [NIC], "memory_mib": 64}}
-    assert grants.add(tables, 1000, "alice", NIC, WHAT, None) == tables | {
-        "alice": {"devices": [f"{NIC} {WHAT}"], "memory_mib": 64}
-    }
-    assert list(grants.add(tables, 1002, "carol", NIC, WHAT, None)) == ["alice", "gone", "1002"]
-
-
-def test_the_helper_reads_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = {"name": "alice", "devices": [f"{NIC} {WHAT}"], "memory_mib": 64}
-    text = grants.render({"1000": table, "0": {"devices": [], "leases": 2}})
-    found, problems = policy.parse(text, "x")
-    assert (found[1000].devices, found[1000].memory, found[0].leases) == (frozenset({NIC}), 64 << 20, 2)
-    assert (found[1000].recorded, problems) == ({NIC: WHAT}, [])
-    assert grants.parse(text) == {"1000": table, "0": {"devices": [], "leases": 2}}
-    assert grants.parse(text + "\n") is None
-    for uid, expected in ((0, False), (1000, True)):  # who runs it: the serial number is root's to read
-        monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
-        assert grants.granted(text, 1000, NIC, WHAT, None)
-        assert grants.granted(text, 1000, NIC, WHAT[:19], None) is expected
-        assert not grants.granted(text, 1000, NIC, WHAT.replace("10fb", "10fc"), None)
-        assert not grants.granted(text, 1000, NIC, WHAT, 65)
-        assert not grants.granted(text, 1001, NIC, WHAT, None)
-        assert not grants.granted(None, 1000, NIC, WHAT, None)
-
-
-def test_an_address_alone_is_made_more_exact_unless_people_wrote_it() -> None:
-    text = grants.render({"1000": {"devices": [NIC], "memory_mib": 64}})
-    assert not grants.granted(text, 1000, NIC, WHAT, None)
-    assert grants.granted(text + "# mine\n", 1000, NIC, WHAT, None)
 
 
 def fake_check(tmp_path: Path, program: str) -> Path:
