@@ -19,7 +19,7 @@ from pathlib import Path
 from ixy_vfio_helper import locks, policy, server
 from ixy_vfio_helper.arguments import parse
 from ixy_vfio_helper.claims import Claims
-from ixy_vfio_helper.ending import complain, guarded
+from ixy_vfio_helper.ending import answered, guarded
 from ixy_vfio_helper.kernel import ROOT, KernelBackend
 from ixy_vfio_helper.logs import log_shown
 from ixy_vfio_helper.monitor import Refusal
@@ -72,14 +72,7 @@ def run(argv: Sequence[str]) -> int:
     if arguments.command != "serve":
         command = python(BINDER, *argv)
         os.execv(command[0], command)
-    try:
-        return _serve(arguments)
-    except (Refusal, policy.PolicyError) as refusal:
-        complain("ixy-vfio-helper", refusal)
-        return 2
-    except OSError as error:
-        complain("ixy-vfio-helper", f"{error}" + "; run it as root" * (os.geteuid() != 0))
-        return 1
+    return answered("ixy-vfio-helper", lambda: _serve(arguments), Refusal, policy.PolicyError)
 
 
 def main() -> int:

@@ -47,6 +47,18 @@ def _silence() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+def answered(name: str, act: Callable[[], int], *refusals: type[Exception]) -> int:
+    """The exit status of `act()`: 2 where it raises one of `refusals`, 1 for an OSError; either is told."""
+    try:
+        return act()
+    except refusals as refusal:
+        complain(name, refusal)
+        return 2
+    except OSError as error:
+        complain(name, f"{error}" + "; run it as root" * (os.geteuid() != 0))
+        return 1
+
+
 def guarded(name: str, run: Callable[[], int]) -> int:
     """The exit status of `run()`; of a signal 128 + its number. An error that nobody has caught is told in a line."""
     for fd in range(3):  # a closed one would be the next file that is opened

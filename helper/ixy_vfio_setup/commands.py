@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from ixy_vfio_helper import locks
 from ixy_vfio_helper.arguments import parse
 from ixy_vfio_helper.claims import Claims
-from ixy_vfio_helper.ending import complain, guarded, say
+from ixy_vfio_helper.ending import answered, guarded, say
 from ixy_vfio_helper.kernel import VFIO_PCI, PciDevice
 from ixy_vfio_helper.monitor import Refusal
 
@@ -93,17 +93,14 @@ def run(argv: Sequence[str]) -> int:
     """Run a command; returns the exit status (0 done, 1 failed, 2 wrong use or refused)."""
     arguments = parse(argv)
     journal = Bound(arguments.run / "bound")
-    try:
+
+    def act() -> int:
         for directory in (arguments.run, journal.directory):
             locks.make_directory(directory, 0o755)
         _run(arguments, Claims(arguments.run / "leases"), journal)
-    except (Refusal, locks.Held) as refusal:
-        complain("ixy-vfio-helper", refusal)
-        return 2
-    except OSError as error:
-        complain("ixy-vfio-helper", f"{error}" + "; run it as root" * (os.geteuid() != 0))
-        return 1
-    return 0
+        return 0
+
+    return answered("ixy-vfio-helper", act, Refusal, locks.Held)
 
 
 if __name__ == "__main__":
