@@ -142,13 +142,20 @@ def simulator(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartS
 
 @contextlib.contextmanager
 def forwarder(helper: str, *words: str, **options: Any) -> Iterator["subprocess.Popen[str]"]:
-    """A running `ixy-vfio forward`, past its start; killed when the block is left with it still running."""
-    argv = command("forward", address(0), address(1), "--helper", helper, "--announce", *words)
+    """A running `ixy-vfio forward` between two ports."""
+    with application("forward", address(0), address(1), "--helper", helper, *words, **options) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def application(*words: str, **options: Any) -> Iterator["subprocess.Popen[str]"]:
+    """A running command that moves packets, past its start; killed when the block is left with it still running."""
+    argv = command(*words, "--announce")
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
     try:
         assert process.stdout is not None
         line = "\n"
-        while line and not line.startswith("forwarding"):  # before: what it waits for
+        while line and not line.startswith(f"{words[0]}ing "):  # before: what it waits for
             line = process.stdout.readline()
         assert line, process.stderr.read() if process.stderr else ""
         yield process
@@ -159,7 +166,7 @@ def forwarder(helper: str, *words: str, **options: Any) -> Iterator["subprocess.
 
 
 def finish(process: "subprocess.Popen[str]", signal_number: int = signal.SIGINT) -> Any:
-    """End a forwarder that was started with --json; returns its summary."""
+    """End an application that was started with --json; returns its summary."""
     process.send_signal(signal_number)
     output, errors = process.communicate(timeout=30)
     assert process.returncode == 0, errors

@@ -1,56 +1,20 @@
 """`ixy-vfio forward A B`: what port A receives is sent by port B, and the other way round.
 
-With --json one object is printed at the end:
-
-    kernel, batch, ring, queues, mtu,  what was asked for
-    one_way
-    seconds                            from the first poll to the stop
-    first_packet_seconds               from the start of the program to the first forwarded packet (null: none came)
-    balanced                           whether every packet is accounted for: received = forwarded + dropped
-    directions                         from, to, received (all that the wire brought), forwarded, dropped {by cause}
-    ports                              address, mac, link, rx_packets, rx_bytes, tx_packets, tx_bytes (without CRC),
-                                       no_buffer, rx_missed, nic {the device's own counters by the datasheet's names}
-    control                            sealed [the layers of its sandbox, as named in runtime/control_seal.py]
-    workers                            pid, core, sealed [the layers of its sandbox, as named in runtime/sandbox.py]
-    advice                             what was dropped, and what to do about it, a line a cause
-    notes                              what was odd, but could be lived with
-    error                              null, or why the run ended: these are the last numbers that are known then
-
-Causes of drops. A worker's: refused (by the kernel), no_room (in the other port's transmit ring), rx_errors, oversize
-(too many buffers). The device's own: missed (packet buffer full), no_descriptor (no free buffer in a ring), too_long,
-too_short, crc_errors, illegal, bad_length. And unread: come as the run ended.
-
-With --json-lines one object is printed in a line each interval, and the one above, with "kind": "summary", as the last:
-
-    kind                               "interval"
-    seconds, interval                  since packets may come; since the last line, as really passed
-    directions                         as above, totals so far (without unread), and of this interval packets_per_second
-                                       and bits_per_second (on the wire, with CRC, preamble and gap)
-    links                              {address: "down", or like "up, 10 Gbit/s"}
+What --json and --json-lines print is told in `apps/running.py`.
 """
 
 import argparse
-import json
-import os
-import re
-import sys
-import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ixy_vfio.core import threads
-from ixy_vfio.core.errors import IxyError, UsageError
-from ixy_vfio.core.options import number, seconds
-from ixy_vfio.transport.lease import Lease
+from ixy_vfio.apps import running
+from ixy_vfio.apps.running import Application, Say
 
 if TYPE_CHECKING:
-    from ixy_vfio.apps.table import Table
     from ixy_vfio.datapath.format import Format
-    from ixy_vfio.drivers.contract import Driver
-    from ixy_vfio.runtime.control import Control, Plan
+    from ixy_vfio.datapath.program import Program
 
-MOST_DESCRIPTORS = 4096  # of a ring
-UNSEEN = 10.0  # seconds between looks at counters that nobody is shown; one of 36 bits counts bytes, for 55 s at least
+_PROMISCUOUS = "both ports receive packets to every address (promiscuous): a forwarder is for other hosts' packets"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,242 +26,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("a", metavar="A", help="PCI address of a port, like 0000:03:00.0")
     add("b", metavar="B", help="PCI address of the other port")
-    add("--helper", metavar="PATH", help="the helper's socket ($IXY_VFIO_HELPER, else /run/ixy_vfio/helper.sock)")
     add(
         "--kernel",
         metavar="NAME",
         default="none",
         help="none, touch, swap, drop, sample, udp, intact, or FILE.py:FUNCTION (none)",
     )
-    most = MOST_DESCRIPTORS
-    add("--batch", type=number(1, most), default=32, metavar="N", help="packets per poll (32)")
-    text = f"descriptors per ring, a power of two, 64 to {most} (512)"
-    add("--ring", type=number(64, most), default=512, metavar="N", help=text)
-    text = "queue pairs per port, 16 at most, with a worker process each (1)"
-    add("--queues", type=number(1, 16), default=1, metavar="N", help=text)
-    add("--cores", metavar="LIST", help="cores to pin the workers to, like 1,2 or 2-5")
-    text = "largest packet, without its Ethernet header, 68 to 9200 (1500)"
-    add("--mtu", type=number(68, 9200), default=1500, metavar="N", help=text)
-    add("--duration", type=seconds(0.001), metavar="SECONDS", help="stop after this time")
-    text = "stop after exactly this many received packets, of all queues together"
-    add("--packets", type=number(1, 10**18), metavar="N", help=text)
     add("--one-way", action="store_true", help="from A to B only")
-    add(
-        "--idle",
-        choices=("poll", "yield", "sleep"),
-        default="sleep",
-        help="without packets (sleep: until an interrupt)",
-    )
-    add("--require-sealed", action="store_true", help="refuse to run when a layer of a sandbox is missing")
-    add("--not-promiscuous", action="store_true", help="receive only what is addressed to the ports themselves")
-    add("--link-deadline", type=seconds(0), default=10.0, metavar="SECONDS", help="wait so long for the links (10)")
-    add("--interval", type=seconds(0.01), default=1.0, metavar="SECONDS", help="between two tables of numbers (1)")
-    output = parser.add_mutually_exclusive_group()
-    output.add_argument("--json", action="store_true", help="print one JSON object at the end, and no table")
-    text = "print a JSON object an interval, a line each; the last one is the summary"
-    output.add_argument("--json-lines", action="store_true", help=text)
-    output.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    add("--announce", action="store_true", help='print a line that begins with "forwarding" when packets may come')
+    running.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Forward until Ctrl-C, the end of the duration, or the packet limit."""
-    started = _process_start()
-    check(arguments)
-    from ixy_vfio.apps.table import Table
-
-    table = None if arguments.json or arguments.json_lines or arguments.quiet else Table(sys.stdout)
-    try:
-        return _run(arguments, table, started)
-    finally:
-        if table:
-            table.close()
-
-
-def _run(arguments: argparse.Namespace, table: "Table | None", started: float) -> int:
-    notes: list[str] = []
-    plan = _plan(arguments, table, notes)
-    # Imported so late as it takes a while, and somebody is told so first.
-    from ixy_vfio.apps import report
-    from ixy_vfio.core import cache
-    from ixy_vfio.runtime.control import Control
-
-    control = Control(plan, table.say if table else lambda text: None)
-    control.notes += [*notes, *cache.notes()]
-    failure = None
-    end = 0.0
-    try:
-        with control:
-            try:
-                _watch(arguments, control, table)
-            finally:
-                end = time.monotonic()
-    except IxyError as error:
-        if control.snapshot is None:
-            raise
-        failure = error
-    ran = end - control.began if control.began else 0.0
-    summary = report.summary(control, arguments.ring, ran, started, str(failure) if failure else None)
-    if arguments.json_lines:
-        print(json.dumps({"kind": "summary", **summary}), flush=True)
-    elif arguments.json:
-        print(json.dumps(summary), flush=True)
-    elif table:
-        table.close()
-        print(report.text(summary), flush=True)
-    if failure:
-        raise failure
-    if not summary["balanced"]:
-        print("ixy-vfio forward: the packets do not add up", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _plan(arguments: argparse.Namespace, table: "Table | None", notes: list[str]) -> "Plan":
-    """With the compiled loop in it."""
     from ixy_vfio.datapath import kernels
 
-    if table:
-        table.say("asking the helper")
-    refusal, drivers = None, []
-    try:
-        drivers = _drivers(arguments)
-    except IxyError as error:
-        if arguments.kernel in kernels.SHIPPED:
-            raise
-        refusal = error
-    if table:
-        table.say("loading the compiler")
-    kernel = kernels.load(arguments.kernel)
-    threads.require_one("control")  # its file may have started some
-    from ixy_vfio.datapath import faults
-    from ixy_vfio.datapath.compile import check as check_kernel
-    from ixy_vfio.datapath.compile import forwarding_loop
-    from ixy_vfio.drivers.contract import PortConfig
-    from ixy_vfio.runtime.control import Plan
-    from ixy_vfio.runtime.worker import Idle
+    def program(formats: Sequence["Format"], notes: list[str], say: Say) -> "Program":
+        kernel = kernels.load(arguments.kernel)
+        from ixy_vfio.datapath import compile
+        from ixy_vfio.datapath.loop import BACK, THERE, Formats
 
-    if refusal:
-        check_kernel(kernel)  # what is wrong with it is told first: that can be mended without a helper
-        raise refusal
-    if table:
-        table.say(f"compiling kernel {kernel.name} into the loop, unless that is in the cache")
-    return Plan(
+        say(f"compiling kernel {kernel.name} into the loop, unless that is in the cache")
+        ways = (THERE,) if arguments.one_way else (THERE, BACK)
+        return compile.moving(Formats(*formats), kernel, ways, arguments.batch, notes)
+
+    def check() -> None:
+        kernel = kernels.load(arguments.kernel)
+        from ixy_vfio.datapath import compile
+
+        compile.check(kernel)
+
+    shipped = arguments.kernel in kernels.SHIPPED
+    application = Application(
+        name="forward",
+        doing="forwarding",
         addresses=(arguments.a, arguments.b),
-        loop=forwarding_loop(_format(drivers), kernel, notes),
-        kernel=kernel.name,
-        slow="" if arguments.kernel in kernels.SHIPPED else faults.of_time(kernel.function),
-        config=PortConfig(
-            queues=arguments.queues,
-            rx_ring=arguments.ring,
-            tx_ring=arguments.ring,
-            mtu=arguments.mtu,
-            promiscuous=not arguments.not_promiscuous,
-        ),
-        helper=arguments.helper,
-        batch=arguments.batch,
-        both=not arguments.one_way,
-        limit=arguments.packets,
-        cores=_cores(arguments.cores),
-        idle=Idle(arguments.idle),
-        link_deadline=arguments.link_deadline,
-        alone=True,
-        require_sealed=arguments.require_sealed,
+        program=program,
+        check=None if shipped else check,
+        remarks=(_PROMISCUOUS,),
     )
-
-
-def _drivers(arguments: argparse.Namespace) -> "list[Driver]":
-    """Those of both ports. The helper is asked before the compiler takes its seconds; raises what it refuses."""
-    from ixy_vfio.drivers import contract
-
-    with Lease(arguments.helper) as lease:
-        listed = {one.address: one for one in lease.devices()}
-        found = []
-        for address in (_full(arguments.a), _full(arguments.b)):
-            if address in listed:
-                one = listed[address]
-                found.append(contract.driver_for(address, one.vendor, one.device))
-            else:
-                found.append(contract.driver_of(lease.attach(address)))  # which says why it is not listed
-    return found
-
-
-def _format(drivers: "list[Driver]") -> "Format":
-    """What both ports' descriptors are like: the loop knows one format."""
-    a, b = (driver.descriptor_format() for driver in drivers)
-    if a is not b:
-        raise UsageError("these ports have two kinds of descriptors: forward between ports of one kind")
-    return a
-
-
-def _watch(arguments: argparse.Namespace, control: "Control", table: "Table | None") -> None:
-    """Show what happens, until the end."""
-    from ixy_vfio.apps import report
-
-    plan = control.plan
-    if arguments.announce:
-        line = f"forwarding {arguments.a} <-> {arguments.b}"
-        table.note(line) if table else print(line, flush=True)
-    if table and plan.config.promiscuous:
-        table.note("both ports receive packets to every address (promiscuous): a forwarder is for other hosts' packets")
-    if table:
-        table.say(f"forwarding; numbers come every {arguments.interval:g} s")
-    meter = report.Meter(control.began)
-    for snapshot in control.watch(arguments.interval if table or arguments.json_lines else UNSEEN, arguments.duration):
-        interval: dict[str, Any] = meter.interval(control, snapshot)
-        if table:
-            table.show(interval, plan.both, plan.config.mtu)
-        elif arguments.json_lines:
-            print(json.dumps(interval), flush=True)
-
-
-def check(arguments: argparse.Namespace) -> None:
-    """UsageError for everything that can be seen without a helper."""
-    names = [_full(arguments.a), _full(arguments.b)]
-    if names[0] == names[1]:
-        raise UsageError(f"{arguments.a}: the same port twice")
-    ring = arguments.ring
-    if ring & (ring - 1):
-        raise UsageError(f"--ring {ring}: a power of two from 64 to {MOST_DESCRIPTORS}")
-    if arguments.batch > ring:
-        raise UsageError(f"--batch {arguments.batch}: a batch is 1 to {ring} packets, the length of the ring")
-    _cores(arguments.cores)
-
-
-def _full(address: str) -> str:
-    """The address with its domain; UsageError when it cannot be one."""
-    parts = address.lower().split(":")
-    if len(parts) == 2:
-        parts.insert(0, "0000")
-    device, dot, function = parts[-1].partition(".")
-    fields = [*parts[:-1], device, function]
-    digits = set("0123456789abcdef")
-    if not dot or [len(f) for f in fields] != [4, 2, 2, 1] or not set("".join(fields)) <= digits:
-        raise UsageError(f"{address}: not a PCI address like 0000:03:00.0")
-    return f"{':'.join(fields[:-1])}.{function}"
-
-
-def _cores(text: str | None) -> tuple[int, ...]:
-    """The cores of a list like 1,3-5."""
-    if text is None:
-        return ()
-    cores: list[int] = []
-    allowed = os.sched_getaffinity(0)
-    for part in text.split(","):
-        found = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", part)
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-        if first > last:
-            raise UsageError(f"--cores {text}: a list of cores like 1,2 or 2-5")
-        for core in range(first, last + 1):
-            if core not in allowed:
-                may = ",".join(map(str, sorted(allowed)))
-                raise UsageError(f"--cores {text}: there is no core {core} for this process; it may use {may}")
-            cores.append(core)
-    return tuple(cores)
-
-
-def _process_start() -> float:
-    """When this process was started, on CLOCK_MONOTONIC (to 10 ms)."""
-    ticks = int(Path("/proc/self/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
-    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return time.monotonic() - age
+    return running.run(arguments, application)

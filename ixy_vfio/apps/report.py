@@ -1,4 +1,4 @@
-"""The forwarder's numbers: the arithmetic that every packet must survive, its summary, and its rates."""
+"""The numbers of a run: the arithmetic that every packet must survive, its summary, and its rates."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from ixy_vfio.apps import drops
 from ixy_vfio.datapath.queue import PortCounters
 from ixy_vfio.drivers.contract import Counters
-from ixy_vfio.runtime.messages import Statistics
+from ixy_vfio.runtime.page import Counted
 
 if TYPE_CHECKING:
     from ixy_vfio.runtime.control import Control, Snapshot
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 WIRE_OVERHEAD = 24  # bytes on the wire beside the packet: CRC 4, preamble 8, gap 12
 
 
-def totals(statistics: tuple[Statistics, ...]) -> list[PortCounters]:
-    """The counters of both ports, summed over the workers."""
+def totals(workers: tuple[Counted, ...]) -> list[PortCounters]:
+    """The counters of each port, summed over the workers."""
     return [
-        PortCounters(*(sum(getattr(one.ports[port], name) for one in statistics) for name in PortCounters.__slots__))
-        for port in range(2)
+        PortCounters(*(sum(getattr(one, name) for one in port) for name in PortCounters.__slots__))
+        for port in zip(*(one.ports for one in workers), strict=True)
     ]
 
 
@@ -46,15 +46,15 @@ def direction(source: PortCounters, target: PortCounters, nic: Counters) -> dict
 
 
 def directions(control: "Control", snapshot: "Snapshot") -> list[dict[str, Any]]:
-    """Of both directions: from, to, and what became of the packets."""
+    """Of each way: from, to, and what became of the packets."""
     counted, addresses = totals(snapshot.workers), control.plan.addresses
     return [
         {
-            "from": addresses[i],
-            "to": addresses[1 - i],
-            **direction(counted[i], counted[1 - i], snapshot.counters[i]),
+            "from": addresses[way.source],
+            "to": addresses[way.target],
+            **direction(counted[way.source], counted[way.target], snapshot.counters[way.source]),
         }
-        for i in range(2)
+        for way in control.plan.program.ways
     ]
 
 
@@ -64,22 +64,21 @@ def balanced(one: Mapping[str, Any]) -> bool:
     return bool(one["received"] == total)
 
 
-def summary(control: "Control", ring: int, seconds: float, started: float, error: str | None = None) -> dict[str, Any]:
-    """The object that --json prints; its keys are listed in `apps/forward.py`."""
+def summary(control: "Control", seconds: float, started: float, error: str | None = None) -> dict[str, Any]:
+    """The object that --json prints; its keys are listed in `apps/running.py`."""
     snapshot, plan = control.snapshot, control.plan
     if snapshot is None:
         raise RuntimeError("a summary is made after the run")
     counted = totals(snapshot.workers)
     first = [one.first_packet for one in snapshot.workers if one.first_packet]
     ways = directions(control, snapshot)
-    told = [line for one in ways[: 2 if plan.both else 1] for line in _advice(one, plan.config.mtu)]
+    told = [line for one in ways for line in drops.advice(one["from"], one["dropped"], plan.config.mtu)]
     return {
-        "kernel": plan.kernel,
-        "batch": plan.batch,
-        "ring": ring,
+        "kernel": plan.program.name,
+        "batch": plan.program.batch,
+        "ring": plan.config.rx_ring,
         "queues": plan.config.queues,
         "mtu": plan.config.mtu,
-        "one_way": not plan.both,
         "seconds": seconds,
         "first_packet_seconds": min(first) / 1e9 - started if first else None,
         "balanced": all(balanced(one) for one in ways),
@@ -97,7 +96,7 @@ def summary(control: "Control", ring: int, seconds: float, started: float, error
                 "rx_missed": snapshot.counters[i].rx_missed,
                 "nic": dict(snapshot.counters[i].registers),
             }
-            for i in range(2)
+            for i in range(len(plan.addresses))
         ],
         "control": {"sealed": control.seal.applied},
         "workers": [{"pid": one.pid, "core": one.core, "sealed": one.seal.applied} for one in control.workers],
@@ -107,14 +106,10 @@ def summary(control: "Control", ring: int, seconds: float, started: float, error
     }
 
 
-def _advice(one: Mapping[str, Any], mtu: int) -> list[str]:
-    return drops.advice(one["from"], one["dropped"], mtu)
-
-
 def text(of: Mapping[str, Any]) -> str:
     """The summary for people."""
     lines = [f"{of['seconds']:.1f} s, kernel {of['kernel']}, batch {of['batch']}, ring {of['ring']}"]
-    for one in of["directions"][: 1 if of["one_way"] else 2]:
+    for one in of["directions"]:
         parts = [f"{one['forwarded']} forwarded"]
         parts += [f"{count} {drops.CAUSES[cause][0]}" for cause, count in one["dropped"].items() if count]
         sign = "=" if balanced(one) else "IS NOT"
@@ -128,17 +123,20 @@ def text(of: Mapping[str, Any]) -> str:
 class Meter:
     """Rates over the time that has really passed since the last look, or since packets may first have come."""
 
-    def __init__(self, began: float) -> None:
-        self._began = self._time = began
-        self._sent = [(0, 0), (0, 0)]
+    def __init__(self, control: "Control") -> None:
+        self._control = control
+        self._began = self._time = control.began
+        self._sent = [(0, 0)] * len(control.plan.addresses)
 
-    def interval(self, control: "Control", snapshot: "Snapshot") -> dict[str, Any]:
-        """The object that --json-lines prints; its keys are listed in `apps/forward.py`."""
+    def interval(self, snapshot: "Snapshot") -> dict[str, Any]:
+        """The object that --json-lines prints; its keys are listed in `apps/running.py`."""
+        plan = self._control.plan
         passed = max(snapshot.time - self._time, 1e-6)
         sent = [(port.sent, port.sent_bytes) for port in totals(snapshot.workers)]
-        ways = directions(control, snapshot)
-        for i, one in enumerate(ways):
-            packets, size = (new - old for new, old in zip(sent[1 - i], self._sent[1 - i], strict=True))
+        ways = directions(self._control, snapshot)
+        for way, one in zip(plan.program.ways, ways, strict=True):
+            now, before = sent[way.target], self._sent[way.target]
+            packets, size = (new - old for new, old in zip(now, before, strict=True))
             one["packets_per_second"] = packets / passed
             one["bits_per_second"] = (size + packets * WIRE_OVERHEAD) * 8 / passed
             # In the rings now, to be taken soon.
@@ -149,5 +147,5 @@ class Meter:
             "seconds": snapshot.time - self._began,
             "interval": passed,
             "directions": ways,
-            "links": {address: str(link) for address, link in zip(control.plan.addresses, snapshot.links, strict=True)},
+            "links": {address: str(link) for address, link in zip(plan.addresses, snapshot.links, strict=True)},
         }

@@ -1,4 +1,4 @@
-"""The forwarder's live table: redrawn in place on a terminal, appended elsewhere.
+"""The live table of a run: redrawn in place on a terminal, appended elsewhere.
 
 On a terminal the cursor waits at the table's first line, above what was drawn: so the next table begins where this one
 did, also when the terminal was made narrower meanwhile and has wrapped its lines anew.
@@ -27,9 +27,9 @@ def head(wide: bool) -> str:
     return _row(wide, "direction", "packets/s", "bit/s", "dropped", "forwarded")
 
 
-def rows(interval: Mapping[str, Any], both: bool, wide: bool) -> Iterator[str]:
+def rows(interval: Mapping[str, Any], wide: bool) -> Iterator[str]:
     """The numbers of an interval (`report.Meter`), a line a direction."""
-    for one in interval["directions"][: 2 if both else 1]:
+    for one in interval["directions"]:
         yield _row(
             wide,
             f"{one['from']} -> {one['to']}",
@@ -40,9 +40,9 @@ def rows(interval: Mapping[str, Any], both: bool, wide: bool) -> Iterator[str]:
         )
 
 
-def remarks(interval: Mapping[str, Any], both: bool, mtu: int) -> Iterator[str]:
+def remarks(interval: Mapping[str, Any], mtu: int) -> Iterator[str]:
     """What was dropped and why, and which links are down."""
-    for one in interval["directions"][: 2 if both else 1]:
+    for one in interval["directions"]:
         if any(one["dropped"].values()):
             yield f"{one['from']}: dropped {drops.short(one['dropped'], mtu)}"
     yield from (f"{address}: the link is down" for address, link in interval["links"].items() if link == "down")
@@ -86,16 +86,16 @@ class Table:
         else:
             self._write(f"{text} ...\n")
 
-    def show(self, interval: Mapping[str, Any], both: bool, mtu: int) -> None:
+    def show(self, interval: Mapping[str, Any], mtu: int) -> None:
         """The numbers of an interval."""
-        told = list(remarks(interval, both, mtu))
+        told = list(remarks(interval, mtu))
         if self._in_place:
             wide = self._size()[0] >= WIDE
             self._headed = True
-            self._draw([head(wide), *rows(interval, both, wide), *told])
+            self._draw([head(wide), *rows(interval, wide), *told])
             return
         lines = [] if self._headed else [head(wide=True)]
-        lines += rows(interval, both, wide=True)
+        lines += rows(interval, wide=True)
         lines += [line for line in told if line not in self._remarks]
         self._headed, self._remarks = True, told
         self._write("".join(f"{line}\n" for line in lines))

@@ -34,10 +34,11 @@ def _side(name: str) -> Any:
     from ixy_vfio.bench.sides import Product, Reference
     from ixy_vfio.datapath import kernels
     from ixy_vfio.datapath.compile import forwarding_loop
+    from ixy_vfio.datapath.loop import Formats
     from ixy_vfio.drivers.ixgbe.format import FORMAT
 
     if name == "forward":
-        return Product(forwarding_loop(FORMAT, kernels.load("touch")), "touch")
+        return Product(forwarding_loop(Formats(FORMAT, FORMAT), kernels.load("touch")), "touch")
     found, _ = reference.builds(march=MARCH, everything=name != reference.MAIN)
     for build in found:
         if build.name == name:

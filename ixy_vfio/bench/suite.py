@@ -18,6 +18,7 @@ from ixy_vfio.bench.results import Results
 from ixy_vfio.bench.sides import Product, Reference, Side
 from ixy_vfio.datapath import kernels
 from ixy_vfio.datapath.compile import forwarding_loop
+from ixy_vfio.datapath.loop import Formats
 from ixy_vfio.drivers.ixgbe.format import FORMAT
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -46,7 +47,7 @@ class Suite:
         self.sets, self.rounds = (QUICK_SETS, ROUNDS // 2) if quick else (SETS, ROUNDS)
         self.builds, notes = reference.builds()
         self.results.notes += notes
-        self.loop = forwarding_loop(FORMAT, kernels.load("touch"))
+        self.loop = forwarding_loop(Formats(FORMAT, FORMAT), kernels.load("touch"))
         self.base = reference.MAIN if any(b.name == reference.MAIN for b in self.builds) else FORWARD
 
     def product(self, name: str = FORWARD, **options: Any) -> Product:
@@ -176,7 +177,7 @@ class Suite:
     def kernels(self) -> None:
         """The kernels that are shipped, beside the one that all comparisons use."""
         self.say("kernels")
-        loops = {name: (forwarding_loop(FORMAT, kernels.load(name)), name) for name in kernels.SHIPPED}
+        loops = {name: (forwarding_loop(Formats(FORMAT, FORMAT), kernels.load(name)), name) for name in kernels.SHIPPED}
         make = functools.partial(self.forwarders, loops)
         for batch in (32, 256):
             self.compare("kernel", USUAL, batch, make, base="touch", alike=False)
@@ -210,7 +211,9 @@ class Suite:
         The same, for with fewer of them each finds more of its memory still in the caches.
         """
         self.say("metadata")
-        loop = forwarding_loop(FORMAT, kernels.load(f"{metadata.__file__}:{metadata.every_field.__name__}"))
+        loop = forwarding_loop(
+            Formats(FORMAT, FORMAT), kernels.load(f"{metadata.__file__}:{metadata.every_field.__name__}")
+        )
 
         @contextlib.contextmanager
         def make() -> Iterator[list[Side]]:

@@ -118,6 +118,7 @@ def loop_of(name: str, kernel: Callable[..., Any], kernel_name: str) -> Loop:
         for module in MODULES:
             fresh[module] = importlib.import_module(module)
         format = change(fresh["ixy_vfio.drivers.ixgbe.format"].FORMAT)
-        loop = fresh["ixy_vfio.datapath.loop"].loop_for(format, kernel, f"{kernel_name} {name}")
+        loops = fresh["ixy_vfio.datapath.loop"]
+        loop = loops.loop_for(loops.Formats(format, format), kernel, f"{kernel_name} {name}")
         loop(np.zeros(1, LOOP))  # no rounds: compiles
         return cast(Loop, loop)

@@ -15,21 +15,25 @@ MAP_FIXED = 0x10  # asm-generic/mman.h
 class Mapping:
     """A shared mapping of a file descriptor, that keeps no file descriptor.
 
-    (Python's own mmap keeps a duplicate of the descriptor, which a worker must not hold.) `view` is a writable
-    memoryview of bytes, `address` where it lies in this process, both valid until `close`.
+    (Python's own mmap keeps a duplicate of the descriptor, which a worker must not hold.) `view` is a memoryview of
+    bytes, `address` where it lies in this process, both valid until `close`.
 
     An array that somebody made from `view` may outlive `close`: it has private pages then. It never reaches what was
     mapped, or what another mapping puts there: the addresses are free again when the last such array is gone.
     """
 
-    def __init__(self, fd: int, size: int, offset: int = 0, *, at: int | None = None) -> None:
-        """Map `size` bytes of `fd` from `offset`; `at` puts it over memory the caller owns there (MAP_FIXED)."""
+    def __init__(self, fd: int, size: int, offset: int = 0, *, at: int | None = None, write: bool = True) -> None:
+        """Map `size` bytes of `fd` from `offset`; `at` puts it over memory the caller owns there (MAP_FIXED).
+
+        Without `write` it is mapped to be read.
+        """
         flags = mmap.MAP_SHARED | (MAP_FIXED if at is not None else 0)
-        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if write else 0)
         self.size = size
         self.address = libc.mmap(at or 0, size, protection, flags, fd, offset)
         self._bytes: Any = libc.ffi.buffer(libc.ffi.cast("char *", self.address), size)
-        self.view = memoryview(self._bytes).cast("B")
+        view = memoryview(self._bytes).cast("B")
+        self.view = view if write else view.toreadonly()
 
     def close(self, *, keep: bool = False) -> None:
         """Unmap. Idempotent. Nothing may use `address` afterwards; an array made from `view` is zeros from now on.

@@ -1,4 +1,4 @@
-"""Compiles the forwarding loop with a kernel inside, before anything is touched."""
+"""Compiles the loop with a kernel inside, before anything is touched."""
 
 import inspect
 from typing import Any
@@ -12,24 +12,32 @@ from numba import types
 from ixy_vfio.core.compiled import inlined
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.datapath import faults
-from ixy_vfio.datapath.format import Format, Meta
-from ixy_vfio.datapath.kernels import SHIPPED, Kernel
-from ixy_vfio.datapath.loop import LOOP, Loop, loop_for
+from ixy_vfio.datapath.format import Meta
+from ixy_vfio.datapath.kernels import Kernel
+from ixy_vfio.datapath.loop import LOOP, Formats, loop_for, program
+from ixy_vfio.datapath.program import Loop, Program, Way
 
 META: Any = types.NamedUniTuple(types.uint64, len(Meta._fields), Meta)  # type: ignore[no-untyped-call]
 
 
-def forwarding_loop(format: Format, kernel: Kernel, notes: list[str] | None = None) -> Loop:
+def moving(formats: Formats, kernel: Kernel, ways: tuple[Way, ...], batch: int, notes: list[str]) -> Program:
+    """The program that moves packets these ways, compiled. Raises as `forwarding_loop` does."""
+    loop = forwarding_loop(formats, kernel, notes)
+    slow = "" if kernel.shipped else faults.of_time(kernel.function)
+    return program(loop, ways, batch, kernel.name, slow)
+
+
+def forwarding_loop(formats: Formats, kernel: Kernel, notes: list[str] | None = None) -> Loop:
     """The loop, compiled (or loaded from the cache). UsageError when the kernel cannot be compiled.
 
     What there is to say of the kernel, a line each, is added to `notes`.
     """
     told = [kernel.note]
-    if SHIPPED.get(kernel.name) is not kernel.function:
+    if not kernel.shipped:
         told.append(check(kernel))
     if notes is not None:
         notes += filter(None, told)
-    loop = loop_for(format, kernel.function, kernel.key or "", cache=kernel.key is not None)
+    loop = loop_for(formats, kernel.function, kernel.key or "", cache=kernel.key is not None)
     loop(np.zeros(1, LOOP))  # no rounds: compiles, and does nothing
     return loop
 

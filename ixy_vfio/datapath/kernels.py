@@ -83,12 +83,13 @@ class Kernel:
     function: Callable[..., bool]
     key: str | None
     note: str = ""
+    shipped: bool = False  # with this package, and known to be sound: it is not checked
 
 
 def load(name: str) -> Kernel:
     """The shipped kernel `name`, or that of FILE.py:FUNCTION. UsageError when there is none."""
     if name in SHIPPED:
-        return Kernel(name, SHIPPED[name], name)
+        return Kernel(name, SHIPPED[name], name, shipped=True)
     path, colon, attribute = name.rpartition(":")
     if not colon:
         raise UsageError(f"kernel {name}: none of {', '.join(SHIPPED)}, and not of the form FILE.py:FUNCTION")

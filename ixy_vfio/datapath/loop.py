@@ -1,6 +1,6 @@
 """The forwarding loop: receive, the application's kernel, send, for thousands of batches per return to Python.
 
-`loop_for(format, kernel, key)` compiles the loop with the kernel inside. A kernel is a plain function
+`loop_for(formats, kernel, key)` compiles the loop with the kernel inside. A kernel is a plain function
 
     kernel(packet, length) -> bool              True: send it, False: drop it
     kernel(packet, length, meta) -> bool        with what the device says of the packet: `format.Meta`
@@ -19,8 +19,8 @@ plain packet. docs/datapath.md has what each step was worth, and what was tried 
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ from ixy_vfio.core.unsafe import (
 )
 from ixy_vfio.datapath.format import CHAIN_LIMIT, Format, Meta
 from ixy_vfio.datapath.pool import CLOSED, DATA, HEADROOM, STRIDE, give_packet, pool_at
+from ixy_vfio.datapath.program import RUN, Loop, Program, Way
 from ixy_vfio.datapath.queue import QueuePair
 from ixy_vfio.datapath.rings import (
     BLOCK,
@@ -59,25 +60,28 @@ MOST_RUNS = 4096  # in one step: a device that brings nothing but errors must no
 
 LOOP = np.dtype(
     [
+        *RUN,
         ("a", "<u8"),  # addresses of two queue pairs; what is received on one is sent on the other
-        ("b", "<u8"),
+        ("b", "<u8"),  # the same as a: what is received goes back
         ("both", "<u8"),  # 1: both directions, 0: only what a receives
         ("batch", "<u8"),  # packets per step
         ("widest", "<u8"),  # descriptors that the longest packet takes
-        ("rounds", "<u8"),  # how often to poll each queue before returning
-        ("patience", "<u8"),  # return after this many rounds in a row without a packet
-        ("limit", "<u8"),  # return when so many packets have been received in all; 0: no limit
-        ("received", "<u8"),  # packets received so far
     ]
 )
 
 
-Loop = Callable[[NDArray[Any]], int]  # of an array of one LOOP
+class Formats(NamedTuple):
+    """Of the two queue pairs of a LOOP."""
+
+    a: Format
+    b: Format
+
+
 Work = Callable[[Any, Any, Meta], Any]  # a kernel, in compiled code
 
 
 @inlined
-def _run(format: Format, kernel: Work, rx: Any, tx: Any, pool: Any, wanted: Any) -> Any:
+def _run(source: Format, target: Format, kernel: Work, rx: Any, tx: Any, pool: Any, wanted: Any) -> Any:
     """Forward up to `wanted` plain packets: whole, in one buffer, without an error. Not past the end of a block.
 
     Returns how many were received, how many of those were sent, and the report that ended the run (0: none did). When
@@ -92,18 +96,18 @@ def _run(format: Format, kernel: Work, rx: Any, tx: Any, pool: Any, wanted: Any)
     tx_slots = words32_at(tx.slots + U(8) * tx.tail, 4 * BLOCK)
     at = to = odd = U(0)  # the first words of two descriptors
     while at < U(2) * most:
-        word = format.report(rx_ring, at)
-        length = format.length(word)
-        if not (format.whole(word) and length - format.shortest <= format.buffer - format.shortest):
+        word = source.report(rx_ring, at)
+        length = source.length(word)
+        if not (source.whole(word) and length - source.shortest <= source.buffer - source.shortest):
             odd = word
             break
         index = U(rx_slots[at // U(2)])
         if index >= capacity:
             raise IndexError("buffer index outside the pool")
-        if kernel(bytes_at(packets + index * U(STRIDE), length), length, format.metadata(rx_ring, at, word)):
+        if kernel(bytes_at(packets + index * U(STRIDE), length), length, source.metadata(rx_ring, at, word)):
             tx_slots[to] = np.uint32(index)
             tx_slots[to + U(1)] = np.uint32(length)
-            format.data(tx_ring, to, base + index * U(STRIDE), length)
+            target.data(tx_ring, to, base + index * U(STRIDE), length)
             to += U(2)
         else:
             spare[free + (at - to) // U(2)] = np.uint32(index)
@@ -129,18 +133,18 @@ def _next(rx: Any) -> None:
 
 
 @inlined
-def _odd(format: Format, kernel: Work, rx: Any, tx: Any, pool: Any, word: Any) -> Any:
+def _odd(source: Format, target: Format, kernel: Work, rx: Any, tx: Any, pool: Any, word: Any) -> Any:
     """Take one buffer that is not a plain packet: a piece of a long one, an error. Returns 1 when a packet ended.
 
     When the kernel raises, only bytes of the packet have changed.
     """
     index = U(words32_at(rx.slots, rx.size)[rx.next])
-    meta = format.metadata(words64_at(rx.ring, U(2) * rx.size), U(2) * rx.next, word)
-    if not segment(format, rx, pool, index, word):
+    meta = source.metadata(words64_at(rx.ring, U(2) * rx.size), U(2) * rx.next, word)
+    if not segment(source, rx, pool, index, word):
         _next(rx)
         rx.partial += U(1)
         return U(0)
-    first, length = completed(format, rx, index, word)
+    first, length = completed(source, rx, index, word)
     if first >= pool.capacity:
         raise IndexError("buffer index outside the pool")
     wanted = kernel(bytes_at(pool.packets + first * U(STRIDE) + U(HEADROOM), min(length, U(DATA))), length, meta)
@@ -150,7 +154,7 @@ def _odd(format: Format, kernel: Work, rx: Any, tx: Any, pool: Any, word: Any) -
         rx.refused += U(1)
         give_packet(pool, first, length)
         return U(1)
-    count = fill_chain(format, tx, pool, first, length, room_of(format, tx))
+    count = fill_chain(target, tx, pool, first, length, room_of(target, tx))
     if count == U(0):
         tx.no_room += U(1)
         give_packet(pool, first, length)
@@ -168,11 +172,11 @@ def _stop(rx: Any) -> None:
 
 
 @inlined
-def _limit(format: Format, rx: Any, tx: Any) -> None:
+def _limit(target: Format, rx: Any, tx: Any) -> None:
     """Set `run`: to the end of a block of either ring, of the buffers given, or of room."""
     taken = taken_of(rx)
     rest = U(BLOCK) - max(rx.next % U(BLOCK), tx.tail % U(BLOCK))
-    rx.run = min(rest, min(room_of(format, tx), rx.armed - taken))
+    rx.run = min(rest, min(room_of(target, tx), rx.armed - taken))
     if rx.chain_count + rx.skipping != U(0):
         rx.run = U(0)
     rx.pause = taken + rx.run
@@ -189,64 +193,71 @@ def _wrap(rx: Any, tx: Any) -> None:
 
 
 @inlined
-def _turn(format: Format, rx: Any, tx: Any, pool: Any) -> Any:
+def _turn(source: Format, target: Format, rx: Any, tx: Any, pool: Any) -> Any:
     """`run` is 0: wrap, give receive buffers, free what was sent, and set `run` again.
 
     Returns the report of the next descriptor, 0 when it has no buffer.
     """
     _wrap(rx, tx)
-    refill(format, rx, pool)
-    reclaim(format, tx, pool)
-    _limit(format, rx, tx)
+    refill(source, rx, pool)
+    reclaim(target, tx, pool)
+    _limit(target, rx, tx)
     if taken_of(rx) == rx.armed:
         return U(0)
-    return format.report(words64_at(rx.ring, U(2) * rx.size), U(2) * rx.next)
+    return source.report(words64_at(rx.ring, U(2) * rx.size), U(2) * rx.next)
 
 
 @inlined
 def _rest(
-    format: Format, kernel: Work, rx: Any, tx: Any, pool: Any, batch: Any, widest: Any, count: Any, kept: Any, word: Any
+    source: Format,
+    target: Format,
+    kernel: Work,
+    rx: Any,
+    tx: Any,
+    pool: Any,
+    count: Any,
+    kept: Any,
+    word: Any,
 ) -> Any:
     """All that a step does beside one run: `count` packets were received so far, `kept` sent, `word` came next."""
     tail = tx.tail - kept
     for _ in range(MOST_RUNS):
         if rx.run == U(0):
-            word = _turn(format, rx, tx, pool)
-            if rx.run != U(0) and count < batch:
-                taken, _, word = _run(format, kernel, rx, tx, pool, batch - count)
+            word = _turn(source, target, rx, tx, pool)
+            if rx.run != U(0) and count < rx.batch:
+                taken, _, word = _run(source, target, kernel, rx, tx, pool, rx.batch - count)
                 count += taken
                 if rx.run == U(0):
                     continue
-        if count >= batch or not format.done(word):
+        if count >= rx.batch or not source.done(word):
             break
-        if room_of(format, tx) < widest:
-            reclaim(format, tx, pool)  # `_turn` has not, while a run is not over
-            if room_of(format, tx) < widest:
+        if room_of(target, tx) < tx.widest:
+            reclaim(target, tx, pool)  # `_turn` has not, while a run is not over
+            if room_of(target, tx) < tx.widest:
                 break
-        count += _odd(format, kernel, rx, tx, pool, word)
+        count += _odd(source, target, kernel, rx, tx, pool, word)
         _stop(rx)
     if tx.tail != tail:
-        format.bell_filled(tx.doorbell, tx.tail)
+        target.bell_filled(tx.doorbell, tx.tail)
     return count
 
 
 @inlined
-def _step(format: Format, kernel: Work, source: Any, target: Any, pool: Any, batch: Any, widest: Any) -> Any:
-    """One batch from `source` to `target`.
+def _step(source: Format, target: Format, kernel: Work, rx: Any, tx: Any, pool: Any) -> Any:
+    """One batch from the ring `rx` to the ring `tx`, which have these formats.
 
-    No more is received than `target` has room for. What has no room is left to the receiving device, which drops and
+    No more is received than `tx` has room for. What has no room is left to the receiving device, which drops and
     counts it.
     """
-    rx, tx = source.rx, target.tx
-    count, kept, word = _run(format, kernel, rx, tx, pool, batch)
-    if rx.run == U(0) or count < batch:
-        return _rest(format, kernel, rx, tx, pool, batch, widest, count, kept, word)
+    count, kept, word = _run(source, target, kernel, rx, tx, pool, rx.batch)
+    if count < rx.batch or rx.run == U(0):
+        return _rest(source, target, kernel, rx, tx, pool, count, kept, word)
     if kept != U(0):
-        format.bell_filled(tx.doorbell, tx.tail)
+        target.bell_filled(tx.doorbell, tx.tail)
     return count
 
 
-def _loop(format: Format, kernel: Work, state: Any) -> Any:
+def _loop(formats: Formats, kernel: Work, state: Any) -> Any:
     """Run until the rounds, the patience or the limit is used up; returns the packets received."""
     loop = state[0]
     if loop.rounds == U(0):  # also an empty record, which is how the loop is compiled without being run
@@ -256,14 +267,14 @@ def _loop(format: Format, kernel: Work, state: Any) -> Any:
         raise UsageError(CLOSED)
     pool = pool_at(a.pool)
     ways = U(1) if loop.both == U(0) else U(2)
-    _limit(format, a.rx, b.tx)
-    _limit(format, b.rx, a.tx)
-    widest = min(max(loop.widest, U(1)), U(CHAIN_LIMIT))
+    _limit(formats.b, a.rx, b.tx)
+    _limit(formats.a, b.rx, a.tx)
+    a.tx.widest = b.tx.widest = min(max(loop.widest, U(1)), U(CHAIN_LIMIT))
     limit = loop.limit - min(loop.limit, loop.received) if loop.limit != U(0) else ~U(0)
     left = limit
     most = min(loop.batch, a.tx.size)
     polls, patience = loop.rounds * ways, loop.patience * ways
-    idle = U(0)
+    idle = turn = U(0)
     while polls != U(0) and idle < patience:
         batch = min(most, left)
         if batch == U(0):
@@ -272,10 +283,15 @@ def _loop(format: Format, kernel: Work, state: Any) -> Any:
         each = U(1) if last else ways
         turns = U(1) if last else min(polls, left // batch) // ways
         polls -= turns * each
+        if last and turn != U(0):
+            a.rx.batch, b.rx.batch = U(0), batch
+        else:
+            a.rx.batch, b.rx.batch = batch, U(0) if last else batch
+        turn = U(1) - turn
         for _ in range(turns):
-            count = _step(format, kernel, a, b, pool, batch, widest)
-            if each == U(2):
-                count += _step(format, kernel, b, a, pool, batch, widest)
+            count = _step(formats.a, formats.b, kernel, a.rx, b.tx, pool)
+            if ways == U(2):
+                count += _step(formats.b, formats.a, kernel, b.rx, a.tx, pool)
             if count == U(0):
                 idle += each
                 if idle >= patience:
@@ -283,8 +299,6 @@ def _loop(format: Format, kernel: Work, state: Any) -> Any:
             else:
                 left -= count
                 idle = U(0)
-        if last:
-            a, b = b, a
     loop.received += limit - left
     return limit - left
 
@@ -301,9 +315,9 @@ def work_of(function: Callable[..., Any]) -> Work:
     return inlined(without_meta)
 
 
-def loop_for(format: Format, function: Callable[..., Any], key: str, *, cache: bool = True) -> Loop:
-    """The loop of a format with a kernel inside. Compiled at the first call; `key` tells a user's kernel apart."""
-    return compiled(linked(_loop, format, work_of(function)), cache=cache, key=key)
+def loop_for(formats: Formats, function: Callable[..., Any], key: str, *, cache: bool = True) -> Loop:
+    """The loop of two formats with a kernel inside. Compiled at the first call; `key` tells a user's kernel apart."""
+    return compiled(linked(_loop, formats, work_of(function)), cache=cache, key=key)
 
 
 def _call(loop: Loop, address: Any) -> Any:
@@ -311,9 +325,9 @@ def _call(loop: Loop, address: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=16)
-def call_for(format: Format, function: Callable[..., Any]) -> Entry:
+def call_for(formats: Formats, function: Callable[..., Any]) -> Entry:
     """The loop as a function of the address of its LOOP: for short calls from Python."""
-    return bindable(linked(_call, loop_for(format, function, "", cache=False)), cache=False)
+    return bindable(linked(_call, loop_for(formats, function, "", cache=False)), cache=False)
 
 
 def loop_state(
@@ -334,3 +348,15 @@ def loop_state(
     for name, value in values.items():
         state[name] = value
     return state, (a, b)
+
+
+THERE, BACK, RETURN = Way(0, 1), Way(1, 0), Way(0, 0)
+
+
+def program(loop: Loop, ways: tuple[Way, ...], batch: int, name: str, slow: str = "") -> Program:
+    """One that moves packets: THERE, THERE and BACK between two ports, or RETURN to the one that they came from."""
+
+    def record(pairs: Sequence[QueuePair], widest: int) -> tuple[NDArray[Any], Any]:
+        return loop_state(pairs[0], pairs[ways[0].target], batch, BACK in ways, widest=widest)
+
+    return Program(name, 1 + max(way.target for way in ways), ways, loop, record, batch, slow)

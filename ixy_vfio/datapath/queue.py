@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ixy_vfio.core.compiled import compiled, linked
 from ixy_vfio.datapath.format import Format, Queue
 from ixy_vfio.datapath.pool import Pool
-from ixy_vfio.datapath.rings import BLOCK, QUEUE, bytes_of, fill_receive_ring
+from ixy_vfio.datapath.rings import BLOCK, QUEUE, count, fill_receive_ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class Calls(NamedTuple):
     """Functions of an array of one QUEUE."""
 
     fill: Callable[[NDArray[Any]], None]
-    bytes_of: Callable[[NDArray[Any]], tuple[int, int]]
+    counted: Callable[[NDArray[Any], NDArray[np.uint64]], None]  # into an array of a PortCounters' values
 
 
 @functools.cache
 def calls_for(format: Format) -> Calls:
     """The functions for one format, compiled or loaded when they are first called."""
-    return Calls(compiled(linked(fill_receive_ring, format)), compiled(linked(bytes_of, format)))
+    return Calls(compiled(linked(fill_receive_ring, format)), compiled(linked(count, format)))
 
 
 class QueuePair:
@@ -82,11 +82,9 @@ class QueuePair:
         tx = self.state[0]["tx"]
         return int(tx["filled"] - tx["partial"])
 
-    @property
-    def bytes(self) -> tuple[int, int]:
-        """Of the packets `received` and `sent`."""
-        received, sent = calls_for(self.queue.format).bytes_of(self.state)
-        return int(received), int(sent)
+    def count(self, into: NDArray[np.uint64]) -> None:
+        """Write the values of PortCounters into an array of as many, in their order."""
+        calls_for(self.queue.format).counted(self.state, into)
 
     @property
     def armed(self) -> int:
@@ -124,16 +122,6 @@ class QueuePair:
 
 def counters(pair: QueuePair) -> PortCounters:
     """The counters of a queue pair."""
-    rx, tx = pair.state[0]["rx"], pair.state[0]["tx"]
-    received_bytes, sent_bytes = pair.bytes
-    return PortCounters(
-        received=pair.received,
-        received_bytes=received_bytes,
-        rx_errors=int(rx["errors"]),
-        oversize=int(rx["oversize"]),
-        refused=int(rx["refused"]),
-        no_buffer=int(rx["no_buffer"]),
-        sent=pair.sent,
-        sent_bytes=sent_bytes,
-        no_room=int(tx["no_room"]),
-    )
+    found = np.zeros(len(PortCounters.__slots__), np.uint64)
+    pair.count(found)
+    return PortCounters(*map(int, found))

@@ -67,6 +67,7 @@ RX = np.dtype(
         ("run", "<u8"),  # counts down what the forwarding loop may take before it refills and reclaims the rings
         ("pause", "<u8"),  # how many will have been taken when `run` is 0
         ("armed", "<u8"),  # count
+        ("batch", "<u8"),  # packets that the forwarding loop may take in one step
         ("partial", "<u8"),  # how many of those taken completed no good packet
         ("chain_first", "<u8"),  # a packet of which not all buffers have been received:
         ("chain_last", "<u8"),
@@ -93,6 +94,7 @@ TX = np.dtype(
         ("freed", "<u8"),
         ("partial", "<u8"),  # how many of those filled were not the first of their packet
         ("bytes", "<u8"),  # of the packets in the blocks that were freed: `bytes_of`
+        ("widest", "<u8"),  # descriptors that the longest packet takes; the forwarding loop keeps so many free
         ("no_room", "<u8"),  # packets dropped: the ring was full
     ]
 )
@@ -274,11 +276,9 @@ def fill_receive_ring(format: Format, queue: Any) -> None:
     refill(format, queue[0].rx, pool_at(queue[0].pool))
 
 
+@inlined
 def bytes_of(format: Format, queue: Any) -> Any:
-    """Bytes of the good packets given to the application, and of those given to the device to send.
-
-    `queue` is an array of one QUEUE.
-    """
+    """Bytes of the good packets given to the application, and of those given to the device to send."""
     rx, tx = queue[0].rx, queue[0].tx
     received, sent = rx.bytes - rx.chain_length, tx.bytes
     words = words64_at(rx.ring, U(2) * rx.size)
@@ -288,3 +288,16 @@ def bytes_of(format: Format, queue: Any) -> Any:
     for i in range(tx.freed, tx.filled):
         sent += slots[U(2) * (i & (tx.size - U(1))) + U(1)]
     return received, sent
+
+
+def count(format: Format, queue: Any, counters: Any) -> None:
+    """Write what was counted, in the order of `queue.PortCounters`. `queue` is an array of one QUEUE."""
+    rx, tx = queue[0].rx, queue[0].tx
+    counters[0] = taken_of(rx) - rx.partial
+    counters[1], counters[7] = bytes_of(format, queue)
+    counters[2] = rx.errors
+    counters[3] = rx.oversize
+    counters[4] = rx.refused
+    counters[5] = rx.no_buffer
+    counters[6] = tx.filled - tx.partial
+    counters[8] = tx.no_room

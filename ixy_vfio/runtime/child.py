@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from ixy_vfio.core.errors import SealError, WorkerError
 from ixy_vfio.runtime import messages
-from ixy_vfio.runtime.messages import Kind, Statistics
+from ixy_vfio.runtime.messages import Kind, Share
+from ixy_vfio.runtime.page import Counted, Page
 from ixy_vfio.runtime.sandbox import Seal
 
 DEADLINE = 5.0  # seconds for a worker to take a message, to answer, to seal itself, to stop
@@ -22,23 +23,29 @@ class Worker:
 
     pid: int
     connection: socket.socket
-    core: int | None
+    page: Page
+    core: int | None = None
     granted: int | None = None  # packets that it may receive, but for what it has returned; None: any number
     granted_at: int = 0  # when that was last more, on CLOCK_MONOTONIC in nanoseconds
     seal: Seal = field(default_factory=Seal)
-    statistics: Statistics = field(default_factory=Statistics)
+    share: Share = field(default_factory=Share)
     done: bool = False
     status: int | None = None  # of waitpid
 
     @property
     def may_receive(self) -> int:
         """How many packets it could have received when it was granted the last ones: some of them it has."""
-        return 0 if self.granted is None else max(self.granted - self.statistics.returned, 0)
+        return 0 if self.granted is None else max(self.granted - self.share.returned, 0)
 
     @property
     def at_limit(self) -> bool:
         """It has received all that it may, and waits."""
-        return self.granted is not None and not self.done and self.statistics.taken >= self.may_receive
+        return self.granted is not None and not self.done and self.share.taken >= self.may_receive
+
+    @property
+    def counted(self) -> Counted:
+        """What it has counted, also when it has ended, however it did."""
+        return self.page.read()
 
     def send(self, kind: Kind, payload: bytes = b"") -> None:
         """Tell it something. WorkerError when it does not read; where it is gone, `receive` says why."""
@@ -66,9 +73,10 @@ class Worker:
             raise (WorkerError if self.seal.applied else SealError)(f"worker {self.pid}: {text}")
         if kind is Kind.READY and not self.seal.applied:
             self.seal = Seal.unpack(payload)
-        elif kind in (Kind.STATISTICS, Kind.DONE) and self.seal.applied:
-            self.statistics = Statistics.unpack(payload)
-            self.done = kind is Kind.DONE
+        elif kind is Kind.SHARE and self.seal.applied:
+            self.share = Share.unpack(payload)
+        elif kind is Kind.DONE and self.seal.applied:
+            self.done = True
         else:
             raise WorkerError(f"worker {self.pid} sent {kind.name}, which is not its turn")
 

@@ -15,19 +15,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
-from typing import Any, Self
-
-from numpy.typing import NDArray
+from typing import Self
 
 from ixy_vfio.core import libc, signals, threads
 from ixy_vfio.core.errors import DeviceError, IxyError, LeaseError, LinkDown, SealError, WorkerError
 from ixy_vfio.datapath.pool import STRIDE, Pool
+from ixy_vfio.datapath.program import Program
 from ixy_vfio.datapath.queue import QueuePair
 from ixy_vfio.drivers import contract
 from ixy_vfio.drivers.contract import Counters, Link, NetDevice, PortConfig
 from ixy_vfio.runtime import child, control_seal, sandbox, shares, worker
 from ixy_vfio.runtime.child import Worker
-from ixy_vfio.runtime.messages import Kind, Statistics
+from ixy_vfio.runtime.messages import Kind
+from ixy_vfio.runtime.page import Counted
 from ixy_vfio.runtime.sandbox import Seal
 from ixy_vfio.runtime.worker import Idle, Job
 from ixy_vfio.transport.base import Device
@@ -41,16 +41,12 @@ INTERRUPT_INTERVAL = 0.0005  # seconds; under load interrupts come in vain, so l
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What shall run: two ports, and what happens to a packet between them."""
+    """What shall run: a program, and its ports."""
 
-    addresses: tuple[str, str]
-    loop: Callable[[NDArray[Any]], int]  # of datapath.loop.loop_for
-    kernel: str
-    slow: str = ""  # where the kernel spends its time, should it take too much; "" of one that cannot
+    addresses: tuple[str, ...]
+    program: Program
     config: PortConfig = field(default_factory=PortConfig)
     helper: str | None = None
-    batch: int = 32
-    both: bool = True
     limit: int | None = None  # packets, of all workers together
     cores: tuple[int, ...] = ()
     idle: Idle = Idle.SLEEP
@@ -64,7 +60,7 @@ class Snapshot:
     """Everything counted so far, as far as it is known; `time` is CLOCK_MONOTONIC in seconds."""
 
     time: float
-    workers: tuple[Statistics, ...]
+    workers: tuple[Counted, ...]
     counters: tuple[Counters, ...]
     links: tuple[Link, ...]
 
@@ -88,8 +84,8 @@ class Control:
         self._selector = selectors.DefaultSelector()
         self._stack = contextlib.ExitStack()
         self._stopped = False
-        self._counters = [Counters(0, 0, 0, 0, 0, 0, (), {})] * 2  # of the ports; the last that are known
-        self._links = [Link(up=False, speed=0)] * 2  # likewise
+        self._counters = [Counters(0, 0, 0, 0, 0, 0, (), {})] * len(plan.addresses)  # the last that are known
+        self._links = [Link(up=False, speed=0)] * len(plan.addresses)  # likewise
 
     def __enter__(self) -> Self:
         try:
@@ -199,16 +195,17 @@ class Control:
         plan, config = self.plan, self.plan.config
         assert self.lease is not None
         # Every ring full, a batch in hand each, and a block to spare.
-        buffers = 2 * (config.rx_ring + config.tx_ring + plan.batch + 32)
+        buffers = len(self.ports) * (config.rx_ring + config.tx_ring + plan.program.batch + 32)
         pool = Pool(self.lease.memory(buffers * STRIDE, devices, Purpose.PACKETS))
-        a, b = (QueuePair(port.queue(index), pool) for port in self.ports)
-        for pair in (a, b):
+        pairs = tuple(QueuePair(port.queue(index), pool) for port in self.ports)
+        for pair in pairs:
             pair.arm()
         limit = None if plan.limit is None else shares.part(plan.limit, config.queues, index)
         core = plan.cores[index % len(plan.cores)] if plan.cores else None
         widest = -(-(config.mtu + _FRAME) // config.buffer_size)
-        job = Job(plan.kernel, plan.loop, pool, (a, b), plan.batch, plan.both, limit, widest, core, plan.idle, wakeups)
+        job = Job(plan.program, pool, pairs, limit, widest, core, plan.idle, wakeups)
         one = Worker(*worker.start(job), core, limit)
+        self._stack.callback(one.page.close)
         one.connection.settimeout(child.DEADLINE)  # also for what is sent: a worker need not read
         self.workers.append(one)
         self._selector.register(one.connection, selectors.EVENT_READ, one)
@@ -272,7 +269,7 @@ class Control:
         begin = time.monotonic()
         shown = begin
         while not self.stopping and not all(one.done for one in self.workers):
-            if self.plan.limit is not None and shares.used_up(self.plan.limit, self.workers, self._ask_workers):
+            if self.plan.limit is not None and shares.used_up(self.plan.limit, self.workers, self._ask_shares):
                 return
             now = time.monotonic()
             if duration is not None and now >= begin + duration:
@@ -280,10 +277,10 @@ class Control:
             wait = WATCH if duration is None else min(WATCH, begin + duration - now)
             self._handle(min(wait, max(shown + interval - now, 0.0)))
             self._look_at_ports()
+            self._look_at_workers()
             now = time.monotonic()
             if now >= shown + interval:
                 shown += (now - shown) // interval * interval
-                self._ask_workers(Kind.ASK, self.workers)
                 yield self.take_snapshot()
 
     def _handle(self, timeout: float) -> None:
@@ -304,27 +301,35 @@ class Control:
             with self._device(address):
                 self._links[index] = port.link()
 
-    def _ask_workers(self, what: Kind, workers: Sequence[Worker]) -> None:
-        """Bring the workers' statistics up to date."""
+    def _look_at_workers(self) -> None:
+        """Raises WorkerError when one has not looked up for long."""
+        for one in self.workers:
+            counted = one.counted
+            last = max(counted.at / 1e9, self.began)
+            if not one.done and not counted.waiting and time.monotonic() > last + child.DEADLINE:
+                raise self._silent(one, "answer")
+
+    def _ask_shares(self, what: Kind, workers: Sequence[Worker]) -> None:
+        """Bring the workers' shares of the packet limit up to date."""
         asked = [one for one in workers if not one.done]
-        before = {one.pid: one.statistics for one in asked}
+        before = {one.pid: one.share for one in asked}
         for one in asked:
             one.send(what)
         end = time.monotonic() + child.DEADLINE
-        while any(not one.done and one.statistics is before[one.pid] for one in asked):
+        while silent := [one for one in asked if not one.done and one.share is before[one.pid]]:
             if time.monotonic() > end:
-                raise WorkerError(f"a worker did not answer in {child.DEADLINE:.0f} s{self._slow_kernel()}")
+                raise self._silent(silent[0], "answer")
             self._handle(0.05)
 
-    def _slow_kernel(self) -> str:
-        """What may keep a worker from answering."""
-        plan, most = self.plan, child.DEADLINE / (2 * self.plan.batch)
-        if not plan.slow:
-            return "; are the processors busy with something else?"
-        return (
-            f"; does kernel {plan.kernel} take more than {most * 1000:.0f} ms a packet ({plan.slow})? "
-            "Let it do less for each" + ", or try --batch 1" * (plan.batch > 1)
-        )
+    def _silent(self, one: Worker, what: str) -> WorkerError:
+        """The error of a worker that did not do so in time, with what may keep it from it."""
+        program = self.plan.program
+        text = f"worker {one.pid} did not {what} in {child.DEADLINE:.0f} s; "
+        if not program.slow:
+            return WorkerError(f"{text}are the processors busy with something else?")
+        most = child.DEADLINE / (len(program.ways) * program.batch)
+        text += f"does kernel {program.name} take more than {most * 1000:.0f} ms a packet ({program.slow})? "
+        return WorkerError(f"{text}Let it do less for each" + ", or try --batch 1" * (program.batch > 1))
 
     def take_snapshot(self) -> Snapshot:
         """All counters, now."""
@@ -335,8 +340,8 @@ class Control:
 
     def _gather(self) -> Snapshot:
         """What is known of counters and links, without a look at the devices."""
-        statistics = tuple(one.statistics for one in self.workers)
-        self.snapshot = Snapshot(time.monotonic(), statistics, tuple(self._counters), tuple(self._links))
+        counted = tuple(one.counted for one in self.workers)
+        self.snapshot = Snapshot(time.monotonic(), counted, tuple(self._counters), tuple(self._links))
         return self.snapshot
 
     def _keep_what_is_known(self, error: IxyError) -> None:
@@ -387,7 +392,7 @@ class Control:
         for one in self.workers:
             while not one.done and one.connection.fileno() >= 0:
                 if time.monotonic() > end:
-                    raise WorkerError(f"worker {one.pid} did not stop in {child.DEADLINE:.0f} s{self._slow_kernel()}")
+                    raise self._silent(one, "stop")
                 one.connection.settimeout(max(end - time.monotonic(), 0.01))
                 one.receive()
             one.wait(child.DEADLINE)

@@ -1,6 +1,8 @@
 """What control and a worker say to each other: messages of one size over a SOCK_SEQPACKET socketpair.
 
-Control trusts nothing that a worker says: a message of another size or kind is an error, a counter is only shown. Nor
+What a worker counts stands in a page of its own (`page.Page`); nobody asks for it.
+
+Control trusts nothing that a worker says: a message of another size or kind is an error, a number is only shown. Nor
 does it trust a worker to read: a message that finds no room is an error, and nobody waits for it.
 """
 
@@ -10,7 +12,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from ixy_vfio.core.errors import WorkerError
-from ixy_vfio.datapath.queue import PortCounters
 
 SIZE = 512
 _HEADER = struct.Struct("<II")  # kind, length of the text
@@ -22,44 +23,35 @@ class Kind(IntEnum):
 
     READY = 1  # worker: sealed, and how (`sandbox.Seal`); waiting for GO
     GO = 2  # control: packets may come
-    ASK = 3  # control: send STATISTICS
-    STATISTICS = 4  # worker
-    STOP = 5  # control: end
-    DONE = 6  # worker: ended, as told; the last statistics
-    ERROR = 7  # worker: ended; a line that says why
-    GIVE_BACK = 8  # control: half of what you may still receive; answered by STATISTICS
-    GRANT = 9  # control: so many packets may come in all (`NUMBER`), but for what was given back
+    SHARE = 3  # worker: what became of the packets that it was granted (`Share`): unasked when all of them have come
+    GIVE_BACK = 4  # control: half of what you may still receive; answered by SHARE
+    GRANT = 5  # control: so many packets may come in all (`NUMBER`), but for what was given back
+    STOP = 6  # control: end
+    DONE = 7  # worker: ended, as told
+    ERROR = 8  # worker: ended; a line that says why
 
 
 NUMBER = struct.Struct("<Q")
-_PORT = len(PortCounters.__slots__)
-_STATISTICS = struct.Struct(f"<{3 + 2 * _PORT}Q")
+_SHARE = struct.Struct("<QQ")
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
-    """A worker's totals. `first_packet` is CLOCK_MONOTONIC in nanoseconds, 0 when there was none yet.
+class Share:
+    """Of the packets that a worker was granted it has `taken` so many, and has `returned` so many, for others."""
 
-    Of the packets that it was granted it has `taken` so many, and has `returned` so many to be granted to others.
-    """
-
-    first_packet: int = 0
-    ports: tuple[PortCounters, PortCounters] = (PortCounters(), PortCounters())
     taken: int = 0
     returned: int = 0
 
     def pack(self) -> bytes:
         """As a message's payload."""
-        words = [getattr(port, name) for port in self.ports for name in PortCounters.__slots__]
-        return _STATISTICS.pack(self.first_packet, self.taken, self.returned, *words)
+        return _SHARE.pack(self.taken, self.returned)
 
     @classmethod
-    def unpack(cls, payload: bytes) -> "Statistics":
+    def unpack(cls, payload: bytes) -> "Share":
         """From a message's payload. WorkerError unless it has the length of one."""
-        if len(payload) != _STATISTICS.size:
-            raise WorkerError(f"malformed statistics: {len(payload)} bytes, not {_STATISTICS.size}")
-        first, taken, returned, *words = _STATISTICS.unpack(payload)
-        return cls(first, (PortCounters(*words[:_PORT]), PortCounters(*words[_PORT:])), taken, returned)
+        if len(payload) != _SHARE.size:
+            raise WorkerError(f"a malformed share: {len(payload)} bytes, not {_SHARE.size}")
+        return cls(*_SHARE.unpack(payload))
 
 
 def send(connection: socket.socket, kind: Kind, payload: bytes = b"") -> None:

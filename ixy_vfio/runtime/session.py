@@ -44,7 +44,7 @@ from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.memory import DmaMemory
 from ixy_vfio.datapath.batch import PAIR, calls, receiver, sender
 from ixy_vfio.datapath.format import CHAIN_LIMIT
-from ixy_vfio.datapath.loop import call_for, loop_state
+from ixy_vfio.datapath.loop import Formats, call_for, loop_state
 from ixy_vfio.datapath.pool import CLOSED, DATA, STRIDE, Pool
 from ixy_vfio.datapath.queue import PortCounters, QueuePair, counters
 from ixy_vfio.drivers import contract
@@ -151,7 +151,8 @@ class Port:
         state, kept = loop_state(self.pair, to.pair, batch, both, packets, widest)
         state["rounds"], state["patience"] = rounds, rounds
         function = kernel.function if isinstance(kernel, Kernel) else kernel
-        return call_for(self.pair.queue.format, function).bind(int(state.ctypes.data), (state, kept, self, to))
+        formats = Formats(self.pair.queue.format, to.pair.queue.format)
+        return call_for(formats, function).bind(int(state.ctypes.data), (state, kept, self, to))
 
     @property
     def mtu(self) -> int:

@@ -21,7 +21,7 @@ def part(whole: int, parts: int, index: int) -> int:
 def used_up(limit: int, workers: Sequence[Worker], ask: Callable[[Kind, Sequence[Worker]], None]) -> bool:
     """Grant more to the workers that wait for it. True when all packets of the limit have come.
 
-    `ask(kind, workers)` sends a question, and returns when their statistics are new.
+    `ask(kind, workers)` sends a question, and returns when their shares are new.
     """
     waiting = sorted(
         (one for one in workers if one.at_limit), key=lambda one: one.granted_at

@@ -5,19 +5,16 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
-
-from numpy.typing import NDArray
 
 from ixy_vfio.core import libc
-from ixy_vfio.datapath.loop import loop_state
 from ixy_vfio.datapath.pool import Pool
-from ixy_vfio.datapath.queue import QueuePair, counters
+from ixy_vfio.datapath.program import Program
+from ixy_vfio.datapath.queue import QueuePair
 from ixy_vfio.runtime import messages, sandbox
-from ixy_vfio.runtime.messages import Kind, Statistics
+from ixy_vfio.runtime.messages import Kind, Share
+from ixy_vfio.runtime.page import Page
 
 MAX_ROUNDS = 1 << 20
 LOOK_UP = 0.001  # seconds between looks at the socket, while packets come
@@ -37,21 +34,18 @@ class Idle(Enum):
 class Job:
     """All that a worker needs, made by control before the fork."""
 
-    name: str  # of the kernel, for messages
-    loop: Callable[[NDArray[Any]], int]
+    program: Program
     pool: Pool
-    pairs: tuple[QueuePair, QueuePair]
-    batch: int
-    both: bool
-    limit: int | None  # packets that may come before control grants more; None: any number
-    widest: int  # descriptors that the longest packet takes
-    core: int | None
-    idle: Idle
+    pairs: tuple[QueuePair, ...]  # one of each port
+    limit: int | None = None  # packets that may come before control grants more; None: any number
+    widest: int = 1  # descriptors that the longest packet takes
+    core: int | None = None
+    idle: Idle = Idle.SLEEP
     wakeups: tuple[int, ...] = ()  # eventfds that the devices signal; control keeps them open
 
-    def keep(self) -> list[tuple[int, int]]:
-        """The ranges of shared memory that the job works on."""
-        ranges = [(self.pool.memory.address, self.pool.memory.size)]
+    def keep(self, page: Page) -> list[tuple[int, int]]:
+        """The ranges of shared memory that the job works on, and the page that it counts in."""
+        ranges = [page.range, (self.pool.memory.address, self.pool.memory.size)]
         for pair in self.pairs:
             queue = pair.queue
             ranges += [(page.address, page.size) for page in (queue.rx_page, queue.tx_page)]
@@ -59,10 +53,10 @@ class Job:
         return ranges
 
 
-def start(job: Job) -> tuple[int, socket.socket]:
-    """Fork a worker; returns its pid and control's end of the socketpair. It waits for GO."""
-    for pair in job.pairs:
-        counters(pair)  # compiled now: a sealed worker can load nothing
+def start(job: Job) -> tuple[int, socket.socket, Page]:
+    """Fork a worker; returns its pid, control's end of the socketpair, and its counters. It waits for GO."""
+    page = Page(len(job.pairs))
+    page.publish(job.pairs, 0, waiting=False)  # what counts is compiled now: a sealed worker can load nothing
     with libc.needed("socketpair"):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     waker = _waker(job, theirs)  # before the fork: what it may lack is an error of control's
@@ -73,27 +67,31 @@ def start(job: Job) -> tuple[int, socket.socket]:
         theirs.close()
         if waker is not None:
             waker.close()
-        return pid, ours
+        page.hand_over()
+        return pid, ours, page
     status = 1
     try:
-        status = _main(job, theirs, waker, parent)
+        status = _main(job, theirs, waker, page, parent)
     finally:
         os._exit(status)
 
 
-def _main(job: Job, connection: socket.socket, waker: select.epoll | None, parent: int) -> int:
+def _main(job: Job, connection: socket.socket, waker: select.epoll | None, page: Page, parent: int) -> int:
     blame = ""
     try:
         gc.disable()
         kept = [connection.fileno()] + ([waker.fileno()] if waker else [])
-        sealed = sandbox.seal(kept, job.keep(), parent, job.core)
+        sealed = sandbox.seal(kept, job.keep(page), parent, job.core)
         messages.send(connection, Kind.READY, sealed.pack())
-        blame = f"kernel {job.name}: "
+        blame = f"kernel {job.program.name}: "
         message = messages.receive(connection)
         if message is not None and message[0] is Kind.GO:
-            _run(job, connection, waker)
-        else:
-            messages.send(connection, Kind.DONE, Statistics().pack())
+            run = _Run(job, connection, page)
+            try:
+                _run(run, waker)
+            finally:
+                run.publish()
+        messages.send(connection, Kind.DONE)
         return 0
     except (BrokenPipeError, ConnectionResetError, BlockingIOError):
         return 1  # control is gone, or reads nothing: there is nobody to tell
@@ -123,9 +121,9 @@ def _waker(job: Job, connection: socket.socket) -> select.epoll | None:
 class _Run:
     """What a worker that runs knows, and how it answers control."""
 
-    def __init__(self, job: Job, connection: socket.socket) -> None:
-        self.job, self._connection = job, connection
-        self.state, self._scratch = loop_state(*job.pairs, job.batch, job.both, widest=job.widest)
+    def __init__(self, job: Job, connection: socket.socket, page: Page) -> None:
+        self.job, self._connection, self._page = job, connection, page
+        self.state, self._kept = job.program.record(job.pairs, job.widest)
         self.state["rounds"] = 1  # more when it is known that they are short: a kernel may take long for a packet
         self.first_packet = 0
         self._granted, self._returned = job.limit, 0
@@ -143,13 +141,13 @@ class _Run:
     def _set_limit(self) -> None:
         self.state["limit"] = 0 if self._granted is None else self._granted - self._returned
 
-    def say(self, kind: Kind) -> None:
-        """The statistics."""
-        pairs = self.job.pairs
-        statistics = Statistics(
-            self.first_packet, (counters(pairs[0]), counters(pairs[1])), self._taken, self._returned
-        )
-        messages.send(self._connection, kind, statistics.pack())
+    def publish(self, *, waiting: bool = False) -> None:
+        """What was counted."""
+        self._page.publish(self.job.pairs, self.first_packet, waiting)
+
+    def tell_share(self) -> None:
+        """What became of the packets that were granted."""
+        messages.send(self._connection, Kind.SHARE, Share(self._taken, self._returned).pack())
 
     def obey(self, *, wait: bool) -> bool:
         """Do what control asked for meanwhile, if it did. True when it is time to stop."""
@@ -163,27 +161,27 @@ class _Run:
         if kind is Kind.GRANT:
             (self._granted,) = messages.NUMBER.unpack(payload)
         else:
-            if kind is Kind.GIVE_BACK and self._granted is not None:
+            if self._granted is not None:
                 left = self._granted - self._returned - self._taken
                 self._returned += left - left // 2
-            self.say(Kind.STATISTICS)
+            self.tell_share()
         self._set_limit()
         return False
 
 
-def _run(job: Job, connection: socket.socket, waker: select.epoll | None) -> None:
-    run = _Run(job, connection)
-    state = run.state
+def _run(run: _Run, waker: select.epoll | None) -> None:
+    state, loop, idle = run.state, run.job.program.loop, run.job.idle
     stop = False
     busy_at = last_look = time.monotonic()
     while not stop:
         if run.at_limit:
-            run.say(Kind.STATISTICS)  # control grants more, or ends the run
+            run.publish(waiting=True)
+            run.tell_share()  # control grants more, or ends the run
             while run.at_limit and not stop:
                 stop = run.obey(wait=True)
             continue
         begin = time.monotonic()
-        received = job.loop(state)
+        received = loop(state)
         now = time.monotonic()
         if received:
             run.first_packet = run.first_packet or time.monotonic_ns()
@@ -192,7 +190,7 @@ def _run(job: Job, connection: socket.socket, waker: select.epoll | None) -> Non
                 state["rounds"] *= 2
             elif now - begin > 2 * LOOK_UP and state["rounds"][0] > 1:
                 state["rounds"] //= 2
-        elif job.idle is not Idle.POLL:
+        elif idle is not Idle.POLL:
             if waker is not None and now - busy_at > SLEEP_AFTER:
                 waker.poll(SLEEP)
                 now = time.monotonic()
@@ -200,5 +198,5 @@ def _run(job: Job, connection: socket.socket, waker: select.epoll | None) -> Non
                 os.sched_yield()
         if now - last_look >= LOOK_UP:
             last_look = now
+            run.publish()
             stop = run.obey(wait=False)
-    run.say(Kind.DONE)

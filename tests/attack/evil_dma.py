@@ -17,6 +17,7 @@ from ixy_vfio.runtime.control import Control, Plan
 from ixy_vfio.runtime.worker import Job
 from tests.attack.evil_worker import Told, own_connection
 from tests.conftest import Simulator, address
+from tests.programs import program_of
 
 DMA_DEADLINE = 1.0  # seconds for what the NIC shall have done, or not
 FRAME = bytes.fromhex("0200000000020200000000018889") + b"mapped".ljust(46, b".")
@@ -104,7 +105,7 @@ def run(sim: Simulator, attack: Attack, duration: float = 30.0, interval: float 
 
 def run_evil(sim: Simulator, one: Evil, duration: float = 30.0, interval: float = 0.2) -> str:
     """The same; `one` knows its job afterwards."""
-    plan = Plan((address(0), address(1)), one, "evil", helper=sim.helper, link_deadline=30.0)
+    plan = Plan((address(0), address(1)), program_of(one, "evil"), helper=sim.helper, link_deadline=30.0)
     return drive(plan, one, duration, interval)
 
 

@@ -27,6 +27,7 @@ from ixy_vfio.runtime.sandbox import Seal
 from ixy_vfio.runtime.worker import Idle, Job
 from tests.attack.evil_calls import CONTROL, call, libc, map_private
 from tests.model_nic import World
+from tests.programs import program_of
 
 X32 = 0x4000_0000
 
@@ -64,8 +65,7 @@ def evil_job(function: Callable[[Job], str], world: World) -> Job:
         except OSError as error:
             raise Told(errno.errorcode.get(error.errno or 0, "?")) from None
 
-    pairs = (world.pairs[0], world.pairs[1])
-    job = Job("evil", loop, world.pool, pairs, 32, True, None, 1, None, Idle.SLEEP)
+    job = Job(program_of(loop, "evil"), world.pool, tuple(world.pairs), idle=Idle.SLEEP)
     return job
 
 
@@ -75,7 +75,7 @@ def start(job: Job, sealed: bool = True) -> Worker:
     if not sealed:
         sandbox.seal = lambda *_: Seal()
     try:
-        process = Worker(*worker.start(job), None)
+        process = Worker(*worker.start(job))
     finally:
         sandbox.seal = real
     process.connection.settimeout(30)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ixy_vfio.datapath import batch
-from ixy_vfio.datapath.loop import loop_for
+from ixy_vfio.datapath.loop import Formats, loop_for
 from ixy_vfio.datapath.pool import DATA
 from ixy_vfio.drivers.ixgbe.format import FORMAT
 from ixy_vfio.sim.hostile import Spec
@@ -41,7 +41,7 @@ HANG = 300.0  # seconds; whoever starts this has a deadline of its own
 def sealed_loop() -> Loop:
     """The driver's loop with the kernel that seals packets, from the cache."""
     source = inspect.getsource(seal).encode()
-    return loop_for(FORMAT, seal, f"hostile_{hashlib.sha256(source).hexdigest()[:16]}")
+    return loop_for(Formats(FORMAT, FORMAT), seal, f"hostile_{hashlib.sha256(source).hexdigest()[:16]}")
 
 
 class BatchApi:
@@ -71,7 +71,7 @@ BELIEVES = FORMAT._replace(buffer=np.uint64(DATA + 64))
 
 def _weak_loop(kernel: Callable[[Any, Any], bool]) -> Loop:
     """The loop with this format; for this process, not for a cache."""
-    return loop_for(BELIEVES, kernel, "", cache=False)
+    return loop_for(Formats(BELIEVES, BELIEVES), kernel, "", cache=False)
 
 
 def drops(packet: Any, length: Any) -> bool:

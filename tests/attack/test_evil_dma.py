@@ -16,7 +16,7 @@ import pytest
 
 from ixy_vfio.core.memory import DmaMemory
 from ixy_vfio.runtime import child
-from ixy_vfio.runtime.messages import SIZE, Kind, Statistics
+from ixy_vfio.runtime.messages import SIZE, Kind, Share
 from ixy_vfio.transport.lease import Lease, Purpose
 from ixy_vfio.wires.capture import packets
 from tests.attack import evil_dma as evil
@@ -135,9 +135,9 @@ GARBAGE = {
     "shorter": (bytes(SIZE - 1), f"a message of {SIZE - 1} bytes"),
     "long": (bytes(4 * SIZE), f"a message of {SIZE + 1} bytes"),
     "zeros": (bytes(SIZE), "malformed"),
-    "length": (HEADER.pack(Kind.STATISTICS, SIZE).ljust(SIZE, b"\xff"), "malformed"),
+    "length": (HEADER.pack(Kind.SHARE, SIZE).ljust(SIZE, b"\xff"), "malformed"),
     "kind": (HEADER.pack(99, 0).ljust(SIZE, b"\0"), "malformed"),
-    "statistics cut short": (HEADER.pack(Kind.STATISTICS, 3).ljust(SIZE, b"\0"), "malformed statistics: 3 bytes"),
+    "a share cut short": (HEADER.pack(Kind.SHARE, 3).ljust(SIZE, b"\0"), "a malformed share: 3 bytes"),
     "control's own kind": (HEADER.pack(Kind.GO, 0).ljust(SIZE, b"\0"), "sent GO"),
     "ready twice": (HEADER.pack(Kind.READY, 0).ljust(SIZE, b"\0"), "sent READY"),
     "escapes": (HEADER.pack(Kind.ERROR, 4).ljust(SIZE, b"\x1b"), "worker"),
@@ -157,18 +157,18 @@ def test_garbage_on_its_socket(field: Range) -> None:
 
 @pytest.mark.timed
 def test_a_worker_that_talks_for_ever(field: Range) -> None:
-    """It answers everything with statistics, STOP too: control ends it after its deadline."""
-    statistics = HEADER.pack(Kind.STATISTICS, len(Statistics().pack())) + Statistics().pack()
-    told = evil.run(field.sim, evil.flood(statistics.ljust(SIZE, b"\0")), duration=1.0)
+    """It answers everything with its share, STOP too: control ends it after its deadline."""
+    share = HEADER.pack(Kind.SHARE, len(Share().pack())) + Share().pack()
+    told = evil.run(field.sim, evil.flood(share.ljust(SIZE, b"\0")), duration=1.0)
     assert "did not stop in" in told
     assert field.sim.ask("counters", port=0)["bus_master"] is False
 
 
 @pytest.mark.timed
 def test_a_worker_that_never_reads(field: Range, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It sends valid statistics, and reads nothing: what control has to tell it fills its socket. Control goes on."""
+    """It talks, reads nothing and counts nothing: control goes on, and ends it after its deadline."""
     monkeypatch.setattr(child, "DEADLINE", 0.5)
-    statistics = HEADER.pack(Kind.STATISTICS, len(Statistics().pack())) + Statistics().pack()
+    share = HEADER.pack(Kind.SHARE, len(Share().pack())) + Share().pack()
 
     def stuck(number: int, frame: object) -> None:
         raise AssertionError("control waits for a worker that reads nothing")
@@ -176,10 +176,10 @@ def test_a_worker_that_never_reads(field: Range, monkeypatch: pytest.MonkeyPatch
     before = signal.signal(signal.SIGALRM, stuck)
     signal.setitimer(signal.ITIMER_REAL, 30)
     try:
-        told = evil.run(field.sim, evil.flood(statistics.ljust(SIZE, b"\0")), 20.0, interval=0.0001)
+        told = evil.run(field.sim, evil.flood(share.ljust(SIZE, b"\0")), 20.0, interval=0.0001)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert re.fullmatch(r"worker \d+ does not read what control tells it", told)
+    assert re.fullmatch(r"worker \d+ did not answer in 0 s; are the processors busy with something else\?", told)
     counters = field.sim.ask("counters", port=0)
     assert (counters["bus_master"], counters["windows"]) == (False, 0)

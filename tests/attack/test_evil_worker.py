@@ -23,6 +23,7 @@ from ixy_vfio.runtime.worker import SLEEP_AFTER, Idle, Job
 from tests.attack import evil_calls as calls
 from tests.attack import evil_worker as evil
 from tests.model_nic import ArrayMemory, Memory, World
+from tests.programs import program_of
 
 KILLED = "killed by SIGSYS"
 Attack = Callable[[Job], str]
@@ -30,7 +31,7 @@ Attack = Callable[[Job], str]
 
 def idle_job(loop: Callable[[object], int] = lambda _: 0, idle: Idle = Idle.POLL) -> Job:
     world = World(buffers=64)
-    return Job("evil", loop, world.pool, (world.pairs[0], world.pairs[1]), 32, True, None, 1, None, idle)
+    return Job(program_of(loop, "evil"), world.pool, tuple(world.pairs), idle=idle)
 
 
 def layers() -> Seal:
@@ -284,7 +285,7 @@ def test_a_stopped_and_continued_worker_goes_on() -> None:
             os.kill(process.pid, signal.SIGSTOP)
             os.waitpid(process.pid, os.WUNTRACED)
             os.kill(process.pid, signal.SIGCONT)
-            messages.send(process.connection, Kind.ASK)
+            messages.send(process.connection, Kind.GIVE_BACK)
             process.receive()
         messages.send(process.connection, Kind.STOP)
         process.receive()
@@ -340,7 +341,7 @@ def test_the_reason_is_not_lost_when_it_left_a_question_unread() -> None:
     try:
         process.receive()
         messages.send(process.connection, Kind.GO)
-        messages.send(process.connection, Kind.ASK)
+        messages.send(process.connection, Kind.GIVE_BACK)
         assert os.waitstatus_to_exitcode(process.wait(10) or 0) == 1
         with pytest.raises(WorkerError, match="the reason"):
             process.receive()

@@ -16,6 +16,7 @@ from ixy_vfio.core.errors import SealError
 from ixy_vfio.runtime.control import Control, Plan
 from tests.attack.test_refused_calls import answered, seal_a_worker, seal_control
 from tests.conftest import address, command
+from tests.programs import program_of
 
 
 def wait_for(event: threading.Event) -> None:
@@ -40,7 +41,7 @@ POLLER = re.escape("cannot be sealed with more than one thread, as another keeps
 
 
 def test_control_with_another_thread_is_refused_before_anything_is_done() -> None:
-    plan = Plan((address(0), address(1)), lambda _: 0, "none", helper="/nonexistent", alone=True)
+    plan = Plan((address(0), address(1)), program_of(), helper="/nonexistent", alone=True)
     with another_thread(), pytest.raises(SealError, match=f"^control {POLLER}$"), Control(plan):
         pass
 

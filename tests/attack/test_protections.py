@@ -16,6 +16,7 @@ from tests.attack import evil_worker
 from tests.attack.test_refused_calls import answered
 from tests.conftest import wait_until
 from tests.model_nic import World
+from tests.programs import program_of
 
 
 def spin(_: object) -> int:
@@ -31,8 +32,8 @@ def orphan(pdeathsig: bool) -> int:
         if not pdeathsig:
             sandbox.seal = lambda *_: sandbox.Seal(["nothing"])
         world = World(buffers=64)
-        job = Job("idle", spin, world.pool, (world.pairs[0], world.pairs[1]), 32, True, None, 1, None, Idle.POLL)
-        one = Worker(*worker.start(job), None)
+        job = Job(program_of(spin, "idle"), world.pool, tuple(world.pairs), idle=Idle.POLL)
+        one = Worker(*worker.start(job))
         one.receive()
         one.send(Kind.GO)
         os.write(writer, str(one.pid).encode())
@@ -71,8 +72,8 @@ def owner_of_proc(seal: bool) -> str:
     if not seal:
         sandbox.seal = lambda *_: sandbox.Seal(["nothing"])
     world = World(buffers=64)
-    job = Job("idle", lambda _: 0, world.pool, (world.pairs[0], world.pairs[1]), 32, True, None, 1, None, Idle.POLL)
-    one = Worker(*worker.start(job), None)
+    job = Job(program_of(lambda _: 0, "idle"), world.pool, tuple(world.pairs), idle=Idle.POLL)
+    one = Worker(*worker.start(job))
     try:
         one.receive()
         return "root" if Path(f"/proc/{one.pid}/stat").stat().st_uid == 0 else "its user"

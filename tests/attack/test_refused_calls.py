@@ -17,6 +17,7 @@ from ixy_vfio.runtime.child import Worker
 from ixy_vfio.runtime.messages import Kind
 from ixy_vfio.runtime.worker import Idle, Job
 from tests.model_nic import World
+from tests.programs import program_of
 
 PRCTL, SECCOMP = 157, 317
 FORBIDDEN = "; a container runtime or a service manager may forbid it"
@@ -51,7 +52,7 @@ def seal_a_worker() -> str:
     """What a worker reports to be missing beyond what is missing here; it goes, stops, and ends as it should."""
     world = World(buffers=64)
     core = min(os.sched_getaffinity(0))
-    job = Job("idle", lambda _: 0, world.pool, (world.pairs[0], world.pairs[1]), 32, True, None, 1, core, Idle.SLEEP)
+    job = Job(program_of(lambda _: 0, "idle"), world.pool, tuple(world.pairs), core=core, idle=Idle.SLEEP)
     one = Worker(*worker.start(job), core)
     one.connection.settimeout(20)
     try:

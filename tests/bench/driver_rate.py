@@ -17,7 +17,7 @@ from numba import njit
 from ixy_vfio.core.unsafe import cycles
 from ixy_vfio.datapath import kernels
 from ixy_vfio.datapath.compile import forwarding_loop
-from ixy_vfio.datapath.loop import loop_state
+from ixy_vfio.datapath.loop import Formats, loop_state
 from ixy_vfio.drivers.ixgbe.format import FORMAT
 from tests.model_nic import World, deliver, transmit
 
@@ -63,7 +63,7 @@ def main() -> None:
     world = World(2, arguments.ring, 8192)
     for pair in world.pairs:
         pair.arm()
-    measure = measurement(forwarding_loop(FORMAT, kernels.load(arguments.kernel)))
+    measure = measurement(forwarding_loop(Formats(FORMAT, FORMAT), kernels.load(arguments.kernel)))
     clock = cycles_per_nanosecond()
     costs: dict[int, list[float]] = {batch: [] for batch in BATCHES}
     for _ in range(7):

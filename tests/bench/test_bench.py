@@ -15,13 +15,14 @@ from ixy_vfio.bench.results import Quartiles, Results
 from ixy_vfio.bench.sides import Product, Reference, Side
 from ixy_vfio.datapath import kernels
 from ixy_vfio.datapath.compile import forwarding_loop
+from ixy_vfio.datapath.loop import Formats
 from ixy_vfio.drivers.ixgbe.format import FORMAT
 
 SIZES = [60, 61, 64, 65, 590, 1514]
 
 
 def product() -> Product:
-    return Product(forwarding_loop(FORMAT, kernels.load("touch")), "touch")
+    return Product(forwarding_loop(Formats(FORMAT, FORMAT), kernels.load("touch")), "touch")
 
 
 @pytest.mark.parametrize("batch", [1, 5, 32, 256])
@@ -180,7 +181,9 @@ def test_the_gate_of_instructions(monkeypatch: pytest.MonkeyPatch, found: float 
 
 
 def test_all_metadata_is_measured_by_a_kernel_that_needs_it() -> None:
-    side = Product(forwarding_loop(FORMAT, kernels.load(f"{metadata.__file__}:every_field")), "metadata")
+    side = Product(
+        forwarding_loop(Formats(FORMAT, FORMAT), kernels.load(f"{metadata.__file__}:every_field")), "metadata"
+    )
     other = product()
     for one in (side, other):
         one.configure(32, 64)

@@ -1,6 +1,7 @@
 """Wrong use of the commands: one clear line that says what to do, exit status 2, nothing left behind."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -156,4 +157,4 @@ def test_a_kernel_that_takes_too_long_is_named(simulator: StartSimulator, tmp_pa
     (line,) = result.stderr.splitlines()
     where = f"{kernel.name}:3: `for i in range(length * 10_000_000):`"
     says = f"does kernel slow take more than 78 ms a packet ({where})? Let it do less for each, or try --batch 1"
-    assert line == f"ixy-vfio forward: a worker did not answer in 5 s; {says}"
+    assert re.sub(r"worker \d+", "worker N", line) == f"ixy-vfio forward: worker N did not answer in 5 s; {says}"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ixy_vfio.datapath import queue
 from ixy_vfio.drivers import intel as desc
 from ixy_vfio.drivers.ixgbe.format import BITS
 from tests.batches import free_batch, receive_batch
@@ -27,8 +28,9 @@ def armed(**options: Any) -> World:
 
 def counters(world: World) -> dict[str, int]:
     rx = world.pairs[0].state[0]["rx"]
-    others = {"bytes": world.pairs[0].bytes[0]} | {name: int(rx[name]) for name in ("errors", "oversize", "no_buffer")}
-    return {"packets": world.pairs[0].received, **others}
+    size = queue.counters(world.pairs[0]).received_bytes
+    drops = {name: int(rx[name]) for name in ("errors", "oversize", "no_buffer")}
+    return {"packets": world.pairs[0].received, "bytes": size, **drops}
 
 
 def expected(packets: int = 0, size: int = 0, errors: int = 0, oversize: int = 0, no_buffer: int = 0) -> dict[str, int]:

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ixy_vfio.core.compiled import inlined
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.datapath import kernels
 from ixy_vfio.datapath.compile import check, forwarding_loop
-from ixy_vfio.datapath.loop import loop_state
+from ixy_vfio.datapath.loop import Formats, loop_for, loop_state
 from ixy_vfio.datapath.queue import PortCounters, counters
+from ixy_vfio.datapath.rings import BLOCK
 from ixy_vfio.drivers.ixgbe.format import FORMAT
 from tests.model_nic import World, deliver, transmit
 
@@ -30,7 +32,7 @@ class Lab:
         self.world = World(**world)
         for pair in self.world.pairs:
             pair.arm()
-        self.loop = forwarding_loop(FORMAT, kernels.load(kernel))
+        self.loop = forwarding_loop(Formats(FORMAT, FORMAT), kernels.load(kernel))
         self.state, self._scratch = loop_state(self.world.pairs[0], self.world.pairs[1], batch, both, limit, widest)
 
     def run(self, rounds: int = 8, patience: int = 1) -> int:
@@ -137,7 +139,7 @@ def test_a_users_kernel_may_be_named_like_one_that_is_shipped(tmp_path: Path) ->
     path = tmp_path / "mine.py"
     path.write_text("def touch(packet):\n    return True\n")
     with pytest.raises(UsageError, match="it must be a plain function"):
-        forwarding_loop(FORMAT, kernels.load(f"{path}:touch"))
+        forwarding_loop(Formats(FORMAT, FORMAT), kernels.load(f"{path}:touch"))
 
 
 def test_a_kernel_of_the_users_own_drops_by_content(tmp_path: Path) -> None:
@@ -240,6 +242,28 @@ def test_the_last_packets_before_the_limit_may_come_by_either_port(port: int, ba
     assert int(lab.state["received"][0]) == 41
 
 
+def test_each_port_has_a_format_of_its_own() -> None:
+    """By one of them nothing of under 100 bytes is whole, and no ring of its port has more than a block of room."""
+
+    @inlined
+    def room(size: Any, used: Any) -> Any:
+        return np.uint64(BLOCK) - min(np.uint64(used), np.uint64(BLOCK))
+
+    other = FORMAT._replace(shortest=np.uint64(100), room=room)
+    for formats, wrong in ((Formats(FORMAT, other), 1), (Formats(other, FORMAT), 0)):
+        lab = Lab("none")
+        lab.loop = loop_for(formats, kernels.none, "", cache=False)
+        for port in range(2):
+            deliver(lab.world.nics[port], 40, PLAIN, 60)
+        while lab.run():
+            pass
+        found = [0, 0], [0, 0]
+        for port, one in enumerate(lab.counters()):
+            found[0][port], found[1][port] = one.rx_errors, one.sent
+        assert found == ([40 * (port == wrong) for port in range(2)], [BLOCK * (port == wrong) for port in range(2)])
+        lab.world.check()
+
+
 def test_no_packets_returns_when_patience_ends() -> None:
     lab = Lab("none")
     assert lab.run(rounds=1 << 62, patience=1000) == 0
@@ -275,7 +299,7 @@ def test_what_a_kernel_raises_leaves_every_buffer_with_one_owner(tmp_path: Path,
 def test_a_long_packet_stays_where_it_is_until_the_kernel_raises_no_more(tmp_path: Path) -> None:
     path = tmp_path / "past.py"
     path.write_text("def past(packet, length):\n    return packet[length] == 0\n")
-    past = forwarding_loop(FORMAT, kernels.load(f"{path}:past"))
+    past = forwarding_loop(Formats(FORMAT, FORMAT), kernels.load(f"{path}:past"))
     lab = Lab("none", widest=5)
     for length, end in ((2048, 0), (2048, 0), (1500, 2)):
         deliver(lab.world.nics[0], 1, length << 32 | 1 | end, 2048)
@@ -363,8 +387,9 @@ def test_an_edited_kernel_is_compiled_anew(tmp_path: Path) -> None:
 def test_the_second_process_loads_the_loop_from_the_cache(tmp_path: Path) -> None:
     program = (
         "from ixy_vfio.datapath import kernels; from ixy_vfio.datapath.compile import forwarding_loop\n"
+        "from ixy_vfio.datapath.loop import Formats\n"
         "from ixy_vfio.drivers.ixgbe.format import FORMAT\n"
-        "print(sum(forwarding_loop(FORMAT, kernels.load('none')).stats.cache_hits.values()))"
+        "print(sum(forwarding_loop(Formats(FORMAT, FORMAT), kernels.load('none')).stats.cache_hits.values()))"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     hits = [

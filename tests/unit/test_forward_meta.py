@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ixy_vfio.datapath import kernels
 from ixy_vfio.datapath.compile import forwarding_loop
 from ixy_vfio.datapath.format import BAD, GOOD, NOT_CHECKED, TAGGED, Meta
-from ixy_vfio.datapath.loop import loop_state
+from ixy_vfio.datapath.loop import Formats, loop_state
 from ixy_vfio.datapath.queue import counters
 from ixy_vfio.drivers.ixgbe.format import FORMAT
 from tests.model_nic import World, deliver
@@ -48,7 +48,7 @@ Loop = Callable[[NDArray[Any]], int]
 def tell(tmp_path_factory: pytest.TempPathFactory) -> Loop:
     path = tmp_path_factory.mktemp("kernel") / "tell.py"
     path.write_text(TELL)
-    return forwarding_loop(FORMAT, kernels.load(f"{path}:tell"))
+    return forwarding_loop(Formats(FORMAT, FORMAT), kernels.load(f"{path}:tell"))
 
 
 def forwarded(loop: Loop, write_backs: list[tuple[int, int]]) -> tuple[World, list[NDArray[np.uint8]]]:

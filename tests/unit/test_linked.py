@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ixy_vfio.core.compiled import cache_directory, compiled, entry_point, inlined, linked
 from ixy_vfio.datapath import kernels, loop
-from ixy_vfio.datapath.rings import BLOCK, bytes_of
+from ixy_vfio.datapath.loop import Formats
+from ixy_vfio.datapath.rings import BLOCK, count
 from ixy_vfio.drivers.intel import Bits, advanced
 from ixy_vfio.drivers.ixgbe.format import BITS, FORMAT
 
@@ -57,17 +58,17 @@ def directories(*functions: Callable[..., Any]) -> set[Path | None]:
 
 def test_the_cache_tells_formats_and_shipped_kernels_apart() -> None:
     """By what they are made of: in each process, their functions are other objects."""
-    same = [linked(bytes_of, advanced(bits)) for bits in (BITS, Bits(*BITS))]
-    assert len(directories(linked(bytes_of, FORMAT), *same)) == 1
+    same = [linked(count, advanced(bits)) for bits in (BITS, Bits(*BITS))]
+    assert len(directories(linked(count, FORMAT), *same)) == 1
     others = [BITS._replace(errors=1 << 31), BITS._replace(ip_error=29), BITS._replace(shortest=18)]
-    assert len(directories(*same, *(linked(bytes_of, advanced(bits)) for bits in others))) == 4
-    shipped = [linked(loop._loop, FORMAT, loop.work_of(kernel)) for kernel in kernels.SHIPPED.values()]
+    assert len(directories(*same, *(linked(count, advanced(bits)) for bits in others))) == 4
+    shipped = [linked(loop._loop, Formats(FORMAT, FORMAT), loop.work_of(kernel)) for kernel in kernels.SHIPPED.values()]
     assert len(directories(*shipped)) == len(kernels.SHIPPED)
 
 
 def test_the_file_of_a_format_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """No file of the data path imports it."""
-    function = linked(bytes_of, FORMAT)
+    function = linked(count, FORMAT)
     before = cache_directory(function)
     read = Path.read_bytes
 
@@ -87,7 +88,7 @@ def test_a_kernel_of_a_user_is_kept_by_a_key_only() -> None:
     def mine(packet: Any, length: Any) -> bool:
         return True
 
-    function = linked(loop._loop, FORMAT, loop.work_of(mine))
+    function = linked(loop._loop, Formats(FORMAT, FORMAT), loop.work_of(mine))
     with pytest.raises(TypeError, match=r"^mine, of .*: compiled code of another's is kept by a key only$"):
         cache_directory(function)
     assert cache_directory(function, "mine_1") is not None

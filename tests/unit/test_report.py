@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from ixy_vfio.apps import drops, report
+from ixy_vfio.datapath.loop import BACK, THERE, program
 from ixy_vfio.datapath.queue import PortCounters
 from ixy_vfio.drivers.contract import Counters, Drops, Link
 from ixy_vfio.drivers.ixgbe import counters
 from ixy_vfio.runtime.control import Control, Plan, Snapshot
-from ixy_vfio.runtime.messages import Statistics
+from ixy_vfio.runtime.page import Counted
 
 A, B = "0000:03:00.0", "0000:03:00.1"
 NOTHING = Counters(0, 0, 0, 0, 0, 0, (), {})
@@ -19,17 +20,18 @@ NIC = replace(NOTHING, rx_packets=990, rx_waiting=10, drops=Drops(1, 20, 300, 4,
 
 def finished(mtu: int = 1500, *, both: bool = True) -> Control:
     """A run of which port A received a thousand packets."""
-    control = Control(Plan((A, B), lambda _: 0, "none", both=both))
+    ways = (THERE, BACK) if both else (THERE,)
+    control = Control(Plan((A, B), program(lambda _: 0, ways, 32, "none")))
     control.plan = replace(control.plan, config=replace(control.plan.config, mtu=mtu))
     control.macs = [bytes(6)] * 2
     ports = (PortCounters(received=980, rx_errors=3, oversize=2, refused=10), PortCounters(sent=965, no_room=5))
     links = (Link(True, 10_000), Link(False, 0))
-    control.snapshot = Snapshot(12.0, (Statistics(1, ports),), (NIC, NOTHING), links)
+    control.snapshot = Snapshot(12.0, (Counted(at=1, first_packet=1, ports=ports),), (NIC, NOTHING), links)
     return control
 
 
 def test_received_is_what_the_wire_brought() -> None:
-    one, other = report.summary(finished(), 512, 2.0, 0.0)["directions"]
+    one, other = report.summary(finished(), 2.0, 0.0)["directions"]
     assert one["dropped"] == {
         "refused": 10, "no_room": 5, "rx_errors": 3, "oversize": 2,
         "missed": 1, "no_descriptor": 20, "too_long": 300, "too_short": 4, "crc_errors": 5, "illegal": 6,
@@ -42,7 +44,7 @@ def test_received_is_what_the_wire_brought() -> None:
 
 
 def test_every_cause_has_words_and_is_said_in_the_summary() -> None:
-    summary = report.summary(finished(), 512, 2.0, 0.0)
+    summary = report.summary(finished(), 2.0, 0.0)
     causes = list(summary["directions"][0]["dropped"])
     assert causes == list(drops.CAUSES)
     text = report.text(summary)
@@ -59,26 +61,28 @@ def test_every_cause_has_words_and_is_said_in_the_summary() -> None:
 
 @pytest.mark.parametrize(("mtu", "what"), [(1500, "try --mtu 9000"), (9000, "try --mtu 9200"), (9200, "a smaller mtu")])
 def test_what_to_do_about_long_frames(mtu: int, what: str) -> None:
-    advice = report.summary(finished(mtu), 512, 2.0, 0.0)["advice"]
+    advice = report.summary(finished(mtu), 2.0, 0.0)["advice"]
     assert [line for line in advice if "longer" in line and what in line]
 
 
 def test_one_way_speaks_of_one_way() -> None:
-    text = report.text(report.summary(finished(both=False), 512, 2.0, 0.0))
-    assert f"{B} -> {A}" not in text
+    summary = report.summary(finished(both=False), 2.0, 0.0)
+    assert [(one["from"], one["to"]) for one in summary["directions"]] == [(A, B)]
+    assert f"{B} -> {A}" not in report.text(summary)
 
 
 def test_rates_are_over_the_time_that_has_passed() -> None:
     control = finished()
     assert control.snapshot is not None
-    meter = report.Meter(10.0)
-    first = meter.interval(control, control.snapshot)
+    control.began = 10.0
+    meter = report.Meter(control)
+    first = meter.interval(control.snapshot)
     assert (first["seconds"], first["interval"]) == (2.0, 2.0)
     assert first["directions"][0]["packets_per_second"] == 965 / 2
     assert first["directions"][0]["bits_per_second"] == 965 * report.WIRE_OVERHEAD * 8 / 2
     assert "unread" not in first["directions"][0]["dropped"]
     assert all(report.balanced(one) for one in first["directions"])
-    second = meter.interval(control, replace(control.snapshot, time=17.0))
+    second = meter.interval(replace(control.snapshot, time=17.0))
     assert (second["seconds"], second["interval"]) == (7.0, 5.0)
     assert second["directions"][0]["packets_per_second"] == 0
     assert second["links"] == {A: "up, 10 Gbit/s", B: "down"}

@@ -6,6 +6,7 @@ import pytest
 
 from ixy_vfio.core.errors import DeadlineError, DeviceGone, LeaseError
 from ixy_vfio.runtime.control import Control, Plan
+from tests.programs import program_of
 
 
 class Port:
@@ -41,7 +42,7 @@ class DeadWorker:
 
 @pytest.mark.parametrize("failing", ["a", "b"])
 def test_a_port_that_cannot_be_stopped_does_not_keep_the_other_running(failing: str) -> None:
-    control = Control(Plan(("0000:03:00.0", "0000:03:00.1"), lambda _: 0, "none"))
+    control = Control(Plan(("0000:03:00.0", "0000:03:00.1"), program_of()))
     stopped: list[str] = []
     ports: list[Any] = [Port(name, stopped, name == failing) for name in ("a", "b")]
     control.ports = ports
@@ -51,7 +52,7 @@ def test_a_port_that_cannot_be_stopped_does_not_keep_the_other_running(failing: 
 
 
 def test_workers_are_killed_before_ports_are_stopped_whatever_happens() -> None:
-    control = Control(Plan(("0000:03:00.0", "0000:03:00.1"), lambda _: 0, "none"))
+    control = Control(Plan(("0000:03:00.0", "0000:03:00.1"), program_of()))
     stopped: list[str] = []
     ports: list[Any] = [Port(name, stopped, fails=False) for name in ("a", "b")]
     workers: list[Any] = [DeadWorker(stopped)]
@@ -63,7 +64,7 @@ def test_workers_are_killed_before_ports_are_stopped_whatever_happens() -> None:
 
 def test_after_an_error_the_lease_ends_and_no_device_is_asked_to_stop() -> None:
     """The helper takes their DMA away at once; a device that is stuck would take seconds."""
-    control = Control(Plan(("0000:03:00.0", "0000:03:00.1"), lambda _: 0, "none"))
+    control = Control(Plan(("0000:03:00.0", "0000:03:00.1"), program_of()))
     done: list[str] = []
     ports: list[Any] = [Port(name, done, fails=True) for name in ("a", "b")]
     workers: list[Any] = [DeadWorker(done)]
@@ -89,7 +90,7 @@ class Helper:
     [(True, LeaseError, "its DMA was blocked"), (False, DeadlineError, "0000:03:00.0: RXDCTL is not 1")],
 )
 def test_a_device_that_was_taken_back_is_not_blamed(ended: bool, error: type[Exception], text: str) -> None:
-    control = Control(Plan(("0000:03:00.0", "0000:03:00.1"), lambda _: 0, "none"))
+    control = Control(Plan(("0000:03:00.0", "0000:03:00.1"), program_of()))
     lease: Any = Helper(ended)
     control.lease = lease
     with pytest.raises(error, match=f"^{text}$"), control._device("0000:03:00.0"):

@@ -1,5 +1,6 @@
 """A worker process of its own, over model NICs in shared memory: sealed, fed, asked, stopped, killed."""
 
+import collections
 import dataclasses
 import os
 import select
@@ -14,14 +15,17 @@ import pytest
 from ixy_vfio.core.errors import WorkerError
 from ixy_vfio.datapath import kernels
 from ixy_vfio.datapath.compile import forwarding_loop
+from ixy_vfio.datapath.loop import Formats
 from ixy_vfio.datapath.queue import PortCounters
 from ixy_vfio.drivers.ixgbe.format import FORMAT
 from ixy_vfio.runtime import messages, worker
 from ixy_vfio.runtime.child import Worker
-from ixy_vfio.runtime.messages import Kind, Statistics
+from ixy_vfio.runtime.messages import Kind, Share
+from ixy_vfio.runtime.page import Counted, Page
 from ixy_vfio.runtime.worker import Idle, Job
 from tests.conftest import wait_until
 from tests.model_nic import World, deliver, transmit
+from tests.programs import program_of
 
 PLAIN = 60 << 32 | 3
 
@@ -31,7 +35,7 @@ class Process:
 
     def __init__(self, job: Job, world: World) -> None:
         self.world = world
-        self.worker = Worker(*worker.start(job), None)
+        self.worker = Worker(*worker.start(job))
         self.worker.connection.settimeout(20)
 
     def expect(self, kind: Kind) -> bytes:
@@ -59,8 +63,8 @@ def job() -> Job:
     world = World(buffers=512)
     for pair in world.pairs:
         pair.arm()
-    loop = forwarding_loop(FORMAT, kernels.load("touch"))
-    made = Job("touch", loop, world.pool, (world.pairs[0], world.pairs[1]), 32, True, None, 1, None, Idle.YIELD)
+    loop = forwarding_loop(Formats(FORMAT, FORMAT), kernels.load("touch"))
+    made = Job(program_of(loop, "touch"), world.pool, tuple(world.pairs), idle=Idle.YIELD)
     _worlds[id(made)] = world
     return made
 
@@ -78,13 +82,23 @@ def process(job: Job) -> Iterator[Process]:
 def test_it_forwards_counts_and_stops(process: Process) -> None:
     process.go()
     assert process.carry(5000) == 5000
-    messages.send(process.worker.connection, Kind.ASK)
-    seen = Statistics.unpack(process.expect(Kind.STATISTICS))
+    wait_until("it has counted all", lambda: process.worker.counted.ports[1].sent == 5000)
+    seen = process.worker.counted
     assert (seen.ports[0].received, seen.ports[1].sent, seen.ports[1].sent_bytes) == (5000, 5000, 300_000)
     assert 0 < seen.first_packet < time.monotonic_ns()
     messages.send(process.worker.connection, Kind.STOP)
-    assert Statistics.unpack(process.expect(Kind.DONE)) == seen
+    assert process.expect(Kind.DONE) == b""
+    assert process.worker.counted.ports == seen.ports
     assert process.worker.wait(10) == 0
+
+
+def test_what_it_counted_survives_it(process: Process) -> None:
+    process.go()
+    process.carry(100)
+    wait_until("it has counted all", lambda: process.worker.counted.ports[1].sent == 100)
+    os.kill(process.worker.pid, signal.SIGKILL)
+    process.worker.wait(10)
+    assert process.worker.counted.ports[1].sent == 100
 
 
 def test_it_touches_nothing_before_go(process: Process) -> None:
@@ -93,7 +107,8 @@ def test_it_touches_nothing_before_go(process: Process) -> None:
     time.sleep(0.05)
     assert transmit(process.world.nics[1], 10) == 0
     messages.send(process.worker.connection, Kind.STOP)
-    assert Statistics.unpack(process.expect(Kind.DONE)) == Statistics()
+    process.expect(Kind.DONE)
+    assert process.worker.counted.ports == (PortCounters(), PortCounters())
     assert process.worker.wait(10) == 0
 
 
@@ -134,7 +149,8 @@ def test_asleep_it_wakes_for_every_interrupt_and_for_nothing_else(job: Job, monk
             os.eventfd_write(eventfds[round_ % 2], 1)
             wait_until("it forwards", lambda: transmit(world.nics[1], 64) > 0)
         messages.send(process.worker.connection, Kind.STOP)  # which wakes it, too
-        assert Statistics.unpack(process.expect(Kind.DONE)).ports[0].received == 18
+        process.expect(Kind.DONE)
+        assert process.worker.counted.ports[0].received == 18
     finally:
         process.worker.kill()
         for eventfd in eventfds:
@@ -165,22 +181,23 @@ def test_at_its_limit_it_waits_for_more(job: Job) -> None:
     process = Process(dataclasses.replace(job, limit=100), _worlds.pop(id(job)))
     connection = process.worker.connection
 
-    def feed_until_it_reports() -> Statistics:
+    def feed_until_it_reports() -> tuple[Share, Counted]:
         end = time.monotonic() + 20
         while not select.select([connection], [], [], 0)[0] and time.monotonic() < end:
             deliver(process.world.nics[0], 8, PLAIN, 60)
             transmit(process.world.nics[1], 64)
-        return Statistics.unpack(process.expect(Kind.STATISTICS))
+        return Share.unpack(process.expect(Kind.SHARE)), process.worker.counted
 
     try:
         process.go()
-        seen = feed_until_it_reports()
-        assert (seen.taken, seen.returned, seen.ports[0].received) == (100, 0, 100)
+        share, counted = feed_until_it_reports()
+        assert (share, counted.ports[0].received, counted.waiting) == (Share(100, 0), 100, True)
         messages.send(connection, Kind.GRANT, messages.NUMBER.pack(107))
-        seen = feed_until_it_reports()
-        assert (seen.taken, seen.ports[0].received) == (107, 107)
+        share, counted = feed_until_it_reports()
+        assert (share, counted.ports[0].received, counted.waiting) == (Share(107, 0), 107, True)
         messages.send(connection, Kind.STOP)
-        assert Statistics.unpack(process.expect(Kind.DONE)) == seen
+        process.expect(Kind.DONE)
+        assert process.worker.counted.ports == counted.ports
     finally:
         process.worker.kill()
 
@@ -192,7 +209,7 @@ def test_it_gives_back_half_of_what_may_still_come(job: Job) -> None:
         returned = []
         for _ in range(8):
             messages.send(process.worker.connection, Kind.GIVE_BACK)
-            returned.append(Statistics.unpack(process.expect(Kind.STATISTICS)).returned)
+            returned.append(Share.unpack(process.expect(Kind.SHARE)).returned)
             if returned[-1] == 101:
                 break
         assert returned == [51, 76, 89, 95, 98, 100, 101]
@@ -204,11 +221,12 @@ def test_no_packet_may_come_to_a_worker_without_a_share(job: Job) -> None:
     process = Process(dataclasses.replace(job, limit=0), _worlds.pop(id(job)))
     try:
         process.go()
-        process.expect(Kind.STATISTICS)
+        process.expect(Kind.SHARE)
         deliver(process.world.nics[0], 5, PLAIN, 60)
         time.sleep(0.05)
         messages.send(process.worker.connection, Kind.STOP)
-        assert Statistics.unpack(process.expect(Kind.DONE)) == Statistics()
+        process.expect(Kind.DONE)
+        assert process.worker.counted.ports == (PortCounters(), PortCounters())
     finally:
         process.worker.kill()
 
@@ -220,18 +238,8 @@ def test_a_kernel_that_fails_is_reported_in_a_line(tmp_path: Path) -> None:
     for pair in world.pairs:
         pair.arm()
     kernel = kernels.load(f"{path}:far")
-    job = Job(
-        "far",
-        forwarding_loop(FORMAT, kernel),
-        world.pool,
-        (world.pairs[0], world.pairs[1]),
-        32,
-        True,
-        None,
-        1,
-        None,
-        Idle.POLL,
-    )
+    loop = forwarding_loop(Formats(FORMAT, FORMAT), kernel)
+    job = Job(program_of(loop, "far"), world.pool, tuple(world.pairs), idle=Idle.POLL)
     process = Process(job, world)
     try:
         process.worker.receive()  # that it is sealed
@@ -268,7 +276,18 @@ def test_messages_of_another_size_or_kind_are_refused() -> None:
         assert messages.receive(ours) == (Kind.ERROR, b"y" * messages.TEXT)
 
 
-def test_statistics_survive_the_journey() -> None:
-    one = Statistics(2**64 - 1, (PortCounters(*range(9)), PortCounters(*range(100, 109))), 7, 8)
-    assert Statistics.unpack(one.pack()) == one
-    assert len(one.pack()) <= messages.TEXT
+def test_a_share_survives_the_journey() -> None:
+    one = Share(2**64 - 1, 7)
+    assert Share.unpack(one.pack()) == one
+    with pytest.raises(WorkerError, match="a malformed share: 15 bytes, not 16"):
+        Share.unpack(one.pack()[1:])
+
+
+def test_a_worker_that_reads_nothing_is_not_waited_for() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.settimeout(60)
+        one = Worker(4711, ours, Page(2))
+        told = map(one.send, [Kind.GIVE_BACK] * 100_000)
+        with pytest.raises(WorkerError, match="worker 4711 does not read what control tells it"):
+            collections.deque(told, maxlen=0)

@@ -9,7 +9,8 @@ import pytest
 
 from ixy_vfio.runtime import messages, shares
 from ixy_vfio.runtime.child import Worker
-from ixy_vfio.runtime.messages import Kind, Statistics
+from ixy_vfio.runtime.messages import Kind, Share
+from ixy_vfio.runtime.page import Page
 
 
 class Crew:
@@ -18,9 +19,11 @@ class Crew:
     def __init__(self, limit: int, count: int) -> None:
         self.limit = limit
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(count)]
+        page = Page(2)  # nobody counts
         self.ends = [theirs for _, theirs in pairs]
         self.workers = [
-            Worker(os.getpid(), ours, None, shares.part(limit, count, index)) for index, (ours, _) in enumerate(pairs)
+            Worker(os.getpid(), ours, page, None, shares.part(limit, count, index))
+            for index, (ours, _) in enumerate(pairs)
         ]
         self.granted = [one.granted or 0 for one in self.workers]
         self.taken, self.returned = [0] * count, [0] * count
@@ -38,7 +41,7 @@ class Crew:
         self.taken[index] += min(packets, self.left(index))
 
     def report(self, index: int) -> None:
-        self.workers[index].statistics = Statistics(taken=self.taken[index], returned=self.returned[index])
+        self.workers[index].share = Share(self.taken[index], self.returned[index])
 
     def ask(self, kind: Kind, workers: Sequence[Worker]) -> None:
         assert kind is Kind.GIVE_BACK

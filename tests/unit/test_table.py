@@ -121,7 +121,7 @@ def test_one_table_stays_in_place(terminals: Any, columns: int) -> None:
     table.say("waiting for something")
     kept = len(terminal.look()) - 1
     for number in range(5):
-        table.show(interval(number, too_long=50 * (number > 2)), both=True, mtu=1500)
+        table.show(interval(number, too_long=50 * (number > 2)), mtu=1500)
         shown = terminal.look()[kept:]
         assert len(shown) == (4 if number > 2 else 3)
         assert shown[0] == head(columns >= 80)[: columns - 1]
@@ -143,7 +143,7 @@ def test_a_terminal_that_becomes_narrower(terminals: Any, reflows: bool) -> None
         if reflows:
             terminal.screen.narrow(columns)
         terminal.screen.columns = columns
-        table.show(interval(7), both=True, mtu=1500)
+        table.show(interval(7), mtu=1500)
         shown = terminal.look()
         assert shown[0] == "stays"
         assert len(shown) == 4
@@ -155,7 +155,7 @@ def test_a_table_higher_than_the_terminal_does_not_scroll(terminals: Any) -> Non
     terminal = terminals(80, 3)
     table = Table(terminal.stream)
     for number in range(3):
-        table.show(interval(number, missed=1), both=True, mtu=1500)
+        table.show(interval(number, missed=1), mtu=1500)
     assert len(terminal.look()) == 2
     table.close()
 
@@ -186,7 +186,7 @@ def test_lines_where_nothing_can_be_redrawn(terminals: Any, monkeypatch: pytest.
     table.say("waiting")
     table.say("waiting")
     for number in range(3):
-        table.show(interval(number, missed=1), both=True, mtu=1500)
+        table.show(interval(number, missed=1), mtu=1500)
     table.close()
     text = stream.getvalue() if isinstance(stream, io.StringIO) else written(terminal.master)
     assert "\x1b" not in text
@@ -194,13 +194,6 @@ def test_lines_where_nothing_can_be_redrawn(terminals: Any, monkeypatch: pytest.
     assert lines[0] == "waiting ..."
     assert lines[1] == head(wide=True)
     assert [line.split()[0] for line in lines[2:]] == [A, B, f"{A}:", A, B, A, B]  # what did not change is said once
-
-
-def test_one_way_shows_one_way(terminals: Any) -> None:
-    terminal = terminals(80)
-    table = Table(terminal.stream)
-    table.show(interval(1), both=False, mtu=1500)
-    assert len(terminal.look()) == 2
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from ixy_vfio.transport.lease import Lease
 from tests.attack import evil_dma as evil
 from tests.attack.evil_dma import Attack, Evil, Port, Target
 from tests.model_nic import World
+from tests.programs import program_of
 from tests.vm.inside.beside import ATTACKER, CANARY, PAGE, Other, become, canaries
 
 # Seconds between attacks, each of which is one fault: in five seconds the kernel tells of three.
@@ -111,7 +112,8 @@ class Attacker:
 
         try:
             with mock.patch.object(Lease, "close", closing):
-                told = evil.drive(Plan(self._ports, one, "evil", helper=self._helper, link_deadline=120.0), one, 60.0)
+                plan = Plan(self._ports, program_of(one, "evil"), helper=self._helper, link_deadline=120.0)
+                told = evil.drive(plan, one, 60.0)
         except LeaseError as error:
             ended = str(error)
         assert one.job is not None

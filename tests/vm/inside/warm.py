@@ -7,20 +7,21 @@ from numba import typeof
 
 from ixy_vfio.datapath import batch, kernels
 from ixy_vfio.datapath import compile as compiler
+from ixy_vfio.datapath.loop import Formats
 from ixy_vfio.datapath.queue import calls_for
 from ixy_vfio.datapath.rings import QUEUE
 from ixy_vfio.drivers.ixgbe.format import FORMAT
 
 
 def main() -> None:
-    """The loop, what fills a receive ring, what counts bytes, and what receives and sends a batch."""
-    compiler.forwarding_loop(FORMAT, kernels.load("none"))
+    """The loop, what fills a receive ring, what counts, and what receives and sends a batch."""
+    compiler.forwarding_loop(Formats(FORMAT, FORMAT), kernels.load("none"))
     batch.calls(FORMAT)
     batch.free()
-    queue = (typeof(np.zeros(1, QUEUE)),)  # type: ignore[no-untyped-call]
-    function: Any
-    for function in calls_for(FORMAT):
-        function.compile(queue)
+    queue, numbers = (typeof(one) for one in (np.zeros(1, QUEUE), np.zeros(9, np.uint64)))  # type: ignore[no-untyped-call]
+    calls: Any = calls_for(FORMAT)
+    calls.fill.compile((queue,))
+    calls.counted.compile((queue, numbers))
 
 
 if __name__ == "__main__":
