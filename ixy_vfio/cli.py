@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("ixy_vfio.apps.inventory", "list the devices that the helper offers to you"),
     "info": ("ixy_vfio.apps.info", "show link, MAC address, counters and decoded registers of a device"),
     "forward": ("ixy_vfio.apps.forward", "forward packets between two ports"),
+    "reflect": ("ixy_vfio.apps.reflect", "send packets back where they came from, with addresses exchanged"),
     "demo": ("ixy_vfio.apps.demo", "forward real traffic between two simulated ports, as this user, and show it"),
     "bench": ("ixy_vfio.apps.bench", "measure the data path against the same work in C, and draw it"),
     "audit": ("ixy_vfio.apps.audit", "look whether the IOMMU isolation of this machine, a device or a session holds"),
