@@ -17,6 +17,7 @@ TYPE_CHECKING = False  # as in `typing`, which takes a few milliseconds of each 
 if TYPE_CHECKING:
     from typing import Any
 
+    from ixy_vfio.datapath.verdict import DROP, RETURN, SEND
     from ixy_vfio.drivers.contract import PortConfig
     from ixy_vfio.runtime.batch import Batch, kernel
     from ixy_vfio.runtime.session import Port
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from ixy_vfio.transport.lease import Lease
 
 _WHERE = {
+    "DROP": ("ixy_vfio.datapath.verdict", "DROP"),
+    "RETURN": ("ixy_vfio.datapath.verdict", "RETURN"),
+    "SEND": ("ixy_vfio.datapath.verdict", "SEND"),
     "Batch": ("ixy_vfio.runtime.batch", "Batch"),
     "Lease": ("ixy_vfio.transport.lease", "Lease"),
     "Port": ("ixy_vfio.runtime.session", "Port"),
@@ -32,7 +36,7 @@ _WHERE = {
     "open_ports": ("ixy_vfio.runtime.session", "Session"),
 }
 
-__all__ = ["Batch", "Lease", "Port", "PortConfig", "kernel", "open_ports"]
+__all__ = ["DROP", "RETURN", "SEND", "Batch", "Lease", "Port", "PortConfig", "kernel", "open_ports"]
 
 
 def __getattr__(name: str) -> "Any":

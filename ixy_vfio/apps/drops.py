@@ -21,7 +21,7 @@ _WIRE = "check the cable, the plugs and the transceivers"
 # cause -> (the table's word, what happened, what to do). In the order in which they are shown. {mtu} is the port's.
 CAUSES: dict[str, tuple[str, str, str]] = {
     "refused": ("refused", "were refused by the kernel", ""),
-    "no_room": ("no room", "found no room in the other port's transmit ring", "try a longer --ring"),
+    "no_room": ("no room", "found no room in a transmit ring", "try a longer --ring"),
     "rx_errors": ("bad", "were bad, as the NIC marked them in its descriptors", _WIRE),
     "oversize": ("too many buffers", "took more buffers than a packet may have", "set a smaller mtu at the sender"),
     "missed": ("missed", "were dropped by the NIC, as its packet buffer was full", _SLOW),

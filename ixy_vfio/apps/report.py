@@ -33,7 +33,8 @@ def direction(source: PortCounters, target: PortCounters, nic: Counters) -> dict
     unread = max(nic.rx_packets - taken, 0) + nic.rx_waiting
     return {
         "received": taken + sum(by_nic.values()) + unread,
-        "forwarded": target.sent,
+        "forwarded": target.sent - target.returned,
+        "returned": source.returned,
         "dropped": {
             "refused": source.refused,
             "no_room": target.no_room,
@@ -60,7 +61,7 @@ def directions(control: "Control", snapshot: "Snapshot") -> list[dict[str, Any]]
 
 def balanced(one: Mapping[str, Any]) -> bool:
     """Whether packets in = packets out + drops by cause."""
-    total: int = one["forwarded"] + sum(one["dropped"].values())
+    total: int = one["forwarded"] + one["returned"] + sum(one["dropped"].values())
     return bool(one["received"] == total)
 
 
@@ -111,6 +112,7 @@ def text(of: Mapping[str, Any]) -> str:
     lines = [f"{of['seconds']:.1f} s, kernel {of['kernel']}, batch {of['batch']}, ring {of['ring']}"]
     for one in of["directions"]:
         parts = [f"{one['forwarded']} forwarded"]
+        parts += [f"{one['returned']} returned"] if one["returned"] else []
         parts += [f"{count} {drops.CAUSES[cause][0]}" for cause, count in one["dropped"].items() if count]
         sign = "=" if balanced(one) else "IS NOT"
         lines.append(f"{one['from']} -> {one['to']}: {one['received']} received {sign} {' + '.join(parts)}")

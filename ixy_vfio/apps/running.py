@@ -7,9 +7,10 @@ With --json one object is printed at the end:
     kernel, batch, ring, queues, mtu   what was asked for
     seconds                            from the first poll to the stop
     first_packet_seconds               from the start of the program to the first forwarded packet (null: none came)
-    balanced                           whether every packet is accounted for: received = forwarded + dropped
+    balanced                           whether every packet is accounted for:
+                                       received = forwarded + returned + dropped
     directions                         for each way that packets go: from, to, received (all that the wire brought),
-                                       forwarded, dropped {by cause}
+                                       forwarded, returned (to the port they came from), dropped {by cause}
     ports                              address, mac, link, rx_packets, rx_bytes, tx_packets, tx_bytes (without CRC),
                                        no_buffer, rx_missed, nic {the device's own counters by the datasheet's names}
     control                            sealed [the layers of its sandbox, as named in runtime/control_seal.py]
@@ -18,7 +19,7 @@ With --json one object is printed at the end:
     notes                              what was odd, but could be lived with
     error                              null, or why the run ended: these are the last numbers that are known then
 
-Causes of drops. A worker's: refused (by the kernel), no_room (in the other port's transmit ring), rx_errors, oversize
+Causes of drops. A worker's: refused (by the kernel), no_room (in a transmit ring), rx_errors, oversize
 (too many buffers). The device's own: missed (packet buffer full), no_descriptor (no free buffer in a ring), too_long,
 too_short, crc_errors, illegal, bad_length. And unread: come as the run ended.
 

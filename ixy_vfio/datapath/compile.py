@@ -43,7 +43,7 @@ def forwarding_loop(formats: Formats, kernel: Kernel, notes: list[str] | None = 
 
 
 def check(kernel: Kernel) -> str:
-    """UsageError, of one line, unless the kernel takes what kernels are given, compiles, and returns a bool.
+    """UsageError, of one line, unless the kernel takes what kernels are given, compiles, and returns a verdict.
 
     Nor may it do what a sealed worker is killed for. Returns what makes it slow, if something does.
     """
@@ -60,7 +60,7 @@ def check(kernel: Kernel) -> str:
     result = compiled.nopython_signatures[0].return_type
     if not isinstance(result, types.Boolean | types.BooleanLiteral | types.Integer):
         what = "a generator" if isinstance(result, types.Generator) else result
-        raise UsageError(f"kernel {kernel.name}: it must return True or False, not {what}")
+        raise UsageError(f"kernel {kernel.name}: it must return True, False or a verdict, not {what}")
     assembly = compiled.overloads[compiled.signatures[0]].library.get_llvm_str()
     wrong = faults.of_sealed_worker(function, assembly)
     if wrong:

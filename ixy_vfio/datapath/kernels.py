@@ -7,6 +7,8 @@ the first buffer, up to 2048; `length` that of the whole packet.
         packet[48] += 1
         return True               # True: send it, False: drop it
 
+It may return a verdict instead of a Boolean: `verdict.py`. With RETURN a packet goes back to the port it came from.
+
 A third parameter `meta` is what the device says of the packet (`format.Meta`).
 
 The file of a user's kernel is run at each start. Values that its code uses (globals, closures, called functions) are

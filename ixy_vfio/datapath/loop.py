@@ -2,8 +2,8 @@
 
 `loop_for(formats, kernel, key)` compiles the loop with the kernel inside. A kernel is a plain function
 
-    kernel(packet, length) -> bool              True: send it, False: drop it
-    kernel(packet, length, meta) -> bool        with what the device says of the packet: `format.Meta`
+    kernel(packet, length) -> verdict           True: send it, False: drop it; or one of `verdict.py`
+    kernel(packet, length, meta) -> verdict     with what the device says of the packet: `format.Meta`
 
 `packet` is a checked uint8 array of the bytes in the packet's first buffer (all of them up to 2048), writable;
 `length` is that of the whole packet. A kernel of two parameters pays nothing for the metadata. One of three pays for
@@ -12,7 +12,8 @@ the fields that it looks at: the rest is not compiled.
 It is one pass: a packet goes from its receive descriptor through the kernel to a transmit descriptor, and nothing is
 written down in between. `_run` takes plain packets, and does only what each of them needs. `run` counts down the
 packets that may still come. At 0, `_turn` refills and reclaims the rings, then sets it again. `_odd` takes what is no
-plain packet. docs/datapath.md has what each step was worth, and what was tried and left out.
+plain packet, and `_aside` one that goes another way: of a kernel that returns a Boolean, this is not compiled.
+docs/datapath.md has what each step was worth, and what was tried and left out.
 """
 
 # mypy: disable-error-code="type-arg"
@@ -42,6 +43,9 @@ from ixy_vfio.datapath.queue import QueuePair
 from ixy_vfio.datapath.rings import (
     BLOCK,
     QUEUE,
+    RX,
+    RX_AT,
+    TX,
     advance,
     completed,
     end_block,
@@ -53,6 +57,7 @@ from ixy_vfio.datapath.rings import (
     segment,
     taken_of,
 )
+from ixy_vfio.datapath.verdict import DROP, RETURN, SEND, WRONG
 
 U = np.uint64
 PATIENCE = 1000  # empty rounds before a call returns: some tens of microseconds
@@ -84,8 +89,9 @@ Work = Callable[[Any, Any, Meta], Any]  # a kernel, in compiled code
 def _run(source: Format, target: Format, kernel: Work, rx: Any, tx: Any, pool: Any, wanted: Any) -> Any:
     """Forward up to `wanted` plain packets: whole, in one buffer, without an error. Not past the end of a block.
 
-    Returns how many were received, how many of those were sent, and the report that ended the run (0: none did). When
-    `run` has come to 0, `_turn` must be next. When the kernel raises, only bytes of packets have changed.
+    Returns how many were received, how many of those were sent, and what ended the run: the report of the next packet
+    (0: none), and its verdict, if that is why (else 0). When `run` has come to 0, `_turn` must be next. When the kernel
+    raises, only bytes of packets have changed.
     """
     most = min(rx.run, wanted) % U(2 * BLOCK)  # it is at most BLOCK; % tells LLVM that the indices are inside
     packets, base, capacity = pool.packets + U(HEADROOM), pool.iova + U(HEADROOM), pool.capacity
@@ -94,7 +100,7 @@ def _run(source: Format, target: Format, kernel: Work, rx: Any, tx: Any, pool: A
     rx_slots = words32_at(rx.slots + U(4) * rx.next, 2 * BLOCK)
     tx_ring = words64_at(tx.ring + U(16) * tx.tail, 4 * BLOCK)
     tx_slots = words32_at(tx.slots + U(8) * tx.tail, 4 * BLOCK)
-    at = to = odd = U(0)  # the first words of two descriptors
+    at = to = odd = aside = U(0)  # the first two: the first words of two descriptors
     while at < U(2) * most:
         word = source.report(rx_ring, at)
         length = source.length(word)
@@ -104,13 +110,17 @@ def _run(source: Format, target: Format, kernel: Work, rx: Any, tx: Any, pool: A
         index = U(rx_slots[at // U(2)])
         if index >= capacity:
             raise IndexError("buffer index outside the pool")
-        if kernel(bytes_at(packets + index * U(STRIDE), length), length, source.metadata(rx_ring, at, word)):
+        verdict = U(kernel(bytes_at(packets + index * U(STRIDE), length), length, source.metadata(rx_ring, at, word)))
+        if verdict == U(SEND):
             tx_slots[to] = np.uint32(index)
             tx_slots[to + U(1)] = np.uint32(length)
             target.data(tx_ring, to, base + index * U(STRIDE), length)
             to += U(2)
-        else:
+        elif verdict == U(DROP):
             spare[free + (at - to) // U(2)] = np.uint32(index)
+        else:
+            odd, aside = word, verdict
+            break
         at += U(2)
     kept, refused = to // U(2), (at - to) // U(2)
     count = kept + refused
@@ -122,7 +132,7 @@ def _run(source: Format, target: Format, kernel: Work, rx: Any, tx: Any, pool: A
             pool.free += refused
         rx.next += count
         rx.run -= count
-    return count, kept, odd
+    return count, kept, odd, aside
 
 
 @inlined
@@ -147,10 +157,16 @@ def _odd(source: Format, target: Format, kernel: Work, rx: Any, tx: Any, pool: A
     first, length = completed(source, rx, index, word)
     if first >= pool.capacity:
         raise IndexError("buffer index outside the pool")
-    wanted = kernel(bytes_at(pool.packets + first * U(STRIDE) + U(HEADROOM), min(length, U(DATA))), length, meta)
+    packet = bytes_at(pool.packets + first * U(STRIDE) + U(HEADROOM), min(length, U(DATA)))
+    verdict = U(kernel(packet, length, meta))
+    if verdict > U(RETURN):
+        raise ValueError(WRONG)
     end_chain(rx)
     _next(rx)
-    if not wanted:
+    if verdict == U(RETURN):
+        _send_back(source, rx, tx, pool, first, length)
+        return U(1)
+    if verdict == U(DROP):
         rx.refused += U(1)
         give_packet(pool, first, length)
         return U(1)
@@ -162,6 +178,36 @@ def _odd(source: Format, target: Format, kernel: Work, rx: Any, tx: Any, pool: A
     advance(tx, count, (tx.tail + count - U(1)) & (tx.size - U(1)))
     tx.partial += count - U(1)
     return U(1)
+
+
+@inlined
+def _aside(source: Format, rx: Any, tx: Any, pool: Any, word: Any, verdict: Any) -> None:
+    """Take the plain packet of this report, of which the kernel has said something else than SEND or DROP."""
+    if verdict != U(RETURN):
+        raise ValueError(WRONG)
+    index = U(words32_at(rx.slots, rx.size)[rx.next])
+    _next(rx)
+    _send_back(source, rx, tx, pool, index, source.length(word))
+
+
+@inlined
+def _send_back(source: Format, rx: Any, tx: Any, pool: Any, first: Any, length: Any) -> None:
+    """Send a packet by the port that it came from. `tx` is where the way leads, and counts what finds no room."""
+    home = record_at(rx.home, TX)
+    if home.feeder != U(0):
+        _stop(record_at(home.feeder, RX))  # the run of the way that leads here was measured before
+    _end_full_block(home)  # which a step that ended at MOST_RUNS leaves
+    if room_of(source, home) < U(CHAIN_LIMIT):
+        reclaim(source, home, pool)
+    count = fill_chain(source, home, pool, first, length, room_of(source, home))
+    if count == U(0):
+        tx.no_room += U(1)
+        give_packet(pool, first, length)
+        return
+    advance(home, count, (home.tail + count - U(1)) & (home.size - U(1)))
+    home.partial += count - U(1)
+    rx.returned += U(1)
+    source.bell_filled(home.doorbell, home.tail)
 
 
 @inlined
@@ -186,6 +232,12 @@ def _limit(target: Format, rx: Any, tx: Any) -> None:
 def _wrap(rx: Any, tx: Any) -> None:
     """If a run has come to the end of a ring, go to its begin. If it has filled a block to send, end that."""
     rx.next &= rx.size - U(1)
+    _end_full_block(tx)
+
+
+@inlined
+def _end_full_block(tx: Any) -> None:
+    """End the block that a run has filled, if it has."""
     if tx.filled - tx.full == U(BLOCK):
         last = tx.tail - U(1)
         end_block(tx, last, last)
@@ -218,16 +270,22 @@ def _rest(
     count: Any,
     kept: Any,
     word: Any,
+    aside: Any,
 ) -> Any:
-    """All that a step does beside one run: `count` packets were received so far, `kept` sent, `word` came next."""
+    """All that a step does beside one run, which has received `count` packets and sent `kept` (see `_run`)."""
     tail = tx.tail - kept
     for _ in range(MOST_RUNS):
+        if aside != U(0):
+            _aside(source, rx, tx, pool, word, aside)
+            count += U(1)
+            aside = U(0)
+            _stop(rx)
         if rx.run == U(0):
             word = _turn(source, target, rx, tx, pool)
             if rx.run != U(0) and count < rx.batch:
-                taken, _, word = _run(source, target, kernel, rx, tx, pool, rx.batch - count)
+                taken, _, word, aside = _run(source, target, kernel, rx, tx, pool, rx.batch - count)
                 count += taken
-                if rx.run == U(0):
+                if rx.run == U(0) or aside != U(0):
                     continue
         if count >= rx.batch or not source.done(word):
             break
@@ -249,9 +307,9 @@ def _step(source: Format, target: Format, kernel: Work, rx: Any, tx: Any, pool: 
     No more is received than `tx` has room for. What has no room is left to the receiving device, which drops and
     counts it.
     """
-    count, kept, word = _run(source, target, kernel, rx, tx, pool, rx.batch)
+    count, kept, word, aside = _run(source, target, kernel, rx, tx, pool, rx.batch)
     if count < rx.batch or rx.run == U(0):
-        return _rest(source, target, kernel, rx, tx, pool, count, kept, word)
+        return _rest(source, target, kernel, rx, tx, pool, count, kept, word, aside)
     if kept != U(0):
         target.bell_filled(tx.doorbell, tx.tail)
     return count
@@ -269,6 +327,8 @@ def _loop(formats: Formats, kernel: Work, state: Any) -> Any:
     ways = U(1) if loop.both == U(0) else U(2)
     _limit(formats.b, a.rx, b.tx)
     _limit(formats.a, b.rx, a.tx)
+    a.tx.feeder = loop.b + U(RX_AT) if loop.both != U(0) else U(0)
+    b.tx.feeder = loop.a + U(RX_AT)
     a.tx.widest = b.tx.widest = min(max(loop.widest, U(1)), U(CHAIN_LIMIT))
     limit = loop.limit - min(loop.limit, loop.received) if loop.limit != U(0) else ~U(0)
     left = limit
@@ -350,11 +410,11 @@ def loop_state(
     return state, (a, b)
 
 
-THERE, BACK, RETURN = Way(0, 1), Way(1, 0), Way(0, 0)
+THERE, BACK, HOME = Way(0, 1), Way(1, 0), Way(0, 0)
 
 
 def program(loop: Loop, ways: tuple[Way, ...], batch: int, name: str, slow: str = "") -> Program:
-    """One that moves packets: THERE, THERE and BACK between two ports, or RETURN to the one that they came from."""
+    """One that moves packets: THERE, THERE and BACK between two ports, or HOME, by the one that they came from."""
 
     def record(pairs: Sequence[QueuePair], widest: int) -> tuple[NDArray[Any], Any]:
         return loop_state(pairs[0], pairs[ways[0].target], batch, BACK in ways, widest=widest)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ixy_vfio.core.compiled import compiled, linked
 from ixy_vfio.datapath.format import Format, Queue
 from ixy_vfio.datapath.pool import Pool
-from ixy_vfio.datapath.rings import BLOCK, QUEUE, count, fill_receive_ring
+from ixy_vfio.datapath.rings import BLOCK, QUEUE, TX_AT, count, fill_receive_ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class PortCounters:
     sent: int = 0
     sent_bytes: int = 0
     no_room: int = 0
+    returned: int = 0  # received, and sent by the same port
 
 
 class Calls(NamedTuple):
@@ -57,6 +58,7 @@ class QueuePair:
         record["pool"] = pool.address
         rx, tx = record["rx"], record["tx"]
         rx["ring"], rx["size"], rx["slots"] = queue.rx.address, queue.rx.descriptors, self.rx_slots.ctypes.data
+        rx["home"] = self.address + TX_AT
         rx["doorbell"] = queue.rx_page.address + queue.rx_tail
         tx["ring"], tx["size"], tx["slots"] = queue.tx.address, queue.tx.descriptors, self.tx_slots.ctypes.data
         tx["reports"] = self.reports.ctypes.data

@@ -8,7 +8,7 @@ from ixy_vfio.core.compiled import inlined
 from ixy_vfio.datapath import compile
 from ixy_vfio.datapath.format import Format
 from ixy_vfio.datapath.kernels import Kernel
-from ixy_vfio.datapath.loop import RETURN, Formats
+from ixy_vfio.datapath.loop import HOME, Formats
 from ixy_vfio.datapath.program import Program
 
 U = np.uint64
@@ -63,4 +63,4 @@ def reflect(packet: Any, length: Any) -> bool:
 def program(format: Format, batch: int, notes: list[str]) -> Program:
     """The compiled program, for a port of this format."""
     kernel = Kernel("reflect", reflect, "reflect", shipped=True)
-    return compile.moving(Formats(format, format), kernel, (RETURN,), batch, notes)
+    return compile.moving(Formats(format, format), kernel, (HOME,), batch, notes)

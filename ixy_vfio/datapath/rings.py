@@ -67,6 +67,7 @@ RX = np.dtype(
         ("run", "<u8"),  # counts down what the forwarding loop may take before it refills and reclaims the rings
         ("pause", "<u8"),  # how many will have been taken when `run` is 0
         ("armed", "<u8"),  # count
+        ("home", "<u8"),  # address of the TX of the same port
         ("batch", "<u8"),  # packets that the forwarding loop may take in one step
         ("partial", "<u8"),  # how many of those taken completed no good packet
         ("chain_first", "<u8"),  # a packet of which not all buffers have been received:
@@ -78,6 +79,7 @@ RX = np.dtype(
         ("errors", "<u8"),  # packets dropped: the device reported an error, or a length that cannot be
         ("oversize", "<u8"),  # packets dropped: more than CHAIN_LIMIT buffers
         ("refused", "<u8"),  # packets dropped: the application's kernel said so
+        ("returned", "<u8"),  # packets that went back to this port: the application's kernel said so
         ("no_buffer", "<u8"),  # times that the pool had no block of buffers for the ring
     ]
 )
@@ -94,11 +96,13 @@ TX = np.dtype(
         ("freed", "<u8"),
         ("partial", "<u8"),  # how many of those filled were not the first of their packet
         ("bytes", "<u8"),  # of the packets in the blocks that were freed: `bytes_of`
+        ("feeder", "<u8"),  # address of the RX that the forwarding loop fills it from; 0: of none
         ("widest", "<u8"),  # descriptors that the longest packet takes; the forwarding loop keeps so many free
         ("no_room", "<u8"),  # packets dropped: the ring was full
     ]
 )
 QUEUE = np.dtype([("pool", "<u8"), ("rx", RX), ("tx", TX)])
+RX_AT, TX_AT = 8, 8 + RX.itemsize  # where they lie in a QUEUE
 
 
 @inlined
@@ -301,3 +305,4 @@ def count(format: Format, queue: Any, counters: Any) -> None:
     counters[5] = rx.no_buffer
     counters[6] = tx.filled - tx.partial
     counters[8] = tx.no_room
+    counters[9] = rx.returned

@@ -244,3 +244,24 @@ def test_demo() -> None:
     assert "20 of 20 answered" in result.stdout
     assert result.stdout.count("the same at both ends") == 2
     assert "saw 0 violations" in result.stdout
+
+
+def test_a_kernel_sends_packets_back(simulator: StartSimulator, tmp_path: Path) -> None:
+    """By their length, which the kernel sees: what is short goes on, what is longer goes back, the longest are dropped."""
+    kernel = tmp_path / "mine.py"
+    kernel.write_text(
+        "from ixy_vfio import DROP, RETURN, SEND\n\n\n"
+        "def sort(packet, length):\n    return SEND if length < 500 else RETURN if length < 1000 else DROP\n"
+    )
+    sim = simulator(cables=["0:gen:count=20000,sizes=60-1514,pace=fit", "1:gen:count=0"])
+    words = ["--helper", sim.helper, "--kernel", f"{kernel}:sort", "--packets", "20000"]
+    result = run("forward", address(0), address(1), *words, "--json")
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
+    there, back = summary["directions"]
+    assert summary["balanced"] is True
+    assert there["received"] == 20_000 == there["forwarded"] + there["returned"] + there["dropped"]["refused"]
+    assert min(there["forwarded"], there["returned"], there["dropped"]["refused"]) > 4000
+    assert (back["received"], back["forwarded"]) == (0, 0)
+    assert [port["tx_packets"] for port in summary["ports"]] == [there["returned"], there["forwarded"]]
+    assert [port["nic"]["GPTC"] for port in summary["ports"]] == [there["returned"], there["forwarded"]]

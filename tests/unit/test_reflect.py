@@ -7,7 +7,7 @@ import pytest
 
 from ixy_vfio.core.compiled import compiled
 from ixy_vfio.datapath import reflect
-from ixy_vfio.datapath.loop import RETURN
+from ixy_vfio.datapath.loop import HOME
 from ixy_vfio.datapath.queue import counters
 from ixy_vfio.drivers.ixgbe.format import FORMAT
 from tests.model_nic import World, deliver, transmit
@@ -83,7 +83,7 @@ def test_the_program_sends_back_on_the_port_that_it_received_on() -> None:
     pair.arm()
     notes: list[str] = []
     program = reflect.program(FORMAT, 32, notes)
-    assert (program.ports, program.ways, program.slow, notes) == (1, (RETURN,), "", [])
+    assert (program.ports, program.ways, program.slow, notes) == (1, (HOME,), "", [])
     state, _kept = program.record((pair,), 1)
     sent = 0
     for _ in range(500):
