@@ -247,7 +247,7 @@ def test_demo() -> None:
 
 
 def test_a_kernel_sends_packets_back(simulator: StartSimulator, tmp_path: Path) -> None:
-    """By their length, which the kernel sees: what is short goes on, what is longer goes back, the longest are dropped."""
+    """By their length: what is short goes on, what is longer goes back, the longest are dropped."""
     kernel = tmp_path / "mine.py"
     kernel.write_text(
         "from ixy_vfio import DROP, RETURN, SEND\n\n\n"
