@@ -29,6 +29,8 @@ class Worker:
     granted_at: int = 0  # when that was last more, on CLOCK_MONOTONIC in nanoseconds
     seal: Seal = field(default_factory=Seal)
     share: Share = field(default_factory=Share)
+    looked_up: int = 0  # when it last did, as it says itself, on CLOCK_MONOTONIC in nanoseconds
+    silent: float = 0.0  # seconds since then, as control has seen them pass
     done: bool = False
     status: int | None = None  # of waitpid
 

@@ -81,6 +81,7 @@ class Control:
         self.snapshot: Snapshot | None = None  # the last one; after a run there is one, however it ended
         self.began = 0.0  # when packets may first have come, on CLOCK_MONOTONIC; 0: not yet
         self.stopping = False
+        self._looked = 0.0  # at the workers, on CLOCK_MONOTONIC
         self._selector = selectors.DefaultSelector()
         self._stack = contextlib.ExitStack()
         self._stopped = False
@@ -302,11 +303,19 @@ class Control:
                 self._links[index] = port.link()
 
     def _look_at_workers(self) -> None:
-        """Raises WorkerError when one has not looked up for long."""
+        """Raises WorkerError when one has not looked up for long.
+
+        Only time in which control looked as well counts: both may have been stopped meanwhile, as by Ctrl-Z.
+        """
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, 2 * WATCH), now
         for one in self.workers:
             counted = one.counted
-            last = max(counted.at / 1e9, self.began)
-            if not one.done and not counted.waiting and time.monotonic() > last + child.DEADLINE:
+            if one.done or counted.waiting or counted.at != one.looked_up:
+                one.looked_up, one.silent = counted.at, 0.0
+            else:
+                one.silent += passed
+            if one.silent > child.DEADLINE:
                 raise self._silent(one, "answer")
 
     def _ask_shares(self, what: Kind, workers: Sequence[Worker]) -> None:

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from ixy_vfio.core.errors import DeadlineError, DeviceGone, LeaseError
+from ixy_vfio.core.errors import DeadlineError, DeviceGone, LeaseError, WorkerError
 from ixy_vfio.runtime.control import Control, Plan
+from ixy_vfio.runtime.page import Counted
 from tests.programs import program_of
 
 
@@ -95,3 +96,35 @@ def test_a_device_that_was_taken_back_is_not_blamed(ended: bool, error: type[Exc
     control.lease = lease
     with pytest.raises(error, match=f"^{text}$"), control._device("0000:03:00.0"):
         raise DeadlineError("RXDCTL is not 1")
+
+
+class Silent:
+    """A worker that last looked up at some time."""
+
+    done, pid, looked_up, silent = False, 4711, 0, 0.0
+    counted = Counted(at=1)
+
+
+def test_a_worker_that_does_not_look_up_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the deadline; not for a time in which control was stopped, too, or while it waits to be granted more."""
+    control = Control(Plan(("0000:03:00.0", "0000:03:00.1"), program_of()))
+    one: Any = Silent()
+    control.workers = [one]
+    clock = 100.0
+    monkeypatch.setattr("ixy_vfio.runtime.control.time.monotonic", lambda: clock)
+    for pause in (0.25, 0.25, 3600.0, *[0.25] * 15):
+        clock += pause
+        control._look_at_workers()
+    one.counted = Counted(at=2)
+    for waiting in (False, True):
+        one.counted = Counted(at=2, waiting=waiting)
+        for _ in range(100 if waiting else 20):
+            clock += 0.25
+            control._look_at_workers()
+    one.counted = Counted(at=2)
+    for _ in range(20):
+        clock += 0.25
+        control._look_at_workers()
+    clock += 0.25
+    with pytest.raises(WorkerError, match="worker 4711 did not answer in 5 s; are the processors busy"):
+        control._look_at_workers()
