@@ -83,7 +83,7 @@ def test_an_example(text: str, sim: Simulator, tmp_path: Path) -> None:
                 running.append(process)
                 assert process.stdout.readline().startswith("ready")
                 continue
-            if words[:2] == ["ixy-vfio", "forward"]:  # until Ctrl-C
+            if words[1] in ("forward", "reflect"):  # until Ctrl-C
                 late = threading.Timer(120, process.kill)
                 late.start()
                 assert any(one.startswith((address(0), "{")) for one in process.stdout), "no numbers"
