@@ -170,6 +170,7 @@ def _plan(arguments: argparse.Namespace, application: Application, say: Say, not
         formats = [driver.descriptor_format() for driver in _drivers(arguments, application)]
     except IxyError:
         if application.check:
+            say("loading the compiler")
             application.check()  # what is wrong with it is told first: that can be mended without a helper
             threads.require_one("control")
         raise
