@@ -23,6 +23,9 @@ and faster, with a function compiled for a whole batch:
         work()
         send()
 
+Without packets a script need not poll: `a.wait(timeout)` sleeps until a packet may have come, and `a.fileno()` is for
+selectors and asyncio, which wait for several things.
+
 When the ports are closed, nothing of the devices stays open or mapped, and they can be opened again. What is used of
 closed ports raises UsageError. Arrays of packets that are still held keep their bytes.
 
@@ -31,6 +34,8 @@ apart (`control`, `worker`). The compiled functions are the same.
 """
 
 import contextlib
+import os
+import select
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
@@ -39,6 +44,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from ixy_vfio.core import libc
 from ixy_vfio.core.bound import Entry
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.memory import DmaMemory
@@ -53,6 +59,7 @@ from ixy_vfio.runtime.batch import Batch, Kernel
 from ixy_vfio.transport.base import Device
 from ixy_vfio.transport.lease import Lease, Purpose
 
+INTERRUPT_INTERVAL = 0.0005  # seconds
 IN_HAND = 4096  # buffers for packets that the script holds
 
 
@@ -66,8 +73,9 @@ class _Closed:
 class Port:
     """One port: queue 0 of a device, with a pool that it shares with the other ports of the session."""
 
-    def __init__(self, device: contract.NetDevice, pair: QueuePair) -> None:
-        self.device, self.pair = device, pair
+    def __init__(self, device: contract.NetDevice, pair: QueuePair, lease: Lease | None = None) -> None:
+        self.device, self.pair, self._lease = device, pair, lease
+        self._interrupts: int | None = None  # an eventfd, from the first `fileno` on
         self._record = pair.state  # compiled functions that are bound to the port read it, also when it is closed
         self._address = pair.address
         self._receive, self._send = calls(pair.queue.format)
@@ -77,6 +85,41 @@ class Port:
         batch = Batch(self.pair.pool, count)
         self._receive(self._address, batch._address)
         return batch
+
+    def fileno(self) -> int:
+        """A file descriptor, readable when packets may have come: then `wait(0)`, and `rx` until there is nothing.
+
+        From the first call on the device interrupts, 2,000 times a second at most. SystemRefused for what is refused.
+        """
+        if self._interrupts is None:
+            queues = self.device.config.queues
+            with libc.needed("eventfd2"):
+                eventfd = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # 1: packets may be there already
+            try:
+                self.device.enable_interrupts([eventfd] * queues, INTERRUPT_INTERVAL)
+            except BaseException:
+                os.close(eventfd)
+                raise
+            self._interrupts = eventfd
+        return self._interrupts
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep until a packet may have come: True, now and then in vain. False after `timeout` seconds (None: never).
+
+        LeaseError when the helper has ended the lease meanwhile.
+        """
+        interrupts = self.fileno()
+        poll = select.poll()
+        poll.register(interrupts, select.POLLIN)
+        if self._lease is not None:
+            poll.register(self._lease.fileno(), select.POLLIN)
+        ready = {fd for fd, _ in poll.poll(None if timeout is None else max(timeout, 0) * 1000)}
+        if self._lease is not None and ready - {interrupts}:
+            self._lease.check()
+        if interrupts not in ready:
+            return False
+        os.eventfd_read(interrupts)
+        return True
 
     def batch(self, count: int = 32) -> Batch:
         """An empty batch with room for `count` packets, for `rx_into`."""
@@ -185,6 +228,9 @@ class Port:
         self.device = self.pair = closed
         pair.close()
         device.close()
+        if self._interrupts is not None:
+            os.close(self._interrupts)
+            self._interrupts = None
 
 
 class Session:
@@ -219,7 +265,7 @@ class Session:
             port.initialise()
             pair = QueuePair(port.queue(0), pool)
             pair.arm()
-            self.ports.append(Port(port, pair))
+            self.ports.append(Port(port, pair, self.lease))
         self.lease.seal()
         for port in self._devices:
             port.wait_link(link_deadline)
