@@ -7,8 +7,8 @@ import pytest
 from ixy_vfio.core.errors import DeviceGone, LinkDown, UsageError
 from ixy_vfio.core.memory import DmaMemory
 from ixy_vfio.datapath.format import Ring
+from ixy_vfio.drivers import port as ports
 from ixy_vfio.drivers.contract import Link, PortConfig, open_port
-from ixy_vfio.drivers.ixgbe import device as ixgbe_device
 from ixy_vfio.drivers.ixgbe import link
 from ixy_vfio.drivers.ixgbe.device import Ixgbe, ring_memory
 from tests.unit import ixgbe_support
@@ -329,4 +329,4 @@ def test_interrupts_that_cannot_be() -> None:
 
 
 def test_ring_lengths() -> None:
-    assert ixgbe_device.RING_LENGTHS == (64, 128, 256, 512, 1024, 2048, 4096)
+    assert ports.RING_LENGTHS == (64, 128, 256, 512, 1024, 2048, 4096)

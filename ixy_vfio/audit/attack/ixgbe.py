@@ -47,7 +47,7 @@ def engine(device: Device, rings: DmaMemory, work: DmaMemory) -> LoopbackNic:
             bar.write32(hw.AUTOC.offset(), int(AUTOC.read(bar)) | FORCE_LINK_UP)
 
     def receive() -> None:
-        init.enable_receive(bar)
+        init.enable_receive(bar, queues=1)
         time.sleep(0.02)
         if not wait(lambda: bool(LINKS.read(bar).link_up)):
             raise DeviceError(f"{device.address}: no link in loopback")

@@ -7,7 +7,8 @@ from ixy_vfio.core.mmio import Mmio, section
 from ixy_vfio.core.registers import Register
 from ixy_vfio.drivers.contract import Counters, Drops, QueueCounters
 from ixy_vfio.drivers.ixgbe.regs.general import STATUS
-from ixy_vfio.drivers.ixgbe.regs.mac import RQSMR, TQSM, counter
+from ixy_vfio.drivers.ixgbe.regs.mac import RQSMR, TQSM
+from ixy_vfio.drivers.statistics import counter, wide
 from ixy_vfio.hw import Register as Row
 from ixy_vfio.hw import ixgbe as hw
 
@@ -33,22 +34,17 @@ QUEUE: dict[str, type[Register]] = {name: counter(row) for name, row in _QUEUE.i
 QUEUE_WIDE = {name: (counter(low), counter(high)) for name, (low, high) in _QUEUE_WIDE.items()}
 
 
-def _wide(bar: Mmio, halves: tuple[type[Register], type[Register]], index: int = 0) -> int:
-    low = int(halves[0].read(bar, index))
-    return int(halves[1].read(bar, index)) << 32 | low
-
-
 def read_all(bar: Mmio, queues: int) -> dict[str, int]:
     """What was counted since the last read, by name; of queue i as `QPRC[i]`. **Clears the registers.**
 
     DeviceGone when the device went away while they were read: all ones are a value that a counter may have.
     """
     values = {name: int(register.read(bar)) for name, register in PORT.items()}
-    values |= {name: _wide(bar, halves) for name, halves in PORT_WIDE.items()}
+    values |= {name: wide(bar, halves) for name, halves in PORT_WIDE.items()}
     for name, register in QUEUE.items():
         values |= {f"{name}[{queue}]": int(register.read(bar, queue)) for queue in range(queues)}
     for name, halves in QUEUE_WIDE.items():
-        values |= {f"{name}[{queue}]": _wide(bar, halves, queue) for queue in range(queues)}
+        values |= {f"{name}[{queue}]": wide(bar, halves, queue) for queue in range(queues)}
     STATUS.read(bar)
     return values
 

@@ -18,10 +18,10 @@ from ixy_vfio.drivers.ixgbe.models import Model
 from ixy_vfio.drivers.ixgbe.regs import general as g
 from ixy_vfio.drivers.ixgbe.regs import mac as m
 from ixy_vfio.drivers.ixgbe.regs import packet as p
+from ixy_vfio.drivers.port import DESCRIPTOR
 
 MAC_OVERHEAD = 18  # bytes of Ethernet header and CRC
 STANDARD_MTU = 1500
-DESCRIPTOR = 16  # bytes
 ADVANCED_ONE_BUFFER = 1  # SRRCTL.DESCTYPE
 HEADER_BUFFER = 4  # SRRCTL.BSIZEHEADER after reset; without header split it has no effect
 MAX_REQUEST = 0xFFF  # DTXMXSZRQ without DCB (4.6.11.3.4): all that its 12 bits hold
@@ -54,6 +54,16 @@ def reset(bar: Mmio) -> list[str]:
     eeprom.wait_auto_read(bar)
     notes = wait_manageability(bar)
     wait_dma(bar)
+    return notes
+
+
+def stop(bar: Mmio, queues: int) -> list[str]:
+    """No more interrupts, no more DMA. Returns what did not become idle in time."""
+    irq.disable_all(bar)
+    notes = disable_receive(bar, queues)
+    notes += disable_transmit(bar, queues)
+    driver_loaded(bar, False)
+    g.STATUS.read(bar)  # answered only when all writes before it have arrived
     return notes
 
 
@@ -212,8 +222,8 @@ def initialise_receive_queue(bar: Mmio, queue: int, ring: Ring, config: PortConf
 
 
 @section("4.6.7")
-def enable_receive(bar: Mmio) -> None:
-    """Let packets in: halt the receive path, enable receive, let it go on."""
+def enable_receive(bar: Mmio, queues: int) -> None:
+    """Let packets in, whatever the number of queues: halt the receive path, enable receive, let it go on."""
     _set_rxen(bar, 1)
 
 

@@ -2,8 +2,7 @@
 
 from enum import IntEnum
 
-from ixy_vfio.core.registers import RC, RO, RW, Register, bit, bits
-from ixy_vfio.hw import Register as Row
+from ixy_vfio.core.registers import RO, RW, Register, bit, bits
 from ixy_vfio.hw import ixgbe as hw
 
 # --- 8.2.3.22 MAC --------------------------------------------------------------------------------------------------
@@ -90,14 +89,3 @@ class TQSM(Register, row=hw.TQSM, access=RW):
     map1: int = bits(8, 4)
     map2: int = bits(16, 4)
     map3: int = bits(24, 4)
-
-
-def counter(row: Row) -> type[Register]:
-    """The register class of a 32-bit counter (or one half of a 64-bit counter) that a read clears."""
-
-    class Counter(Register, row=row, access=RC):
-        """See the datasheet section of its row."""
-
-        count: int = bits(0, 32)
-
-    return Counter
