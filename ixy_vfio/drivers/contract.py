@@ -216,8 +216,9 @@ def driver_for(address: str, vendor: int, device_id: int) -> Driver:
     """The driver of a device with these PCI ids. UsageError, which names the `address`, when there is none."""
     name = devices.driver_for(vendor, device_id)
     if not name:
-        known = " or ".join(devices.DRIVERS)
-        raise UsageError(f"{address}: no driver for {vendor:04x}:{device_id:04x}; this is not an {known} device")
+        kind = devices.NOT_SERVED.get((vendor, device_id))
+        known = f"no driver here serves the {kind}" if kind else f"it is not an {' or '.join(devices.DRIVERS)} device"
+        raise UsageError(f"{address}: no driver for {vendor:04x}:{device_id:04x}; {known}")
     return cast(Driver, importlib.import_module(f"ixy_vfio.drivers.{name}"))
 
 

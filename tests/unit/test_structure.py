@@ -37,6 +37,10 @@ ALLOWED: dict[str, set[str]] = {
         "ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.base", "ixy_vfio.datapath.format", *SHARED,
         "ixy_vfio.drivers.ixgbe",
     },
+    "ixy_vfio.drivers.igb": {
+        "ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.base", "ixy_vfio.datapath.format", *SHARED,
+        "ixy_vfio.drivers.igb",
+    },
     "ixy_vfio.wires": {"ixy_vfio.core", "ixy_vfio.wires"},
     "ixy_vfio.sim": {
         "ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.wire", "ixy_vfio.wires", "ixy_vfio.sim", "ixy_vfio_helper",
