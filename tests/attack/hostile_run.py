@@ -5,6 +5,7 @@
     7                         seed 7, every kind
     7,length,torn:ring=256    two kinds, rings of 256; keys: ring, batch, widest, spare, moves, descriptors
     7:api=batch               what scripts use, receive, work and send of a batch, in the place of the loop
+    7:format=igb              descriptors of igb, not of ixgbe
     7:race=1                  the devices work beside the driver, in another thread (not the same each time)
     7:weak=length             the driver without its check of lengths: a control of the harness (see WEAK)
 
@@ -25,32 +26,35 @@ from typing import Any
 import numpy as np
 
 from ixy_vfio.datapath import batch
+from ixy_vfio.datapath.format import Format
 from ixy_vfio.datapath.loop import Formats, loop_for
 from ixy_vfio.datapath.pool import DATA
-from ixy_vfio.drivers.ixgbe.format import FORMAT
+from ixy_vfio.drivers.igb.format import FORMAT as IGB
+from ixy_vfio.drivers.ixgbe.format import FORMAT as IXGBE
 from ixy_vfio.sim.hostile import Spec
 from ixy_vfio.sim.hostile_moves import step
 from tests.attack.hostile_world import Loop, World, seal
 
+FORMATS = {"ixgbe": IXGBE, "igb": IGB}
 HONEST = Spec(0, (), ())
 ROUNDS = 4  # of each turn
 HONEST_TURNS = 300
 HANG = 300.0  # seconds; whoever starts this has a deadline of its own
 
 
-def sealed_loop() -> Loop:
+def sealed_loop(format: Format = IXGBE) -> Loop:
     """The driver's loop with the kernel that seals packets, from the cache."""
     source = inspect.getsource(seal).encode()
-    return loop_for(Formats(FORMAT, FORMAT), seal, f"hostile_{hashlib.sha256(source).hexdigest()[:16]}")
+    return loop_for(Formats(format, format), seal, f"hostile_{hashlib.sha256(source).hexdigest()[:16]}")
 
 
 class BatchApi:
     """What a script does: receive a batch, run a kernel over it, send it on; both ways."""
 
-    def __init__(self) -> None:
+    def __init__(self, format: Format) -> None:
         self.world: World | None = None
         self.refused = 0
-        self._calls, self._work = batch.calls(FORMAT), batch.work_for(seal)
+        self._calls, self._work = batch.calls(format), batch.work_for(seal)
 
     def __call__(self, state: Any) -> int:
         assert self.world is not None
@@ -66,7 +70,7 @@ class BatchApi:
 
 
 # A format that believes a device which says that it wrote a little more than a buffer has.
-BELIEVES = FORMAT._replace(buffer=np.uint64(DATA + 64))
+BELIEVES = IXGBE._replace(buffer=np.uint64(DATA + 64))
 
 
 def _weak_loop(kernel: Callable[[Any, Any], bool]) -> Loop:
@@ -103,9 +107,10 @@ def run(text: str) -> dict[str, Any]:
     moves, wanted = int(options.pop("moves", 0)), int(options.pop("descriptors", 0))
     if not moves and not wanted:
         wanted = 200_000
-    scripted = BatchApi() if options.pop("api", "") == "batch" else None
-    loop = scripted or (WEAK[weak]() if weak else sealed_loop())
-    world = World(loop, **{name: int(value) for name, value in options.items()})
+    format = FORMATS[options.pop("format", "ixgbe")]
+    scripted = BatchApi(format) if options.pop("api", "") == "batch" else None
+    loop = scripted or (WEAK[weak]() if weak else sealed_loop(format))
+    world = World(loop, format, **{name: int(value) for name, value in options.items()})
     if scripted:
         scripted.world = world
     world.start(Spec.parse(spec))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ixy_vfio.core.compiled import compiled
 from ixy_vfio.core.memory import DmaMemory
 from ixy_vfio.core.unsafe import bytes_at, record_at, words32_at, words64_at
-from ixy_vfio.datapath.format import Queue, Ring
+from ixy_vfio.datapath.format import Format, Queue, Ring
 from ixy_vfio.datapath.loop import loop_state
 from ixy_vfio.datapath.pool import DATA, HEADROOM, STRIDE, Pool
 from ixy_vfio.datapath.queue import QueuePair
@@ -203,7 +203,17 @@ Loop = Callable[[NDArray[Any]], int]
 class World:
     """Two hostile ports, and the driver's loop between them."""
 
-    def __init__(self, loop: Loop, *, ring: int = 64, batch: int = 32, widest: int = 1, spare: int = 32) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        format: Format = FORMAT,
+        *,
+        ring: int = 64,
+        batch: int = 32,
+        widest: int = 1,
+        spare: int = 32,
+    ) -> None:
+        self.format = format
         self.loop, self.ring, self.batch, self.widest = loop, ring, batch, widest
         self.fences = Fences()
         plane = DataPlane()
@@ -251,7 +261,7 @@ class World:
         rings = [Ring(where.address + at, self._iova(number) + at, ring) for at in (0, ring * 16)]
         pages: list[Any] = [_Page(bell) for bell in self.bells[number]]
         with self.fences.in_use():
-            pair = QueuePair(Queue(0, rings[0], rings[1], pages[0], 0, pages[1], 0, DATA, FORMAT), self.pool)
+            pair = QueuePair(Queue(0, rings[0], rings[1], pages[0], 0, pages[1], 0, DATA, self.format), self.pool)
         w = self.witnesses[number]
         w["rx_ring"], w["tx_ring"], w["rx_size"], w["tx_size"] = rings[0].address, rings[1].address, ring, ring
         w["slots"] = self._slots[number].ctypes.data

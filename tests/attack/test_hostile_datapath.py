@@ -1,4 +1,4 @@
-"""A hostile NIC against the driver's data path: 10 million descriptors written against the book, and no rule broken.
+"""A hostile NIC against the data path: for each format 10 million descriptors against the book, and no rule broken.
 
 The rules are those of `hostile_world.RULES`; beside them: nothing around the driver's memory is touched (a page that
 must not be touched lies behind each piece of it), each buffer is in exactly one place, and the driver works again
@@ -59,12 +59,13 @@ def counted(results: Sequence[dict[str, Any]], name: str) -> int:
     return sum(int(port[name]) for one in results for port in one["counted"])
 
 
-def test_ten_million_hostile_descriptors(record_property: Callable[[str, object], None]) -> None:
+@pytest.mark.parametrize("format", ["ixgbe", "igb"])
+def test_ten_million_hostile_descriptors(format: str, record_property: Callable[[str, object], None]) -> None:
     each = DESCRIPTORS // (2 * len(SHAPES) + len(SINGLE) + len(SCRIPTS))
-    specs = [f"{seed}:{shape},descriptors={each}" for seed in (1, 2) for shape in SHAPES]
-    specs += [f"3,{kind}:descriptors={each + len(SINGLE) * 2}" for kind in SINGLE]
-    specs += [f"{shape},descriptors={each}" for shape in SCRIPTS]
-    results = good(*specs, "4,heads:moves=200000", "5,packets:moves=200000")
+    specs = [f"{seed}:{shape},format={format},descriptors={each}" for seed in (1, 2) for shape in SHAPES]
+    specs += [f"3,{kind}:format={format},descriptors={each + len(SINGLE) * 2}" for kind in SINGLE]
+    specs += [f"{shape},format={format},descriptors={each}" for shape in SCRIPTS]
+    results = good(*specs, f"4,heads:moves=200000,format={format}", f"5,packets:moves=200000,format={format}")
     hostile = sum(one["hostile"] for one in results)
     record_property("hostile_descriptors", hostile)
     print(f"{hostile} hostile descriptors, {sum(one['frames'] for one in results)} packets sent between them")

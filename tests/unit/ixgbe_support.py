@@ -10,18 +10,13 @@ from ixy_vfio.core.mmio import current_section
 from ixy_vfio.drivers.contract import PortConfig
 from ixy_vfio.drivers.ixgbe.device import Ixgbe
 from ixy_vfio.drivers.ixgbe.device import ring_memory as ring_memory_needed
+from ixy_vfio.hw import Register
 from ixy_vfio.hw import ixgbe as hw
 
-NAMES = {row.offset(i): (row.name, i, row.count) for row in hw.ALL for i in range(row.count)}
 DEVICE_ID_SFP, DEVICE_ID_KX4, DEVICE_ID_X540 = 0x10FB, 0x10F7, 0x1528
 ENABLE = 1 << 25
 
 Access = tuple[str, str, str, int]  # section, "read" or "write", register, value
-
-
-def name(offset: int) -> str:
-    register, index, count = NAMES[offset]
-    return register if count == 1 else f"{register}[{index}]"
 
 
 class FakeBar:
@@ -29,7 +24,10 @@ class FakeBar:
 
     size = hw.BAR0_SIZE
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Sequence[Register] = hw.ALL) -> None:
+        self._rows = {row.name: row for row in rows}
+        self._names = {row.offset(i): row.name if row.count == 1 else f"{row.name}[{i}]"
+                       for row in rows for i in range(row.count)}  # fmt: skip
         self.values: dict[int, int] = {}
         self.trace: list[Access] = []
         self.on_write: dict[str, Callable[[int], int]] = {}
@@ -37,14 +35,14 @@ class FakeBar:
         self.gone = False
 
     def read32(self, offset: int) -> int:
-        register = name(offset)
+        register = self._names[offset]
         override = self.on_read.get(register)
         value = 0xFFFFFFFF if self.gone else override() if override else self.values.get(offset, 0)
         self.trace.append((current_section(), "read", register, value))
         return value
 
     def write32(self, offset: int, value: int) -> None:
-        register = name(offset)
+        register = self._names[offset]
         self.trace.append((current_section(), "write", register, value))
         override = self.on_write.get(register)
         self.values[offset] = override(value) if override else value
@@ -63,10 +61,9 @@ class FakeBar:
     def __setitem__(self, register: str, value: int) -> None:
         self.values[self._offset(register)] = value
 
-    @staticmethod
-    def _offset(register: str) -> int:
+    def _offset(self, register: str) -> int:
         row, _, index = register.rstrip("]").partition("[")
-        return hw.BY_NAME[row].offset(int(index or 0))
+        return self._rows[row].offset(int(index or 0))
 
     def written(self, register: str) -> list[int]:
         return [value for _, op, where, value in self.trace if op == "write" and where == register]

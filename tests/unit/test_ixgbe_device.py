@@ -74,8 +74,11 @@ def test_open_port_finds_the_driver_and_asks_for_its_ring_memory() -> None:
 
 def test_a_device_without_a_driver_is_refused() -> None:
     device = FakeDevice()
-    device.config[2] = 0x1521
-    with pytest.raises(UsageError, match="no driver for 8086:1521"):
+    device.config[2] = 0x1572
+    with pytest.raises(UsageError, match=r"no driver for 8086:1572; it is not an ixgbe or igb device$"):
+        open_port(device, PortConfig(), ixgbe_support.ring_memory)
+    device.config[2] = 0x1522
+    with pytest.raises(UsageError, match=r"no driver for 8086:1522; no driver here serves the I350 fiber$"):
         open_port(device, PortConfig(), ixgbe_support.ring_memory)
     device.config[0] = 0xFFFF
     with pytest.raises(DeviceGone, match="does not answer"):

@@ -12,6 +12,7 @@ from ixy_vfio.core.compiled import cache_directory, compiled, entry_point, inlin
 from ixy_vfio.datapath import kernels, loop
 from ixy_vfio.datapath.loop import Formats
 from ixy_vfio.datapath.rings import BLOCK, count
+from ixy_vfio.drivers.igb.format import FORMAT as IGB
 from ixy_vfio.drivers.intel import Bits, advanced
 from ixy_vfio.drivers.ixgbe.format import BITS, FORMAT
 
@@ -96,7 +97,7 @@ def test_a_kernel_of_a_user_is_kept_by_a_key_only() -> None:
 
 # --- The contract of a format, for each there is ---------------------------------------------------------------------
 
-FORMATS = {"ixgbe": FORMAT}
+FORMATS = {"ixgbe": FORMAT, "igb": IGB}
 
 
 def use(function: Callable[..., Any], *parts: Any) -> Callable[[NDArray[Any]], Any]:

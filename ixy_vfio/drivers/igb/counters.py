@@ -42,6 +42,12 @@ def read_all(bar: Mmio, queues: int) -> dict[str, int]:
     return values
 
 
+@section("8.19")
+def clear(bar: Mmio, queues: int) -> None:
+    """Clear everything by reading it."""
+    read_all(bar, queues)
+
+
 class Totals:
     """The sums of all reads since it was made."""
 

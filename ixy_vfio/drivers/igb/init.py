@@ -54,7 +54,7 @@ def configure(bar: Mmio, setup: Setup) -> None:
     """After the reset, up to enabled queues; receive stays off."""
     driver_loaded(bar)
     link.start(bar, setup.model)
-    counters.read_all(bar, len(setup.rings))
+    counters.clear(bar, len(setup.rings))
     initialise_receive(bar, setup)
     initialise_transmit(bar, setup)
 

@@ -58,6 +58,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--intremap", choices=("on", "off"), default="on", help="interrupt remapping (default: on)")
     parser.add_argument("--hugepages", type=int, default=0, metavar="N", help="of 2 MiB, in the guest")
     parser.add_argument("--nic", action="append", default=[], choices=sorted(NICS), help="a NIC of QEMU; repeatable")
+    parser.add_argument("--wire", action="append", default=[], type=int, metavar="N", help="of each --nic, in order")
     parser.add_argument("--ports", type=int, default=0, metavar="N", help="simulated 82599 ports")
     parser.add_argument("--cable", action="append", default=[], metavar="SPEC", help="as of `ixy-vfio sim`; repeatable")
 
@@ -66,6 +67,7 @@ def _config(arguments: argparse.Namespace) -> Config:
     return Config(
         kernel=arguments.kernel,
         nics=tuple(arguments.nic),
+        wires=tuple(arguments.wire),
         ports=arguments.ports,
         cables=tuple(arguments.cable),
         iommu=arguments.iommu,

@@ -36,7 +36,8 @@ class Config:
     """A guest. Two equal ones are the same guest to a test session."""
 
     kernel: str = ""  # see kernel.find
-    nics: tuple[str, ...] = ()  # of NICS; device i is called nic{i}; all that are NICs share one wire
+    nics: tuple[str, ...] = ()  # of NICS; device i is called nic{i}
+    wires: tuple[int, ...] = ()  # the number of each NIC's wire; empty: all that are NICs share one
     ports: int = 0  # simulated 82599 ports; called port{i}
     cables: tuple[str, ...] = ()  # of the simulated ports, as `ixy-vfio sim --cable` takes them
     sim_options: tuple[str, ...] = ()  # more words for `ixy-vfio sim`
@@ -55,6 +56,8 @@ class Config:
             raise VmError(f"no NIC {unknown[0]}; there are {', '.join(NICS)}")
         if self.iommu not in IOMMUS:
             raise VmError(f"no IOMMU {self.iommu}; there are {', '.join(IOMMUS)}")
+        if self.wires and len(self.wires) != len(self.nics):
+            raise VmError(f"{len(self.wires)} wires for {len(self.nics)} NICs: give one each, or none")
         if len(self.nics) + self.ports > MAX_DEVICES:
             raise VmError(f"at most {MAX_DEVICES} devices")
 
@@ -120,7 +123,8 @@ def _devices(config: Config, simulator: Path | None) -> list[str]:
         words += ["-device", f"pcie-root-port,id=root-{name},bus=pcie.0,addr={slot:#x},chassis={slot},slot={slot}"]
         properties = device(config, name, simulator)
         if "netdev" in properties:
-            words += ["-netdev", f"hubport,id={properties['netdev']},hubid=0"]
+            wire = config.wires[config.devices.index(name)] if config.wires else 0
+            words += ["-netdev", f"hubport,id={properties['netdev']},hubid={wire}"]
         words += ["-device", json.dumps(properties)]
         if properties.get("multifunction"):  # a second one on the same bus, without a wire
             alone = ("netdev", "mac", "x-pcie-ari-nextfn-1")

@@ -10,18 +10,20 @@ from ixy_vfio.datapath import compile as compiler
 from ixy_vfio.datapath.loop import Formats
 from ixy_vfio.datapath.queue import calls_for
 from ixy_vfio.datapath.rings import QUEUE
-from ixy_vfio.drivers.ixgbe.format import FORMAT
+from ixy_vfio.drivers.igb.format import FORMAT as IGB
+from ixy_vfio.drivers.ixgbe.format import FORMAT as IXGBE
 
 
 def main() -> None:
-    """The loop, what fills a receive ring, what counts, and what receives and sends a batch."""
-    compiler.forwarding_loop(Formats(FORMAT, FORMAT), kernels.load("none"))
-    batch.calls(FORMAT)
-    batch.free()
+    """The loop, what fills a receive ring, what counts, and what receives and sends a batch; for each format."""
     queue, numbers = (typeof(one) for one in (np.zeros(1, QUEUE), np.zeros(9, np.uint64)))  # type: ignore[no-untyped-call]
-    calls: Any = calls_for(FORMAT)
-    calls.fill.compile((queue,))
-    calls.counted.compile((queue, numbers))
+    for descriptors in (IXGBE, IGB):
+        compiler.forwarding_loop(Formats(descriptors, descriptors), kernels.load("none"))
+        batch.calls(descriptors)
+        calls: Any = calls_for(descriptors)
+        calls.fill.compile((queue,))
+        calls.counted.compile((queue, numbers))
+    batch.free()
 
 
 if __name__ == "__main__":
