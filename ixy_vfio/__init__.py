@@ -1,4 +1,4 @@
-"""A user-space network driver in Python for Intel ixgbe NICs, isolated by VFIO and the IOMMU.
+"""A user-space network driver in Python for Intel ixgbe and igb NICs, isolated by VFIO and the IOMMU.
 
     import ixy_vfio
 

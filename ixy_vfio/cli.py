@@ -32,7 +32,7 @@ _STATUS = "Exit status: 0 done, 1 failed, 2 wrong use or refused; 128 and its nu
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = Parser(
-        prog="ixy-vfio", description="A user-space driver for Intel ixgbe NICs.", epilog=_STATUS
+        prog="ixy-vfio", description="A user-space driver for Intel ixgbe and igb NICs.", epilog=_STATUS
     )
     _add_debug(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
