@@ -67,6 +67,13 @@ NOT_SERVED: dict[tuple[int, int], str] = {
     (INTEL, 0x0440): "DH89xxCC SFP",
 }
 
+# Pages of BAR0 that hold nothing but queues (base, length, head, tail of rings), as (begin, end): a worker's share.
+# Datasheets: 82599, sections 8.2.3.8 and 9; 82576, 8.10 and 8.12.
+QUEUE_PAGES: dict[str, tuple[tuple[int, int], ...]] = {
+    "ixgbe": ((0x1000, 0x2000), (0x6000, 0x8000), (0xD000, 0xE000)),
+    "igb": ((0xC000, 0xD000), (0xE000, 0xF000)),
+}
+
 
 def driver_for(vendor: int, device: int) -> str:
     """The name of the driver that serves a device with these ids; empty when none does."""

@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
         "ixy_vfio_helper.protocol", "ixy_vfio_locks",
     },
     "ixy_vfio.bench": {"ixy_vfio"},
-    "ixy_vfio.audit": {"ixy_vfio.core", "ixy_vfio.audit", "ixy_vfio_helper.shown"},
+    "ixy_vfio.audit": {"ixy_vfio.core", "ixy_vfio.audit", "ixy_vfio_helper.shown", "ixy_vfio_helper.nics"},
     "ixy_vfio.audit.attack": {
         "ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport", "ixy_vfio.datapath.format", *DRIVERS,
         "ixy_vfio.audit", "ixy_vfio_locks.calls",

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 
+from ixy_vfio_helper.nics import QUEUE_PAGES, driver_for
+
 from ixy_vfio.audit.host import Host
 from ixy_vfio.audit.model import Findings, Reading, Severity, fail, passed, session_check, skip, warn
 from ixy_vfio.audit.processes import PAGE, Area, Process, Thread, is_sysfs_bar, parse_mapping
 from ixy_vfio.audit.sessions import Kind, Level, Session, level
 
-# Pages of BAR0 that hold nothing but queues: base, length, head, tail of rings. 82599 datasheet, section 8.2.3.8 and 9.
-QUEUE_PAGES = ((0x1000, 0x2000), (0x6000, 0x8000), (0xD000, 0xE000))
 WORKER_FDS = ("socket:", "anon_inode:[eventfd]", "anon_inode:[eventpoll]", "pipe:")
 NO_MORE = ("Max open files", "Max processes", "Max file size")  # lines of /proc/PID/limits
 NETWORKS = dict.fromkeys(("tcp", "tcp6", "udp", "udp6", "raw", "raw6"), 9) | {
@@ -215,10 +215,20 @@ def _network_sockets(host: Host, process: Process) -> dict[str, str]:
     return found
 
 
-def outside_queue_pages(area: Area) -> bool:
+def queue_pages(host: Host, session: Session) -> set[tuple[int, int]]:
+    """Those of every device of the session (a mapping does not say whose it is): a page must be one of each.
+
+    What is simulated, or unknown here, has those of an 82599.
+    """
+    known = [host.devices[one] for one in session.devices if one in host.devices]
+    drivers = {driver_for(one.vendor, one.device) or "ixgbe" for one in known} or {"ixgbe"}
+    return set.intersection(*(set(QUEUE_PAGES[driver]) for driver in drivers))
+
+
+def outside_queue_pages(area: Area, pages: Iterable[tuple[int, int]]) -> bool:
     """Whether a mapping of a BAR has more than queue pages."""
     first, end = area.bar_range
-    return area.region != 0 or not any(low <= first and end <= high for low, high in QUEUE_PAGES)
+    return area.region != 0 or not any(low <= first and end <= high for low, high in pages)
 
 
 @session_check("session.bar", Severity.HIGH, needs_root=True)
@@ -226,7 +236,7 @@ def bar(host: Host, session: Session) -> Findings:
     """A worker has the queue pages of the device's registers, and no others.
 
     The kernel shows in /proc/PID/maps which part of which BAR is mapped (root). Of an 82599 a worker may have
-    0x1000-0x1fff, 0x6000-0x7fff and 0xd000-0xdfff of BAR 0.
+    0x1000-0x1fff, 0x6000-0x7fff and 0xd000-0xdfff of BAR 0, of an 82576 0xc000-0xcfff and 0xe000-0xefff.
 
     Holds unless: a worker has mapped any other page of any BAR, by the device's fd, its node, or sysfs. SKIP if the
     memory of a worker is hidden.
@@ -239,7 +249,8 @@ def bar(host: Host, session: Session) -> Findings:
         yield skip("it has no workers")
         return
     pages = [(one, area) for one in session.workers for area in one.mappings if area.is_bar or is_sysfs_bar(area.path)]
-    bad = [(one, area) for one, area in pages if is_sysfs_bar(area.path) or outside_queue_pages(area)]
+    allowed = queue_pages(host, session)
+    bad = [(one, area) for one, area in pages if is_sysfs_bar(area.path) or outside_queue_pages(area, allowed)]
     if bad:
         text = ", ".join(f"{one} has {_place(area)}" for one, area in bad)
         yield fail(text, *(one.map(area) for one, area in bad))

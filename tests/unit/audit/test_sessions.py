@@ -1,6 +1,7 @@
 """Who uses a device, and what the audit can tell of it: as root, as an ordinary user, on other kernels."""
 
 import pytest
+from ixy_vfio_helper.nics import QUEUE_PAGES
 
 from ixy_vfio.audit.host import Host
 from ixy_vfio.audit.model import Status
@@ -8,6 +9,7 @@ from ixy_vfio.audit.processes import parse_mapping
 from ixy_vfio.audit.sessions import Kind, Level, level
 from ixy_vfio.audit.tree import Tree
 from ixy_vfio.core.errors import UsageError
+from ixy_vfio.hw import igb, ixgbe
 from tests.unit.audit.audit_support import CONTROL, WORKER, link, look, machine, process, result, write
 
 DEVICES = ("0000:03:00.0", "0000:03:00.1")
@@ -122,6 +124,28 @@ def test_a_script_of_ours_is_level_1() -> None:
     report = look(tree, "1600")
     assert [(one.kind, one.level) for one in report.scene.sessions] == [("ixy_vfio", "L1")]
     assert result(report, "session.level").status is Status.WARN
+
+
+def test_the_queue_pages_are_those_of_the_devices_driver() -> None:
+    """A page of queues of an 82599 has interrupts of an 82576; and the other way round they are not all queues."""
+    tree = machine("sound")
+    for address in DEVICES:
+        write(tree, f"/sys/devices/pci0000:00/0000:00:02.0/{address}/device", "0x10c9")
+    found = result(look(tree), "session.bar").findings[0]
+    assert found.status is Status.FAIL
+    assert "has BAR0 0x1000-0x1fff" in found.text
+    for worker in (1201, 1202):
+        maps = (tree.data(f"/proc/{worker}/maps") or b"").decode().replace("rw-s 00001000", "rw-s 0000c000")
+        for begin in ("7f51c0006000-7f51c000", "7f51c0106000-7f51c010"):
+            maps = maps.replace(f"{begin}8000 rw-s 00006000", f"{begin}7000 rw-s 0000e000")
+        write(tree, f"/proc/{worker}/maps", maps)
+    assert result(look(tree), "session.bar").status is Status.PASS
+
+
+def test_the_table_has_the_pages_that_the_drivers_map() -> None:
+    for driver, registers in {"ixgbe": ixgbe, "igb": igb}.items():
+        for first, size in (registers.RX_QUEUE_PAGES, registers.TX_QUEUE_PAGES):
+            assert (first, first + size) in QUEUE_PAGES[driver]
 
 
 def test_a_simulated_session_says_that_no_iommu_is_involved() -> None:
