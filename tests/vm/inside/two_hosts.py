@@ -22,12 +22,12 @@ STREAM = 4 << 20
 def interface(address: str) -> str:
     """The network interface of a PCI device; waits for its driver."""
     end = time.monotonic() + 120
-    folder = Path(f"/sys/bus/pci/devices/{address}/net")
-    while not folder.exists():
+    folder = Path(f"/sys/bus/pci/devices/{address}")
+    while not (found := [*folder.glob("net/*"), *folder.glob("virtio*/net/*")]):  # virtio has a folder between
         if time.monotonic() > end:
             raise TimeoutError(f"{address} has no network interface")
         time.sleep(0.1)
-    return os.listdir(folder)[0]
+    return found[0].name
 
 
 def move(name: str, space: str, mtu: int) -> NetNS:
