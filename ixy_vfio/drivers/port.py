@@ -15,9 +15,9 @@ from ixy_vfio.core.errors import DeviceError, UsageError
 from ixy_vfio.core.mmio import Mmio
 from ixy_vfio.datapath.format import CHAIN_LIMIT, Format, Queue, Ring
 from ixy_vfio.drivers.contract import Counters, Link, PortConfig
+from ixy_vfio.drivers.queues import DESCRIPTOR
 from ixy_vfio.transport.base import Device
 
-DESCRIPTOR = 16  # bytes
 RING_LENGTHS = tuple(64 << n for n in range(7))  # 64..4096, as RDLEN and TDLEN allow
 RING_ALIGNMENT = 4096  # a device wants 128; a page keeps rings apart
 TAGGED_OVERHEAD = 14 + 2 * 4  # bytes of a packet in memory above its MTU: header and two VLAN tags

@@ -12,6 +12,20 @@ from typing import Any
 
 from ixy_vfio.core.errors import DeadlineError
 from ixy_vfio.core.mmio import Mmio, polls, section
+from ixy_vfio.core.registers import RS, Register, bit
+from ixy_vfio.hw import Register as Row
+
+
+def swsm(row: Row) -> type[Any]:
+    """The software semaphore. A read sets SMBI: who reads 0 has it."""
+
+    class Swsm(Register, row=row, access=RS):
+        """See the datasheet section of its row."""
+
+        smbi: int = bit(0, "held by a driver")
+        swesmbi: int = bit(1, "held by software, not by firmware")
+
+    return Swsm
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ def test_no_tail_is_written_by_control() -> None:
 
 def test_a_numpy_integer_is_refused_where_a_shift_would_make_it_0() -> None:
     with pytest.raises(TypeError, match="takes a Python int, not uint32"):
-        RDBAL(base=np.uint32(1))  # type: ignore[arg-type]  # the checker sees it, too
+        RDBAL(base=np.uint32(1))
 
 
 def test_the_link_is_sfi_and_the_laser_is_on() -> None:

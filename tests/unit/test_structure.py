@@ -18,7 +18,7 @@ LOCKS = TOP / "helper" / "ixy_vfio_locks"
 # What each floor may import of the project; an entry stands for itself and what lies below it.
 DRIVERS = {"ixy_vfio.drivers"}
 SHARED = {
-    f"ixy_vfio.drivers.{name}" for name in ("contract", "intel", "port", "semaphore", "statistics")
+    f"ixy_vfio.drivers.{name}" for name in ("contract", "intel", "port", "queues", "semaphore", "statistics")
 }  # by the drivers
 ALLOWED: dict[str, set[str]] = {
     "ixy_vfio.hw": {"ixy_vfio.hw", "ixy_vfio_helper.nics"},
@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "ixy_vfio.drivers.port": {
         "ixy_vfio.core", "ixy_vfio.transport.base", "ixy_vfio.datapath.format", "ixy_vfio.drivers.contract",
+        "ixy_vfio.drivers.queues",
     },
     "ixy_vfio.drivers.ixgbe": {
         "ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.base", "ixy_vfio.datapath.format", *SHARED,

@@ -21,7 +21,7 @@ from tests.vm.test_helper import serving, wait_until
 pytestmark = pytest.mark.vm
 
 LAB = Config(kernel="iommufd", nics=("igb", "igb", "e1000e", "virtio-net-pci"), wires=(0, 1, 0, 1), hugepages=16)
-SMALL = 3_000  # numbered frames each way
+SMALL = 1_000  # numbered frames each way
 AUTO_READ = "the EEPROM was not read to its end; going on without"  # QEMU's igb never says so: docs/drivers.md
 
 
@@ -117,7 +117,8 @@ def test_a_million_numbered_frames(guest: Guest, lab: tuple[list[str], list[str]
 def numbered(guest: Guest, lab: tuple[list[str], list[str]], frames: int) -> None:
     ours, far = lab
     assert guest.qmp is not None
-    with forwarding(guest, "group", ours, "--mtu", "9000", "--interval", "1") as forwarder:
+    # Short rings: all packets lie in one hugepage. QEMU's igb loses those that span two (docs/drivers.md).
+    with forwarding(guest, "group", ours, "--mtu", "9000", "--interval", "1", "--ring", "128") as forwarder:
         first = json.loads(inside(guest, "numbered", *far, str(frames), "9014", timeout=240 + frames / 50))
         print(f"numbered: {first}")
         for up, link in ((False, "down"), (True, UP)):
@@ -143,7 +144,7 @@ def numbered(guest: Guest, lab: tuple[list[str], list[str]], frames: int) -> Non
 def test_what_is_for_others_is_left(guest: Guest, lab: tuple[list[str], list[str]]) -> None:
     """Not promiscuous: frames for all come through, those for another host do not (as they do in the test above)."""
     ours, far = lab
-    with forwarding(guest, "cdev", ours, "--not-promiscuous") as forwarder:
+    with forwarding(guest, "cdev", ours, "--not-promiscuous", "--ring", "128") as forwarder:
         told = json.loads(inside(guest, "numbered", *far, "200", "1514", "broadcast", timeout=480))
         summary = forwarder.end()
     assert (told["arrived"], told["wrong"], told["strangers"]) == ([200] * 2, [0, 0], [0, 0])

@@ -1,7 +1,4 @@
-"""Statistics: clear-on-read registers of 32 bits, gathered into totals of 64. 82576 datasheet, 8.19.
-
-Of a queue the device counts only what it dropped (RQDPC): `QueueCounters` has no packets and no bytes here.
-"""
+"""Statistics (82576 datasheet, 8.19). Of a queue the device counts only what it dropped: no packets, no bytes."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -30,6 +27,7 @@ PORT: dict[str, type[Register]] = {row.name: counter(row) for row in _PORT}
 WIDE = {name: (counter(low), counter(high)) for name, (low, high) in _WIDE.items()}
 
 
+@section("8.19")
 def read_all(bar: Mmio, queues: int) -> dict[str, int]:
     """What was counted since the last read, by name; of queue i as `RQDPC[i]`. **Clears the registers.**
 
@@ -42,12 +40,6 @@ def read_all(bar: Mmio, queues: int) -> dict[str, int]:
     return values
 
 
-@section("8.19")
-def clear(bar: Mmio, queues: int) -> None:
-    """Clear everything by reading it."""
-    read_all(bar, queues)
-
-
 class Totals:
     """The sums of all reads since it was made."""
 
@@ -55,7 +47,6 @@ class Totals:
         self._model, self._queues = model, queues
         self._sums: Counter[str] = Counter()
 
-    @section("8.19")
     def update(self, bar: Mmio) -> Counters:
         """Read (and so clear) the device's counters, and add them."""
         self._sums.update(read_all(bar, self._queues))

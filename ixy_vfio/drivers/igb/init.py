@@ -1,33 +1,26 @@
 """Initialisation of an 82576 and its kin: general control, receive, transmit, in the order of the datasheet.
 
-`reset` and `configure` run the steps. The link is in link.py, statistics in counters.py, interrupts in irq.py. I350 and
-I210 go the same way but for what `models` names; that was never run on one. Sections are those of the 82576 datasheet;
-where only the group of registers is known, it is named (8.10: receive, 8.12: transmit).
-
-Where QEMU's igb does less than the book says, the book is followed, and the place says what QEMU does.
+The link is in link.py, statistics in counters.py, interrupts in irq.py. Sections are the 82576 datasheet's; where only
+the group of registers is known, it is named (8.10: receive, 8.12: transmit). I350 and I210 go the same way but for what
+`models` names. Where QEMU's igb does less than the book, the book is followed, and the place says what QEMU does.
 """
 
 import time
 from dataclasses import dataclass
 
-from ixy_vfio.core.errors import DeadlineError, DeviceError
+from ixy_vfio.core.errors import DeadlineError
 from ixy_vfio.core.mmio import Mmio, section
 from ixy_vfio.datapath.format import Ring
 from ixy_vfio.drivers.contract import PortConfig
 from ixy_vfio.drivers.igb import counters, irq, link
 from ixy_vfio.drivers.igb import regs as r
 from ixy_vfio.drivers.igb.models import Model
-from ixy_vfio.drivers.port import DESCRIPTOR
+from ixy_vfio.drivers.queues import ADVANCED_ONE_BUFFER, HEADER_BUFFER, QUEUE_WAIT, STANDARD_MTU, come_to_rest
 
 MAC_OVERHEAD = 14 + 4 + 4  # bytes of Ethernet header, CRC, and one VLAN tag, which RLPML counts
-STANDARD_MTU = 1500
-ADVANCED_ONE_BUFFER = 1  # SRRCTL.DESCTYPE
-HEADER_BUFFER = 4  # SRRCTL.BSIZEHEADER after reset; without header split it has no effect
 PREFETCH, RX_HOST, TX_HOST = 8, 8, 1  # thresholds of RXDCTL and TXDCTL: Linux's
 WRITE_BACK = 1  # Linux's for the 82576 with MSI-X: more may keep a descriptor back
-QUEUE_WAIT = 0.1  # seconds
 SETTLE = 10e-3  # seconds: Linux's, after receive and transmit were turned off
-RSS_KEY_WORD = 0x5A6D5A6D  # repeats 6D5A, so that both directions of a connection hash alike: see ixgbe's init.py
 RSS = r.MRQC(mode=2, ipv4=1, tcp_ipv4=1, udp_ipv4=1, ipv6=1, tcp_ipv6=1, udp_ipv6=1)
 
 
@@ -54,7 +47,7 @@ def configure(bar: Mmio, setup: Setup) -> None:
     """After the reset, up to enabled queues; receive stays off."""
     driver_loaded(bar)
     link.start(bar, setup.model)
-    counters.clear(bar, len(setup.rings))
+    counters.read_all(bar, len(setup.rings))
     initialise_receive(bar, setup)
     initialise_transmit(bar, setup)
 
@@ -76,10 +69,7 @@ def stop(bar: Mmio, queues: int) -> list[str]:
 
 @section("4.2.1.6.1")
 def software_reset(bar: Mmio) -> None:
-    """Software reset of this port, after the device has come to rest on PCIe and receives and sends no more.
-
-    Where it does not come to rest, a second reset removes what late completions did to the first one.
-    """
+    """Software reset of this port. Should it not come to rest before, a second one undoes what late completions did."""
     at_rest = disable_master(bar)
     r.RCTL().write(bar)
     r.TCTL(psp=1).write(bar)
@@ -94,12 +84,7 @@ def software_reset(bar: Mmio) -> None:
 @section("8.2")
 def disable_master(bar: Mmio) -> bool:
     """No new PCIe requests; wait for those under way. Whether they ended in time."""
-    r.CTRL.modify(bar, master_disable=1)
-    try:
-        r.STATUS.wait(bar, master_enable=0, within=QUEUE_WAIT)
-    except DeadlineError:
-        return False
-    return True
+    return come_to_rest(bar, r.CTRL, r.STATUS)
 
 
 @section("8.4")
@@ -125,7 +110,7 @@ def driver_loaded(bar: Mmio, loaded: bool = True) -> None:
 def initialise_receive(bar: Mmio, setup: Setup) -> None:
     """Filters, lengths, rings. RCTL.RXEN stays 0. VLAN tags stay in their packets, and none is filtered by its tag."""
     r.CTRL.modify(bar, vme=0)
-    clear_filters(bar, setup.model)
+    r.ADDRESSES.clear(bar, setup.model.addresses)
     if setup.mac is not None:
         write_mac(bar, setup.mac)
     r.RCTL.modify(bar, sbp=0, lbm=0, vfe=0, secrc=1, lpe=int(setup.config.mtu > STANDARD_MTU))
@@ -137,29 +122,7 @@ def initialise_receive(bar: Mmio, setup: Setup) -> None:
         initialise_receive_queue(bar, queue, ring, setup)
 
 
-@section("8.10")
-def clear_filters(bar: Mmio, model: Model) -> None:
-    """No address but that of the port, no multicast. The tables are memory: undefined until written."""
-    for i in range(1, model.addresses):
-        r.RAH(av=0).write(bar, i)
-    for i in range(r.MTA.row.count):
-        r.MTA().write(bar, i)
-    for i in range(r.UTA.row.count):
-        r.UTA().write(bar, i)
-
-
-@section("8.10")
-def write_mac(bar: Mmio, address: bytes) -> None:
-    """Receive address 0. The high half, with the valid bit, is written last."""
-    r.RAL(address=int.from_bytes(address[:4], "little")).write(bar)
-    r.RAH(address=int.from_bytes(address[4:], "little"), av=1).write(bar)
-
-
-@section("8.10")
-def read_mac(bar: Mmio) -> bytes:
-    """Receive address 0; after a reset the one from the EEPROM."""
-    low, high = r.RAL.read(bar), r.RAH.read(bar)
-    return low.address.to_bytes(4, "little") + high.address.to_bytes(2, "little")
+write_mac, read_mac = section("8.10")(r.ADDRESSES.write), section("8.10")(r.ADDRESSES.read)
 
 
 @section("8.10")
@@ -175,11 +138,7 @@ def spread_over_queues(bar: Mmio, queues: int) -> None:
     if queues == 1:
         r.MRQC().write(bar)
         return
-    for i in range(r.RSSRK.row.count):
-        r.RSSRK(key=RSS_KEY_WORD).write(bar, i)
-    for i in range(r.RETA.row.count):
-        entry0, entry1, entry2, entry3 = (n % queues for n in range(4 * i, 4 * i + 4))
-        r.RETA(entry0=entry0, entry1=entry1, entry2=entry2, entry3=entry3).write(bar, i)
+    r.SPREAD.write(bar, queues)
     RSS.write(bar)
 
 
@@ -188,9 +147,7 @@ def initialise_receive_queue(bar: Mmio, queue: int, ring: Ring, setup: Setup) ->
     """One ring, empty, to be enabled with RCTL.RXEN. Queue 0 is enabled after a reset, and so is disabled first."""
     control = r.RXDCTL(pthresh=PREFETCH, hthresh=RX_HOST, wthresh=WRITE_BACK)
     control.write(bar, queue)
-    r.RDBAL(base=ring.iova & 0xFFFF_FFFF).write(bar, queue)
-    r.RDBAH(base=ring.iova >> 32).write(bar, queue)
-    r.RDLEN(len=ring.descriptors * DESCRIPTOR).write(bar, queue)
+    r.RX.place(bar, queue, ring)
     r.SRRCTL(
         bsizepacket=setup.config.buffer_size // 1024,
         bsizeheader=HEADER_BUFFER,
@@ -199,8 +156,7 @@ def initialise_receive_queue(bar: Mmio, queue: int, ring: Ring, setup: Setup) ->
     ).write(bar, queue)
     if setup.model.later:
         r.DVMOLR.modify(bar, queue, strcrc=1)
-    if r.RDH.read(bar, queue).head or r.RDT.read(bar, queue).tail:
-        raise DeviceError(f"receive queue {queue} is not empty after the reset: RDH or RDT is not 0")
+    r.RX.require_empty(bar, queue)
     control.replace(enable=1).write(bar, queue)
 
 
@@ -208,8 +164,7 @@ def initialise_receive_queue(bar: Mmio, queue: int, ring: Ring, setup: Setup) ->
 def enable_receive(bar: Mmio, queues: int) -> None:
     """Let packets in. A queue says that it is enabled only from here on (8.10.10); QEMU's says so at once.
 
-    By the time a queue starts the data path has rung its doorbell. Should the start have cleared the tail, it is
-    written again; it cannot have come to 0 by itself, for descriptors are given by blocks.
+    Should its start have cleared the tail, it is written again: it never is 0, for descriptors are given by blocks.
     """
     tails = [r.RDT.read(bar, queue) for queue in range(queues)]
     r.RCTL.modify(bar, rxen=1)
@@ -222,14 +177,7 @@ def enable_receive(bar: Mmio, queues: int) -> None:
 @section("8.10")
 def disable_receive(bar: Mmio, queues: int) -> list[str]:
     """No more queues, each until it says that it is idle, then no more packets. Returns what was not idle in time."""
-    notes = []
-    for queue in range(queues):
-        r.RXDCTL.modify(bar, queue, enable=0)
-    for queue in range(queues):
-        try:
-            r.RXDCTL.wait(bar, queue, enable=0, within=QUEUE_WAIT)
-        except DeadlineError as error:
-            notes.append(f"receive queue {queue} is still enabled ({error})")
+    notes = r.RX.disable(bar, queues)
     r.RCTL.modify(bar, rxen=0)
     return notes
 
@@ -239,40 +187,20 @@ def disable_receive(bar: Mmio, queues: int) -> list[str]:
 
 @section("8.12")
 def initialise_transmit(bar: Mmio, setup: Setup) -> None:
-    """Padding, rings; the queues are enabled and empty."""
+    """Padding, rings; the queues are enabled and empty. Queue 0 is enabled after a reset, and so is disabled first."""
     r.TCTL.modify(bar, en=1, psp=1)
-    for queue, (_, ring) in enumerate(setup.rings):
-        initialise_transmit_queue(bar, queue, ring)
-
-
-@section("8.12")
-def initialise_transmit_queue(bar: Mmio, queue: int, ring: Ring) -> None:
-    """One ring, enabled and empty. Queue 0 is enabled after a reset, and so is disabled first."""
     control = r.TXDCTL(pthresh=PREFETCH, hthresh=TX_HOST, wthresh=WRITE_BACK)
-    control.write(bar, queue)
-    r.TDBAL(base=ring.iova & 0xFFFF_FFFF).write(bar, queue)
-    r.TDBAH(base=ring.iova >> 32).write(bar, queue)
-    r.TDLEN(len=ring.descriptors * DESCRIPTOR).write(bar, queue)
-    control.replace(enable=1).write(bar, queue)
-    r.TXDCTL.wait(bar, queue, enable=1, within=QUEUE_WAIT)
-    if r.TDH.read(bar, queue).head or r.TDT.read(bar, queue).tail:
-        raise DeviceError(f"transmit queue {queue} is not empty after the reset: TDH or TDT is not 0")
+    for queue, (_, ring) in enumerate(setup.rings):
+        control.write(bar, queue)
+        r.TX.place(bar, queue, ring)
+        control.replace(enable=1).write(bar, queue)
+        r.TXDCTL.wait(bar, queue, enable=1, within=QUEUE_WAIT)
+        r.TX.require_empty(bar, queue)
 
 
 @section("8.12")
 def disable_transmit(bar: Mmio, queues: int) -> list[str]:
     """Send what is in the rings, then disable them. Returns what did not become idle in time."""
-    notes = []
-    for queue in range(queues):
-        try:
-            r.TDH.wait(bar, queue, head=r.TDT.read(bar, queue).tail, within=QUEUE_WAIT)
-        except DeadlineError as error:
-            notes.append(f"transmit queue {queue} was not sent to its end ({error})")
-        r.TXDCTL.modify(bar, queue, enable=0)
-    for queue in range(queues):
-        try:
-            r.TXDCTL.wait(bar, queue, enable=0, within=QUEUE_WAIT)
-        except DeadlineError as error:
-            notes.append(f"transmit queue {queue} is still enabled ({error})")
+    notes = r.TX.disable(bar, queues, drain=True)
     r.TCTL.modify(bar, en=0)
     return notes

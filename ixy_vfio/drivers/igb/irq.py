@@ -1,6 +1,6 @@
-"""Interrupts: MSI-X vectors, their causes, and their eventfds. 82576 datasheet, 7.3 and 8.8.
+"""Interrupts (82576 datasheet, 7.3 and 8.8): MSI-X vectors, their causes, and their eventfds.
 
-Vector i serves receive queue i, the vector after the last queue link changes, where they are asked for. Causes clear
+Vector i serves receive queue i, the one after the last queue link changes, where they are asked for. Causes clear
 themselves (EIAC), and nothing masks itself: EIAM is 0 after the reset. EICR is never read: 8.8.5 forbids it then.
 """
 
@@ -27,6 +27,7 @@ class Irq:
 
     later: bool
     most_queues: int
+    disable_all = staticmethod(disable_all)
 
     def itr_interval(self, seconds: float) -> int:
         """EITR.INTERVAL for the shortest time between two interrupts. UsageError outside what 13 bits can say."""
@@ -35,16 +36,9 @@ class Irq:
             raise UsageError(f"interrupt interval {seconds:g} s: 0 to {MOST_INTERVAL * ITR_UNIT:g} s are possible")
         return interval
 
-    def disable_all(self, bar: Mmio) -> None:
-        """Mask every cause."""
-        disable_all(bar)
-
     @section("7.3.1.2")
     def enable(self, bar: Mmio, queues: int, interval: int, *, link: bool) -> None:
-        """Route the causes to their vectors, and unmask them. Nobody waits for a transmit queue: it has no vector.
-
-        GPIE comes first: QEMU's EIAC keeps what is written only in this mode.
-        """
+        """Route causes to their vectors (a transmit queue has none), and unmask them. QEMU's EIAC wants GPIE first."""
         GPIE(nsicr=1, multiple_msix=1, pba_support=1).write(bar)
         EIAC(vectors=(1 << queues + link) - 1).write(bar)
         registers = self.most_queues // 2

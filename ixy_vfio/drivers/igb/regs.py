@@ -1,10 +1,11 @@
-"""The registers this driver uses, in the order of the 82576 datasheet, chapter 8.
+"""The registers that this driver uses, in the order of the 82576 datasheet, chapter 8. Other fields have no name."""
 
-Where a register lies comes from `hw`; how it may be accessed and what its fields mean stands here. Only the fields
-that the driver sets or shows are named: `modify` keeps all others as they are.
-"""
+from typing import Any
 
-from ixy_vfio.core.registers import RC_W1C, RO, RS, RW, W1S, WO, Register, bit, bits
+from ixy_vfio.core.registers import RC_W1C, RO, RW, W1S, WO, Access, Register, bit, bits
+from ixy_vfio.drivers import queues as q
+from ixy_vfio.drivers.semaphore import swsm
+from ixy_vfio.hw import Register as Row
 from ixy_vfio.hw import igb as hw
 
 # --- 8.2 General control -------------------------------------------------------------------------------------------
@@ -60,18 +61,13 @@ class PHPM(Register, row=hw.PHPM, access=RW):
 class EECD(Register, row=hw.EECD, access=RW):
     """EEPROM control."""
 
-    pres: int = bit(8, "EEPROM is present")
     auto_rd: int = bit(9, "auto-read after reset is done")
 
 
 # --- 8.7 Semaphores ------------------------------------------------------------------------------------------------
 
 
-class SWSM(Register, row=hw.SWSM, access=RS):
-    """Software semaphore. A read sets SMBI: who reads 0 has it."""
-
-    smbi: int = bit(0, "held by a driver")
-    swesmbi: int = bit(1, "held by software, not by firmware")
+SWSM = swsm(hw.SWSM)
 
 
 class SW_FW_SYNC(Register, row=hw.SW_FW_SYNC, access=RW):
@@ -84,22 +80,18 @@ class SW_FW_SYNC(Register, row=hw.SW_FW_SYNC, access=RW):
 # --- 8.8 Interrupt -------------------------------------------------------------------------------------------------
 
 
-class EIMS(Register, row=hw.EIMS, access=W1S):
-    """Enables vectors; a 0 disables nothing (EIMC does)."""
+def vectors(row: Row, access: Access) -> type[Any]:
+    """A bit a vector. EIMS enables, EIMC disables; the causes of EIAC clear themselves when their message is sent."""
 
-    vectors: int = bits(0, 25, "one bit a vector")
+    class Vectors(Register, row=row, access=access):
+        """See the datasheet section of its row. With a bit in EIAC, EICR must not be read (8.8.5)."""
+
+        vectors: int = bits(0, 25, "one bit a vector")
+
+    return Vectors
 
 
-class EIMC(Register, row=hw.EIMC, access=WO):
-    """Disables vectors."""
-
-    vectors: int = bits(0, 25, "one bit a vector")
-
-
-class EIAC(Register, row=hw.EIAC, access=RW):
-    """Vectors whose cause clears itself when their message is sent. With one set, EICR must not be read (8.8.5)."""
-
-    vectors: int = bits(0, 25, "one bit a vector")
+EIMS, EIMC, EIAC = vectors(hw.EIMS, W1S), vectors(hw.EIMC, WO), vectors(hw.EIAC, RW)
 
 
 class ICR(Register, row=hw.ICR, access=RC_W1C):
@@ -153,6 +145,13 @@ class GPIE(Register, row=hw.GPIE, access=RW):
 # --- 8.10 Receive --------------------------------------------------------------------------------------------------
 
 
+RDBAL, RDBAH = q.half(hw.RDBAL), q.half(hw.RDBAH)
+RDLEN, RDH, RDT = q.length(hw.RDLEN), q.head(hw.RDH), q.tail(hw.RDT)
+MTA, UTA = q.table(hw.MTA), q.table(hw.UTA, WO)
+RAL, RAH = q.address_low(hw.RAL), q.address_high(hw.RAH)
+RETA, RSSRK = q.rss_table(hw.RETA), q.rss_key(hw.RSSRK)
+
+
 class RCTL(Register, row=hw.RCTL, access=RW):
     """Receive control."""
 
@@ -174,36 +173,6 @@ class SRRCTL(Register, row=hw.SRRCTL, access=RW):
     bsizeheader: int = bits(8, 6, "header buffer size in 64 bytes")
     desctype: int = bits(25, 3, "1: advanced, one buffer")
     drop_en: int = bit(31, "drop when the ring has no descriptor, instead of blocking the other queues")
-
-
-class RDBAL(Register, row=hw.RDBAL, access=RW):
-    """Receive ring base, low half."""
-
-    base: int = bits(0, 32, "aligned to 128 bytes")
-
-
-class RDBAH(Register, row=hw.RDBAH, access=RW):
-    """Receive ring base, high half."""
-
-    base: int = bits(0, 32)
-
-
-class RDLEN(Register, row=hw.RDLEN, access=RW):
-    """Receive ring length."""
-
-    len: int = bits(0, 20, "bytes, a multiple of 128")
-
-
-class RDH(Register, row=hw.RDH, access=RO):
-    """Receive head: where the device is."""
-
-    head: int = bits(0, 16, "descriptor index")
-
-
-class RDT(Register, row=hw.RDT, access=RW):
-    """Receive tail: the first descriptor that is not the device's."""
-
-    tail: int = bits(0, 16, "descriptor index")
 
 
 class RXDCTL(Register, row=hw.RXDCTL, access=RW):
@@ -241,25 +210,6 @@ class RLPML(Register, row=hw.RLPML, access=RW):
     rlpml: int = bits(0, 14, "bytes with CRC and VLAN tags")
 
 
-class MTA(Register, row=hw.MTA, access=RW):
-    """Multicast table."""
-
-    bit_vector: int = bits(0, 32, "one bit a hash value")
-
-
-class RAL(Register, row=hw.RAL, access=RW):
-    """Receive address, bytes 0-3."""
-
-    address: int = bits(0, 32, "byte 0 is the lowest")
-
-
-class RAH(Register, row=hw.RAH, access=RW):
-    """Receive address, bytes 4-5."""
-
-    address: int = bits(0, 16, "byte 4 is the lower")
-    av: int = bit(31, "address valid")
-
-
 class MRQC(Register, row=hw.MRQC, access=RW):
     """Multiple receive queues."""
 
@@ -272,28 +222,11 @@ class MRQC(Register, row=hw.MRQC, access=RW):
     udp_ipv6: int = bit(23, "hash UDP over IPv6")
 
 
-class RETA(Register, row=hw.RETA, access=RW):
-    """RSS redirection: the queue of hash values 4n to 4n + 3."""
-
-    entry0: int = bits(0, 4)
-    entry1: int = bits(8, 4)
-    entry2: int = bits(16, 4)
-    entry3: int = bits(24, 4)
-
-
-class RSSRK(Register, row=hw.RSSRK, access=RW):
-    """RSS key, four bytes."""
-
-    key: int = bits(0, 32, "byte 4n is the lowest")
-
-
-class UTA(Register, row=hw.UTA, access=WO):
-    """Unicast table."""
-
-    bit_vector: int = bits(0, 32, "one bit a hash value")
-
-
 # --- 8.12 Transmit -------------------------------------------------------------------------------------------------
+
+
+TDBAL, TDBAH = q.half(hw.TDBAL), q.half(hw.TDBAH)
+TDLEN, TDH, TDT = q.length(hw.TDLEN), q.head(hw.TDH), q.tail(hw.TDT)
 
 
 class TCTL(Register, row=hw.TCTL, access=RW):
@@ -301,36 +234,6 @@ class TCTL(Register, row=hw.TCTL, access=RW):
 
     en: int = bit(1, "transmit enabled")
     psp: int = bit(3, "pad short packets")
-
-
-class TDBAL(Register, row=hw.TDBAL, access=RW):
-    """Transmit ring base, low half."""
-
-    base: int = bits(0, 32, "aligned to 128 bytes")
-
-
-class TDBAH(Register, row=hw.TDBAH, access=RW):
-    """Transmit ring base, high half."""
-
-    base: int = bits(0, 32)
-
-
-class TDLEN(Register, row=hw.TDLEN, access=RW):
-    """Transmit ring length."""
-
-    len: int = bits(0, 20, "bytes, a multiple of 128")
-
-
-class TDH(Register, row=hw.TDH, access=RO):
-    """Transmit head: where the device is."""
-
-    head: int = bits(0, 16, "descriptor index")
-
-
-class TDT(Register, row=hw.TDT, access=RW):
-    """Transmit tail: the first descriptor that is not the device's."""
-
-    tail: int = bits(0, 16, "descriptor index")
 
 
 class TXDCTL(Register, row=hw.TXDCTL, access=RW):
@@ -341,6 +244,10 @@ class TXDCTL(Register, row=hw.TXDCTL, access=RW):
     wthresh: int = bits(16, 5, "write back in bursts of as many")
     enable: int = bit(25, "queue enabled; reads 0 while TCTL.EN is 0")
 
+
+RX = q.Rings("receive", RDBAL, RDBAH, RDLEN, RDH, RDT, RXDCTL)
+TX = q.Rings("transmit", TDBAL, TDBAH, TDLEN, TDH, TDT, TXDCTL)
+ADDRESSES, SPREAD = q.Filter(RAL, RAH, MTA, UTA), q.Spread(RSSRK, RETA)
 
 ALL: tuple[type[Register], ...] = tuple(
     value

@@ -8,7 +8,7 @@ their packet buffer; that was never run on one.
 import time
 from dataclasses import dataclass
 
-from ixy_vfio.core.errors import DeadlineError, DeviceError
+from ixy_vfio.core.errors import DeadlineError
 from ixy_vfio.core.mmio import Mmio, section
 from ixy_vfio.datapath.format import Ring
 from ixy_vfio.drivers.contract import PortConfig
@@ -18,19 +18,12 @@ from ixy_vfio.drivers.ixgbe.models import Model
 from ixy_vfio.drivers.ixgbe.regs import general as g
 from ixy_vfio.drivers.ixgbe.regs import mac as m
 from ixy_vfio.drivers.ixgbe.regs import packet as p
-from ixy_vfio.drivers.port import DESCRIPTOR
+from ixy_vfio.drivers.queues import ADVANCED_ONE_BUFFER, HEADER_BUFFER, QUEUE_WAIT, STANDARD_MTU, come_to_rest
 
 MAC_OVERHEAD = 18  # bytes of Ethernet header and CRC
-STANDARD_MTU = 1500
-ADVANCED_ONE_BUFFER = 1  # SRRCTL.DESCTYPE
-HEADER_BUFFER = 4  # SRRCTL.BSIZEHEADER after reset; without header split it has no effect
 MAX_REQUEST = 0xFFF  # DTXMXSZRQ without DCB (4.6.11.3.4): all that its 12 bits hold
 LONGEST_PACKET = 10  # KiB, for TXPBTHRESH (DPDK's figure)
 PREFETCH, HOST, WRITE_BACK = 32, 1, 4  # TXDCTL thresholds: DPDK's, Linux's (0 may hang), a cache line as in ixy
-QUEUE_WAIT = 0.1  # seconds; Linux gives a queue 10 ms
-# The key repeats 6D5A, so that both directions of a connection hash alike: Woo and Park, "Scalable TCP session
-# monitoring with symmetric receive-side scaling", 2012.
-RSS_KEY_WORD = 0x5A6D5A6D
 RSS = p.MRQC(mrqe=1, ipv4=1, tcp_ipv4=1, udp_ipv4=1, ipv6=1, tcp_ipv6=1, udp_ipv6=1)
 
 
@@ -90,12 +83,7 @@ def global_reset(bar: Mmio) -> None:
 @section("5.2.5.3.2")
 def disable_master(bar: Mmio) -> bool:
     """No new PCIe requests; wait for those under way. Whether they ended in time."""
-    g.CTRL.modify(bar, master_disable=1)
-    try:
-        g.STATUS.wait(bar, master_enable=0, within=0.1)
-    except DeadlineError:
-        return False
-    return True
+    return come_to_rest(bar, g.CTRL, g.STATUS)
 
 
 @section("4.6.3")
@@ -150,27 +138,20 @@ def initialise_receive(bar: Mmio, setup: Setup) -> None:
 @section("4.6.7")
 def clear_filters(bar: Mmio) -> None:
     """No address but that of the port, no multicast. The tables are memory: undefined until written."""
-    for i in range(1, p.RAH.row.count):
-        p.RAH(av=0).write(bar, i)
-    for i in range(p.MTA.row.count):
-        p.MTA().write(bar, i)
-    for i in range(p.UTA.row.count):
-        p.UTA().write(bar, i)
+    p.ADDRESSES.clear(bar, p.RAH.row.count)
     p.MCSTCTRL.modify(bar, mfe=0)
 
 
 @section("4.6.7")
 def write_mac(bar: Mmio, address: bytes) -> None:
     """Receive address 0. The high half, with the valid bit, is written last."""
-    p.RAL(address=int.from_bytes(address[:4], "little")).write(bar)
-    p.RAH(address=int.from_bytes(address[4:], "little"), av=1).write(bar)
+    p.ADDRESSES.write(bar, address)
 
 
 @section("4.6.7")
 def read_mac(bar: Mmio) -> bytes:
     """Receive address 0; after a reset the one from the EEPROM."""
-    low, high = p.RAL.read(bar), p.RAH.read(bar)
-    return low.address.to_bytes(4, "little") + high.address.to_bytes(2, "little")
+    return p.ADDRESSES.read(bar)
 
 
 @section("4.6.7")
@@ -193,11 +174,7 @@ def spread_over_queues(bar: Mmio, queues: int) -> None:
     if queues == 1:
         p.MRQC().write(bar)
         return
-    for i in range(p.RSSRK.row.count):
-        p.RSSRK(key=RSS_KEY_WORD).write(bar, i)
-    for i in range(p.RETA.row.count):
-        entry0, entry1, entry2, entry3 = (n % queues for n in range(4 * i, 4 * i + 4))
-        p.RETA(entry0=entry0, entry1=entry1, entry2=entry2, entry3=entry3).write(bar, i)
+    p.SPREAD.write(bar, queues)
     p.RXCSUM.modify(bar, pcsd=1)
     RSS.write(bar)
 
@@ -205,9 +182,7 @@ def spread_over_queues(bar: Mmio, queues: int) -> None:
 @section("4.6.7")
 def initialise_receive_queue(bar: Mmio, queue: int, ring: Ring, config: PortConfig) -> None:
     """One ring, enabled and empty. Without relaxed ordering: a descriptor must not overtake its packet."""
-    p.RDBAL(base=ring.iova & 0xFFFF_FFFF).write(bar, queue)
-    p.RDBAH(base=ring.iova >> 32).write(bar, queue)
-    p.RDLEN(len=ring.descriptors * DESCRIPTOR).write(bar, queue)
+    p.RX.place(bar, queue, ring)
     p.SRRCTL(
         bsizepacket=config.buffer_size // 1024,
         bsizeheader=HEADER_BUFFER,
@@ -217,8 +192,7 @@ def initialise_receive_queue(bar: Mmio, queue: int, ring: Ring, config: PortConf
     p.DCA_RXCTRL.modify(bar, queue, bit12=0, data_wro=0, head_wro=0)
     p.RXDCTL.modify(bar, queue, enable=1, vme=0)
     p.RXDCTL.wait(bar, queue, enable=1, within=QUEUE_WAIT)
-    if p.RDH.read(bar, queue).head or p.RDT.read(bar, queue).tail:
-        raise DeviceError(f"receive queue {queue} is not empty after the reset: RDH or RDT is not 0")
+    p.RX.require_empty(bar, queue)
 
 
 @section("4.6.7")
@@ -243,13 +217,7 @@ def disable_receive(bar: Mmio, queues: int) -> list[str]:
     except DeadlineError as error:
         notes.append(f"the receive path did not become empty ({error})")
         p.RXCTRL.modify(bar, rxen=0)
-    for queue in range(queues):
-        p.RXDCTL.modify(bar, queue, enable=0)
-    for queue in range(queues):
-        try:
-            p.RXDCTL.wait(bar, queue, enable=0, within=QUEUE_WAIT)
-        except DeadlineError as error:
-            notes.append(f"receive queue {queue} is still enabled ({error})")
+    notes += p.RX.disable(bar, queues)
     time.sleep(100e-6)  # 4.6.7.1.2: descriptors on chip are written back before their memory is used again
     return notes
 
@@ -292,31 +260,17 @@ def clear_rate_limits(bar: Mmio) -> None:
 @section("4.6.8")
 def initialise_transmit_queue(bar: Mmio, queue: int, ring: Ring) -> None:
     """One ring, enabled and empty. Write-back without relaxed ordering (4.6.8, as Linux and DPDK)."""
-    p.TDBAL(base=ring.iova & 0xFFFF_FFFF).write(bar, queue)
-    p.TDBAH(base=ring.iova >> 32).write(bar, queue)
-    p.TDLEN(len=ring.descriptors * DESCRIPTOR).write(bar, queue)
+    p.TX.place(bar, queue, ring)
     p.DCA_TXCTRL.modify(bar, queue, desc_wro=0)
     p.TXDCTL.modify(bar, queue, pthresh=PREFETCH, hthresh=HOST, wthresh=WRITE_BACK)
     p.TXDCTL.modify(bar, queue, enable=1)
     p.TXDCTL.wait(bar, queue, enable=1, within=QUEUE_WAIT)
-    if p.TDH.read(bar, queue).head or p.TDT.read(bar, queue).tail:
-        raise DeviceError(f"transmit queue {queue} is not empty after the reset: TDH or TDT is not 0")
+    p.TX.require_empty(bar, queue)
 
 
 @section("4.6.8.1.2")
 def disable_transmit(bar: Mmio, queues: int) -> list[str]:
     """Send what is in the rings, then disable them. Returns what did not become idle in time."""
-    notes = []
-    for queue in range(queues):
-        try:
-            p.TDH.wait(bar, queue, head=p.TDT.read(bar, queue).tail, within=QUEUE_WAIT)
-        except DeadlineError as error:
-            notes.append(f"transmit queue {queue} was not sent to its end ({error})")
-        p.TXDCTL.modify(bar, queue, enable=0)
-    for queue in range(queues):
-        try:
-            p.TXDCTL.wait(bar, queue, enable=0, within=QUEUE_WAIT)
-        except DeadlineError as error:
-            notes.append(f"transmit queue {queue} is still enabled ({error})")
+    notes = p.TX.disable(bar, queues, drain=True)
     p.DMATXCTL.modify(bar, te=0)
     return notes

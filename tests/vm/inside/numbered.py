@@ -25,7 +25,7 @@ from tests.vm.inside.two_hosts import interface
 TYPE, STRANGER = 0x88B5, 0x88B6  # IEEE 802, local experimental EtherTypes
 PROBE = 0x88B7
 SHORTEST = 60
-WINDOW = 64
+WINDOW = 16  # of the longest frames five descriptors each, in rings of 128
 PATIENCE = 60.0  # seconds without a frame
 
 

@@ -1,6 +1,7 @@
 """General control, EEPROM, PCIe and interrupts: 8.2.3.1 to 8.2.3.5."""
 
-from ixy_vfio.core.registers import RC_W1C, RO, RS, RW, W1S, WO, Register, bit, bits
+from ixy_vfio.core.registers import RC_W1C, RO, RW, W1S, WO, Register, bit, bits
+from ixy_vfio.drivers.semaphore import swsm
 from ixy_vfio.hw import ixgbe as hw
 
 # --- 8.2.3.1 General control ---------------------------------------------------------------------------------------
@@ -72,11 +73,7 @@ class EEMNGCTL(Register, row=hw.EEMNGCTL, access=RW):
 # --- 8.2.3.4 PCIe --------------------------------------------------------------------------------------------------
 
 
-class SWSM(Register, row=hw.SWSM, access=RS):
-    """Software semaphore. A read sets SMBI: who reads 0 has it."""
-
-    smbi: int = bit(0, "held by a driver")
-    swesmbi: int = bit(1, "held by software, not by firmware")
+SWSM = swsm(hw.SWSM)
 
 
 class FWSM(Register, row=hw.FWSM, access=RO):

@@ -1,9 +1,16 @@
 """Receive, transmit and what lies between: 8.2.3.7 to 8.2.3.12."""
 
 from ixy_vfio.core.registers import RO, RW, Register, bit, bits
+from ixy_vfio.drivers import queues as q
 from ixy_vfio.hw import ixgbe as hw
 
 # --- 8.2.3.7 Receive -----------------------------------------------------------------------------------------------
+
+
+MTA, UTA = q.table(hw.MTA), q.table(hw.UTA)
+RAL, RAH = q.address_low(hw.RAL), q.address_high(hw.RAH)
+RETA, RSSRK = q.rss_table(hw.RETA), q.rss_key(hw.RSSRK)
+ADDRESSES, SPREAD = q.Filter(RAL, RAH, MTA, UTA), q.Spread(RSSRK, RETA)
 
 
 class RXCSUM(Register, row=hw.RXCSUM, access=RW):
@@ -41,25 +48,6 @@ class MCSTCTRL(Register, row=hw.MCSTCTRL, access=RW):
     mfe: int = bit(2, "multicast filter enable")
 
 
-class MTA(Register, row=hw.MTA, access=RW):
-    """Multicast table."""
-
-    bit_vector: int = bits(0, 32, "one bit a hash value")
-
-
-class RAL(Register, row=hw.RAL, access=RW):
-    """Receive address, bytes 0-3."""
-
-    address: int = bits(0, 32, "byte 0 is the lowest")
-
-
-class RAH(Register, row=hw.RAH, access=RW):
-    """Receive address, bytes 4-5."""
-
-    address: int = bits(0, 16, "byte 4 is the lower")
-    av: int = bit(31, "address valid")
-
-
 class MRQC(Register, row=hw.MRQC, access=RW):
     """Multiple receive queues."""
 
@@ -72,52 +60,11 @@ class MRQC(Register, row=hw.MRQC, access=RW):
     udp_ipv6: int = bit(23, "hash UDP over IPv6")
 
 
-class RETA(Register, row=hw.RETA, access=RW):
-    """RSS redirection: the queue of hash values 4n to 4n + 3."""
-
-    entry0: int = bits(0, 4)
-    entry1: int = bits(8, 4)
-    entry2: int = bits(16, 4)
-    entry3: int = bits(24, 4)
-
-
-class RSSRK(Register, row=hw.RSSRK, access=RW):
-    """RSS key, four bytes."""
-
-    key: int = bits(0, 32, "byte 4n is the lowest")
-
-
-class UTA(Register, row=hw.UTA, access=RW):
-    """Unicast table."""
-
-    bit_vector: int = bits(0, 32, "one bit a hash value")
-
-
 # --- 8.2.3.8 Receive DMA -------------------------------------------------------------------------------------------
 
 
-class RDBAL(Register, row=hw.RDBAL, access=RW):
-    """Receive ring base, low half."""
-
-    base: int = bits(0, 32, "aligned to 128 bytes")
-
-
-class RDBAH(Register, row=hw.RDBAH, access=RW):
-    """Receive ring base, high half."""
-
-    base: int = bits(0, 32)
-
-
-class RDLEN(Register, row=hw.RDLEN, access=RW):
-    """Receive ring length."""
-
-    len: int = bits(0, 20, "bytes, a multiple of 128")
-
-
-class RDH(Register, row=hw.RDH, access=RO):
-    """Receive head: where the device is."""
-
-    head: int = bits(0, 16, "descriptor index")
+RDBAL, RDBAH = q.half(hw.RDBAL), q.half(hw.RDBAH)
+RDLEN, RDH, RDT = q.length(hw.RDLEN), q.head(hw.RDH), q.tail(hw.RDT)
 
 
 class SRRCTL(Register, row=hw.SRRCTL, access=RW):
@@ -130,17 +77,14 @@ class SRRCTL(Register, row=hw.SRRCTL, access=RW):
     drop_en: int = bit(28, "drop when the ring has no descriptor, instead of blocking the other queues")
 
 
-class RDT(Register, row=hw.RDT, access=RW):
-    """Receive tail: the first descriptor that is not the device's."""
-
-    tail: int = bits(0, 16, "descriptor index")
-
-
 class RXDCTL(Register, row=hw.RXDCTL, access=RW):
     """Receive descriptor control."""
 
     enable: int = bit(25, "queue enabled")
     vme: int = bit(30, "strip the VLAN tag")
+
+
+RX = q.Rings("receive", RDBAL, RDBAH, RDLEN, RDH, RDT, RXDCTL)
 
 
 class RSCCTL(Register, row=hw.RSCCTL, access=RW):
@@ -174,6 +118,10 @@ class RXCTRL(Register, row=hw.RXCTRL, access=RW):
 # --- 8.2.3.9 Transmit ----------------------------------------------------------------------------------------------
 
 
+TDBAL, TDBAH = q.half(hw.TDBAL), q.half(hw.TDBAH)
+TDLEN, TDH, TDT = q.length(hw.TDLEN), q.head(hw.TDH), q.tail(hw.TDT)
+
+
 class DTXMXSZRQ(Register, row=hw.DTXMXSZRQ, access=RW):
     """Most bytes that transmit DMA may have requested at a time."""
 
@@ -187,36 +135,6 @@ class DMATXCTL(Register, row=hw.DMATXCTL, access=RW):
     vt: int = bits(16, 16, "VLAN EtherType")
 
 
-class TDBAL(Register, row=hw.TDBAL, access=RW):
-    """Transmit ring base, low half."""
-
-    base: int = bits(0, 32, "aligned to 128 bytes")
-
-
-class TDBAH(Register, row=hw.TDBAH, access=RW):
-    """Transmit ring base, high half."""
-
-    base: int = bits(0, 32)
-
-
-class TDLEN(Register, row=hw.TDLEN, access=RW):
-    """Transmit ring length."""
-
-    len: int = bits(0, 20, "bytes, a multiple of 128")
-
-
-class TDH(Register, row=hw.TDH, access=RO):
-    """Transmit head: where the device is."""
-
-    head: int = bits(0, 16, "descriptor index")
-
-
-class TDT(Register, row=hw.TDT, access=RW):
-    """Transmit tail: the first descriptor that is not the device's."""
-
-    tail: int = bits(0, 16, "descriptor index")
-
-
 class TXDCTL(Register, row=hw.TXDCTL, access=RW):
     """Transmit descriptor control."""
 
@@ -224,6 +142,9 @@ class TXDCTL(Register, row=hw.TXDCTL, access=RW):
     hthresh: int = bits(8, 7, "prefetch only when as many are in memory")
     wthresh: int = bits(16, 7, "write back in bursts of as many; 0: each one")
     enable: int = bit(25, "queue enabled")
+
+
+TX = q.Rings("transmit", TDBAL, TDBAH, TDLEN, TDH, TDT, TXDCTL)
 
 
 class TXPBSIZE(Register, row=hw.TXPBSIZE, access=RW):
