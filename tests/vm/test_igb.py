@@ -117,7 +117,7 @@ def test_a_million_numbered_frames(guest: Guest, lab: tuple[list[str], list[str]
 def numbered(guest: Guest, lab: tuple[list[str], list[str]], frames: int) -> None:
     ours, far = lab
     assert guest.qmp is not None
-    # Short rings: all packets lie in one hugepage. QEMU's igb loses those that span two (docs/drivers.md).
+    # Short rings: all packets lie in one hugepage. Else QEMU's igb loses some (docs/drivers.md).
     with forwarding(guest, "group", ours, "--mtu", "9000", "--interval", "1", "--ring", "128") as forwarder:
         first = json.loads(inside(guest, "numbered", *far, str(frames), "9014", timeout=240 + frames / 50))
         print(f"numbered: {first}")
