@@ -3,19 +3,15 @@
 import gzip
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
 from ixy_vfio.audit import options
 from ixy_vfio.audit.config import ConfigSpace
-from ixy_vfio.audit.model import Reading
+from ixy_vfio.audit.reading import Reading
 from ixy_vfio.audit.system import Denied, Node, System, Unknown
-
-if TYPE_CHECKING:
-    from ixy_vfio.audit.processes import Process
-    from ixy_vfio.audit.sessions import Sessions
 
 ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 DEVICES = "/sys/bus/pci/devices"
@@ -23,6 +19,8 @@ USER_SPACE_DRIVERS = {"vfio-pci", "uio_pci_generic", "igb_uio", "pci-stub"}
 SIMULATED_DOMAIN = "8259:"
 MOUNTED = {"/proc": ("version", "cmdline"), "/sys": ("bus/pci", "kernel", "module")}  # what is in it, if it is mounted
 INITIAL = {"pid": 0xEFFFFFFC, "user": 0xEFFFFFFD}  # namespaces that the kernel starts with: linux/proc_ns.h
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +55,14 @@ class Host:
 
     def __init__(self, system: System) -> None:
         self.system = system
+        self._found: dict[Callable[[Host], Any], Any] = {}
+
+    def once(self, find: "Callable[[Host], Found]") -> "Found":
+        """What `find` makes of this machine; it looks once."""
+        if find not in self._found:
+            self._found[find] = find(self)
+        found: Found = self._found[find]
+        return found
 
     def read(self, path: str) -> Reading:
         """A text file, without the white space around it. Raises Denied."""
@@ -236,29 +242,3 @@ class Host:
     def groups(self) -> list[str]:
         """All IOMMU groups, in order."""
         return sorted(self.system.names("/sys/kernel/iommu_groups"), key=lambda name: (len(name), name))
-
-    # -- processes
-
-    @cached_property
-    def processes(self) -> "list[Process]":
-        """Every process but kernel threads, as far as it is shown to the auditor."""
-        from ixy_vfio.audit.processes import read_all
-
-        return list(read_all(self))
-
-    @cached_property
-    def sessions(self) -> "Sessions":
-        """Who uses devices."""
-        from ixy_vfio.audit.sessions import find
-
-        return find(self)
-
-    @cached_property
-    def blind(self) -> str:
-        """Why not everything of every process is seen; "" if it is."""
-        if self.system.uid != 0:
-            return "shown to root only"
-        hidden = [process for process in self.processes if process.shown_fds is None]
-        if hidden:
-            return f"hidden even from this root: {hidden[0]} and {len(hidden) - 1} more"
-        return f"not shown here: {self.contained}" if self.contained else ""

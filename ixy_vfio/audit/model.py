@@ -15,12 +15,11 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from ixy_vfio.audit.attack.field import Field
-    from ixy_vfio.audit.host import Host, PciDevice
-    from ixy_vfio.audit.sessions import Session
+from ixy_vfio.audit.host import Host, PciDevice
+from ixy_vfio.audit.reading import Reading
+from ixy_vfio.audit.sessions import Session
 
 
 class Status(IntEnum):
@@ -47,17 +46,6 @@ class Scope(Enum):
     DEVICE = "device"
     SESSION = "session"
     ATTACK = "attack"
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A file and what it said; None: it is not there. Serves as evidence."""
-
-    path: str
-    value: str | None
-
-    def __contains__(self, text: str) -> bool:
-        return text in (self.value or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +121,11 @@ CHECKS: dict[str, Check] = {}  # by name; filled by the decorators below
 _Function = TypeVar("_Function", bound=Callable[..., Findings])
 
 
-def _register(
+def register(
     scope: Scope, name: str, severity: Severity, needs_root: bool, needs: tuple[str, ...] = ("/proc", "/sys")
 ) -> Callable[[_Function], _Function]:
+    """Make a function a check; the decorators of the scopes do it by this."""
+
     def add(function: _Function) -> _Function:
         if name in CHECKS:
             raise ValueError(f"two checks are named {name}")
@@ -147,27 +137,20 @@ def _register(
 
 def host_check(
     name: str, severity: Severity, *, needs_root: bool = False, needs: tuple[str, ...] = ("/proc", "/sys")
-) -> Callable[[Callable[["Host"], Findings]], Callable[["Host"], Findings]]:
+) -> Callable[[Callable[[Host], Findings]], Callable[[Host], Findings]]:
     """Make a function a check that runs once."""
-    return _register(Scope.HOST, name, severity, needs_root, needs)
+    return register(Scope.HOST, name, severity, needs_root, needs)
 
 
 def device_check(
     name: str, severity: Severity, *, needs_root: bool = False
-) -> Callable[[Callable[["Host", "PciDevice"], Findings]], Callable[["Host", "PciDevice"], Findings]]:
+) -> Callable[[Callable[[Host, PciDevice], Findings]], Callable[[Host, PciDevice], Findings]]:
     """Make a function a check that runs on each device under audit."""
-    return _register(Scope.DEVICE, name, severity, needs_root)
+    return register(Scope.DEVICE, name, severity, needs_root)
 
 
 def session_check(
     name: str, severity: Severity, *, needs_root: bool = False
-) -> Callable[[Callable[["Host", "Session"], Findings]], Callable[["Host", "Session"], Findings]]:
+) -> Callable[[Callable[[Host, Session], Findings]], Callable[[Host, Session], Findings]]:
     """Make a function a check that runs on each session: the processes that use devices together."""
-    return _register(Scope.SESSION, name, severity, needs_root)
-
-
-def attack_check(
-    name: str, severity: Severity = Severity.HIGH, *, needs_root: bool = False
-) -> Callable[[Callable[["Field"], Findings]], Callable[["Field"], Findings]]:
-    """Make a function a check that lets a device try what must not succeed; run by --attack only."""
-    return _register(Scope.ATTACK, name, severity, needs_root)
+    return register(Scope.SESSION, name, severity, needs_root)

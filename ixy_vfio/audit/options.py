@@ -8,12 +8,20 @@ modprobe.d(5).
 import posixpath
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from ixy_vfio.audit.model import Reading
+from ixy_vfio.audit.reading import Reading
+from ixy_vfio.audit.system import System
 
-if TYPE_CHECKING:
-    from ixy_vfio.audit.host import Host
+
+class Files(Protocol):
+    """The part of a machine that is read here."""
+
+    system: System
+
+    def read(self, path: str) -> Reading:
+        """A text file, without the white space around it."""
+
 
 PLACES = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
 ON = "y"  # what a Boolean without a value says
@@ -48,7 +56,7 @@ def is_true(value: str | None) -> bool:
     return text[:1] in ("y", "Y", "t", "T", "1") or text[:2].lower() == "on"
 
 
-def of_modprobe(host: "Host", module: str, option: str) -> Reading | None:
+def of_modprobe(host: Files, module: str, option: str) -> Reading | None:
     """The last that modprobe's files say of an option of a module, if they say anything."""
     lines = list(_lines(host))
     names = {name_of(module)}
@@ -66,7 +74,7 @@ def of_modprobe(host: "Host", module: str, option: str) -> Reading | None:
     return found
 
 
-def _lines(host: "Host") -> Iterator[tuple[str, list[str]]]:
+def _lines(host: Files) -> Iterator[tuple[str, list[str]]]:
     """(file, words) of each line. A file hides those of the same name in later places."""
     files: dict[str, str] = {}
     for place in PLACES:

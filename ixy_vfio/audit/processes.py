@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ixy_vfio.audit.host import Host
-from ixy_vfio.audit.model import Reading
+from ixy_vfio.audit.reading import Reading
 from ixy_vfio.audit.system import Denied
 
 DEVICE_FD = "anon_inode:[vfio-device]"
@@ -185,6 +185,25 @@ def is_sysfs_bar(path: str) -> bool:
 def is_device_fd(what: str) -> bool:
     """Whether a file descriptor that leads to `what` gives power over a device."""
     return what == DEVICE_FD or bool(GROUP_NODE.fullmatch(what)) or bool(DEVICE_NODE.fullmatch(what))
+
+
+def processes_of(host: Host) -> list[Process]:
+    """Every process but kernel threads, as far as it is shown to the auditor."""
+    return host.once(_read_all)
+
+
+def blind(host: Host) -> str:
+    """Why not everything of every process is seen; "" if it is."""
+    if host.system.uid != 0:
+        return "shown to root only"
+    hidden = [process for process in processes_of(host) if process.shown_fds is None]
+    if hidden:
+        return f"hidden even from this root: {hidden[0]} and {len(hidden) - 1} more"
+    return f"not shown here: {host.contained}" if host.contained else ""
+
+
+def _read_all(host: Host) -> list[Process]:
+    return list(read_all(host))
 
 
 def read_all(host: Host) -> Iterator[Process]:

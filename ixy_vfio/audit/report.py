@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ixy_vfio.audit.model import CHECKS, Finding, Reading, Severity, Status
+from ixy_vfio.audit.model import CHECKS, Finding, Severity, Status
+from ixy_vfio.audit.reading import Reading
 from ixy_vfio.audit.scene import DeviceBox, ProcessBox, Scene, SessionBox
 from ixy_vfio.core.errors import UsageError
 

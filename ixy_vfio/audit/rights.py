@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from ixy_vfio.audit.host import Host
-from ixy_vfio.audit.model import Reading
+from ixy_vfio.audit.reading import Reading
 from ixy_vfio.audit.system import Denied, Node
 
 READ, WRITE = 4, 2

@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 
 from ixy_vfio.audit import checks as _checks  # registers them  # noqa: F401
 from ixy_vfio.audit.host import SIMULATED_DOMAIN, Host, PciDevice
-from ixy_vfio.audit.model import CHECKS, Check, Finding, Reading, Scope, Status, skip
+from ixy_vfio.audit.model import CHECKS, Check, Finding, Scope, Status, skip
+from ixy_vfio.audit.reading import Reading
 from ixy_vfio.audit.report import Report, Result
 from ixy_vfio.audit.scene import Scene, draw
-from ixy_vfio.audit.sessions import Kind, Session, parse_address
+from ixy_vfio.audit.sessions import Kind, Session, parse_address, sessions_of
 from ixy_vfio.audit.system import Denied, Unknown
 from ixy_vfio.core.errors import UsageError
 
@@ -47,7 +48,7 @@ def make_report(host: Host, target: str, results: Sequence[Result], scene: Scene
 
 def _subjects(host: Host, target: str | None) -> tuple[Sequence[PciDevice], Sequence[Session]]:
     """The devices and sessions under audit."""
-    every: Sequence[Session] = host.sessions.sessions
+    every: Sequence[Session] = sessions_of(host).sessions
     if target is None:
         # Anybody can make a process that looks like a session on simulated devices: one of another user is theirs to
         # audit, and says nothing of the machine.
@@ -64,17 +65,17 @@ def _subjects(host: Host, target: str | None) -> tuple[Sequence[PciDevice], Sequ
         devices = [one for one in host.group(target.removeprefix("/dev/vfio/")) if not one.is_bridge]
         if not devices:
             raise UsageError(f"{target}: no such group; /sys/kernel/iommu_groups has all of them")
-        return devices, [session for one in devices for session in host.sessions.of(one.address)][:1]
+        return devices, [session for one in devices for session in sessions_of(host).of(one.address)][:1]
     address = parse_address(target)
     if address is None:
         raise UsageError(f"{target}: not a PCI address like 0000:03:00.0, a group like /dev/vfio/12, or a process id")
     if address.startswith(SIMULATED_DOMAIN) and address not in host.devices:
-        if not (sessions := host.sessions.of(address)):
+        if not (sessions := sessions_of(host).of(address)):
             raise UsageError(f"{address}: a simulated port, and no session that you may see uses it")
         return [], sessions
     if address not in host.devices:
         raise UsageError(f"{address}: there is no such PCI device; `lspci -D` lists them")
-    return [host.devices[address]], host.sessions.of(address)
+    return [host.devices[address]], sessions_of(host).of(address)
 
 
 def _run(check: Check, subject: str, host: Host, *more: PciDevice | Session) -> Result:

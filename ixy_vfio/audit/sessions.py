@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from ixy_vfio.audit.host import ADDRESS, DEVICES, SIMULATED_DOMAIN, Host
-from ixy_vfio.audit.processes import DEVICE_FD, DEVICE_NODE, GROUP_NODE, Process
+from ixy_vfio.audit.processes import DEVICE_FD, DEVICE_NODE, GROUP_NODE, Process, processes_of
 from ixy_vfio.audit.system import Denied
 
 RUN = "/run/ixy_vfio/"
@@ -63,9 +63,13 @@ class Sessions:
         return [session for session in self.sessions if address in session.devices]
 
 
-def find(host: Host) -> Sessions:
-    """Look at every process."""
-    everybody = host.processes
+def sessions_of(host: Host) -> Sessions:
+    """Who uses devices."""
+    return host.once(_find)
+
+
+def _find(host: Host) -> Sessions:
+    everybody = processes_of(host)
     helpers = helpers_of(host)
     apart = {one.pid for one in helpers} | {one.pid for one in everybody if is_simulator(one)}
     concerned = {one.pid: one for one in everybody if one.concerned and one.pid not in apart}
@@ -102,7 +106,7 @@ def helpers_of(host: Host) -> tuple[Process, ...]:
     """
     leases = {pid for _, pid in claims(host).values()}
     sockets = {f"socket:[{inode}]" for inode in _listening(host)}
-    roots = [one for one in host.processes if one.is_roots and one.pid != 1]  # systemd holds the socket, too
+    roots = [one for one in processes_of(host) if one.is_roots and one.pid != 1]  # systemd holds the socket, too
     servers = {one.pid for one in roots if sockets & set((one.shown_fds or {}).values())}
     if not servers:  # hidden: then by the leases
         servers = {one.parent for one in roots if one.pid in leases} - {1}
@@ -176,7 +180,7 @@ def devices_of(host: Host, process: Process) -> set[str]:
 
 def strays_of(host: Host, address: str) -> list[Process]:
     """Strays that hold a device, or may: before Linux 6.18 nothing says which device an fd is of."""
-    return [one for one in host.sessions.strays if address in (devices_of(host, one) or host.devices)]
+    return [one for one in sessions_of(host).strays if address in (devices_of(host, one) or host.devices)]
 
 
 def claims(host: Host) -> dict[str, tuple[int, int]]:

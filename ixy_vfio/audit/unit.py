@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ixy_vfio.audit.host import Host
-from ixy_vfio.audit.model import Reading
+from ixy_vfio.audit.reading import Reading
 
 PLACES = tuple(
     f"{place}/systemd/{kind}"

@@ -23,7 +23,7 @@ from numba.core.runtime import _nrt_python as nrt
 from numba.core.runtime import rtsys
 from numpy.typing import NDArray
 
-from ixy_vfio.bench import measure
+from ixy_vfio.bench.clock import frequency
 from ixy_vfio.bench.model import BENCH, deliver, transmit
 from ixy_vfio.bench.sides import Side
 from ixy_vfio.core.compiled import compiled, inlined
@@ -112,7 +112,7 @@ def gaps(duration: Any, threshold: Any, result: Any) -> None:
 def percentiles(histogram: NDArray[np.uint64]) -> dict[str, float]:
     """In ns, by name; the upper edge of the bin."""
     total = np.cumsum(histogram)
-    scale = measure.frequency()
+    scale = frequency()
     return {
         f"p{wanted:g}": lower_edge(int(np.searchsorted(total, total[-1] * wanted / 100)) + 1) / scale
         for wanted in PERCENTILES
@@ -123,7 +123,7 @@ def ccdf(histogram: NDArray[np.uint64]) -> list[tuple[float, float]]:
     """(ns, share of packets that took longer) at each bin that holds some."""
     total = int(histogram.sum())
     longer = total - np.cumsum(histogram)
-    scale = measure.frequency()
+    scale = frequency()
     return [(lower_edge(int(i) + 1) / scale, int(longer[i]) / total) for i in np.flatnonzero(histogram)]
 
 
@@ -150,24 +150,24 @@ def capacity(side: Side) -> float:
     """ns a packet when there is always more to forward, measured as `at_load` measures."""
     side.configure(BATCH, BATCH)
     bins: NDArray[np.uint64] = np.zeros(BINS, np.uint64)
-    pause = int(PAUSE_NS * measure.frequency())
+    pause = int(PAUSE_NS * frequency())
     arguments = (int(side.bench.ctypes.data), side.driver, side.state, 1, 20_000, int(bins.ctypes.data), pause)
     clocks = [simulate(*arguments)[0] for _ in range(9)]
-    return float(np.median(clocks)) / measure.frequency() / 40_000
+    return float(np.median(clocks)) / frequency() / 40_000
 
 
 def at_load(side: Side, load: float, capacity_ns: float, packets: int) -> dict[str, Any]:
     """The latency of a side at a share `load` of what it can do (`capacity_ns` a packet)."""
     side.configure(BATCH, BATCH)  # one poll of each port a call
-    interval = 2 * capacity_ns / load * measure.frequency()  # each of the two ports brings half
+    interval = 2 * capacity_ns / load * frequency()  # each of the two ports brings half
     histogram: NDArray[np.uint64] = np.zeros(BINS, np.uint64)
-    pause = int(PAUSE_NS * measure.frequency())
+    pause = int(PAUSE_NS * frequency())
     arguments = (int(side.bench.ctypes.data), side.driver, side.state, round(interval * 256))
     simulate(*arguments, 1000, int(histogram.ctypes.data), pause)  # warm, and compiled
     histogram[:] = 0
     with Collections() as counter:
         clock, pauses, longest = simulate(*arguments, packets // 2, int(histogram.ctypes.data), pause)
-    seconds = float(clock) / measure.frequency() / 1e9
+    seconds = float(clock) / frequency() / 1e9
     return {
         "side": side.name,
         "load": load,
@@ -176,7 +176,7 @@ def at_load(side: Side, load: float, capacity_ns: float, packets: int) -> dict[s
         "seconds": seconds,
         "percentiles": percentiles(histogram),
         "pauses": int(pauses),
-        "longest_us": float(longest) / measure.frequency() / 1e3,
+        "longest_us": float(longest) / frequency() / 1e3,
         "collections": counter.collections,
         "allocations": counter.allocations,
         "ccdf": ccdf(histogram),
@@ -186,7 +186,7 @@ def at_load(side: Side, load: float, capacity_ns: float, packets: int) -> dict[s
 def idle_pauses(seconds: float) -> dict[str, Any]:
     """How often this machine stops a loop that does nothing."""
     result: NDArray[np.uint64] = np.zeros(3, np.uint64)
-    scale = measure.frequency()
+    scale = frequency()
     gaps(int(seconds * 1e9 * scale), int(PAUSE_NS * scale), result)
     return {
         "seconds": float(result[0]) / scale / 1e9,

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from ixy_vfio.bench import reference
-from ixy_vfio.bench.measure import frequency
+from ixy_vfio.bench.clock import frequency
 
 
 def describe() -> dict[str, Any]:

@@ -2,21 +2,19 @@
 
 # mypy: disable-error-code="type-arg"
 
-import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ixy_vfio.bench.clock import frequency
 from ixy_vfio.bench.entry import Entry, of_model
+from ixy_vfio.bench.remote import Remote
 from ixy_vfio.bench.sides import Side
 from ixy_vfio.core.compiled import compiled
 from ixy_vfio.core.errors import IxyError
 from ixy_vfio.core.unsafe import cycles
-
-if TYPE_CHECKING:
-    from ixy_vfio.bench.remote import Remote
 
 U = np.uint64
 BURST = 256  # packets that each port receives between two calls of the driver
@@ -41,28 +39,6 @@ def run(model: Any, bench: Any, driver: Any, state: Any, times: int) -> Any:
     return spent, packets
 
 
-_frequency = 0.0
-
-
-def frequency() -> float:
-    """Cycles of the counter in a nanosecond."""
-    global _frequency
-    if not _frequency:
-        measured = []
-        for _ in range(5):
-            clock, count = time.perf_counter_ns(), read_cycles()
-            time.sleep(0.01)
-            measured.append((read_cycles() - count) / (time.perf_counter_ns() - clock))
-        _frequency = float(np.median(measured))
-    return _frequency
-
-
-@compiled
-def read_cycles() -> Any:
-    """The cycle counter, for Python."""
-    return cycles()
-
-
 _model: Entry | None = None
 
 
@@ -73,7 +49,7 @@ def model() -> Entry:
     return _model
 
 
-def sample(side: Side, packets: int = PACKETS, remote: "Remote | None" = None) -> float:
+def sample(side: Side, packets: int = PACKETS, remote: Remote | None = None) -> float:
     """ns a packet of the driver's part, for about so many packets; the model inline, or on another core."""
     burst = int(side.bench["burst"][0])
     times = max(1, packets // (2 * burst))
@@ -84,7 +60,7 @@ def sample(side: Side, packets: int = PACKETS, remote: "Remote | None" = None) -
     return float(spent / moved / frequency())
 
 
-def interleaved(sides: Sequence[Side], rounds: int, packets: int = PACKETS, remote: "Remote | None" = None) -> Sample:
+def interleaved(sides: Sequence[Side], rounds: int, packets: int = PACKETS, remote: Remote | None = None) -> Sample:
     """ns a packet, [round, side]. Each round measures every side once, each time in another order."""
     result = np.zeros((rounds, len(sides)))
     for side in sides:

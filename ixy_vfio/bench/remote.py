@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ixy_vfio.bench import model
+from ixy_vfio.bench.clock import frequency
 from ixy_vfio.bench.entry import Entry, of_function
-from ixy_vfio.bench.measure import frequency
 from ixy_vfio.bench.sides import Side
 from ixy_vfio.core.compiled import compiled, inlined
 from ixy_vfio.core.unsafe import cycles, load_acquire, store_release, words64_at

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ixy_vfio.bench import measure
+from ixy_vfio.bench.clock import frequency
 from ixy_vfio.bench.sides import Product
 from ixy_vfio.core.errors import IxyError
 from ixy_vfio.runtime import sandbox
@@ -43,7 +44,7 @@ def _memory(side: Product) -> tuple[int, int]:
 
 def compare(side: Product, rounds: int) -> NDArray[np.float64]:
     """ns a packet [round, (not sealed, sealed)]; a pair of children a round."""
-    measure.frequency()
+    frequency()
     result = np.zeros((rounds, 2))
     with mmap.mmap(-1, 4096) as shared:
         for i in range(rounds):

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.sim.cable import Cable
-from ixy_vfio.sim.captures import CaptureCable
 from ixy_vfio.sim.generator_cable import GeneratorCable
-from ixy_vfio.sim.packet_socket import open_fd, open_packet
-from ixy_vfio.sim.tap import open_tap
+from ixy_vfio.wires.cable import Cable
+from ixy_vfio.wires.capture_cable import CaptureCable
+from ixy_vfio.wires.packet_socket import open_fd, open_packet
+from ixy_vfio.wires.tap import open_tap
 
 
 def _port_number(spec: str, text: str) -> int:

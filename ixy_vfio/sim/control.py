@@ -21,22 +21,46 @@ What is wrong with a request is said in {"error": "..."}.
 
 import json
 import socket
+from collections import deque
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ixy_vfio.core.errors import IxyError, UsageError
+from ixy_vfio.sim.dataplane import DataPlane, Port
+from ixy_vfio.sim.hostile import Hostile
 from ixy_vfio.sim.nic import Nic
 
-if TYPE_CHECKING:
-    from ixy_vfio.sim.server import Server
-
 MAX_LINE = 65536
+
+
+class Simulator(Protocol):
+    """The part of `server.Server` that is spoken to by this socket."""
+
+    nics: list[Nic]
+    ports: list[Port]
+    plane: DataPlane
+    hostile: dict[int, Hostile]
+    notes: deque[str]
+    stopping: bool
+
+    def watch(self, fd: int, handler: Callable[[], int]) -> None:
+        """Call `handler` when `fd` turns readable."""
+
+    def forget(self, fd: int) -> None:
+        """Watch it no longer."""
+
+    def connect(self, spec: str) -> None:
+        """Put a cable in. Raises UsageError."""
+
+    def make_hostile(self, number: int, spec: str) -> None:
+        """Let a port do what `spec` says; an empty one makes it honest again. Raises UsageError."""
 
 
 class Control:
     """Serves the control socket of one simulator."""
 
-    def __init__(self, server: "Server") -> None:
+    def __init__(self, server: Simulator) -> None:
         self._server = server
         self._clients: dict[int, tuple[socket.socket, bytearray]] = {}
 

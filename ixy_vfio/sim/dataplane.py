@@ -16,15 +16,17 @@ from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.unsafe import records_at
 from ixy_vfio.hw import ixgbe
 from ixy_vfio.sim import state
-from ixy_vfio.sim.cable import Cable
 from ixy_vfio.sim.dma import DmaTable
-from ixy_vfio.sim.frames import CAPACITY, accept_all
+from ixy_vfio.sim.frames import CAPACITY, accept_all, pop_frame, push_frame
 from ixy_vfio.sim.generator import generate, sink
 from ixy_vfio.sim.mac import receive_from_wire
 from ixy_vfio.sim.receive import receive
 from ixy_vfio.sim.state import FIFO, FLOW, MAX_PORTS, PORT, QUEUE, QUEUES, Int
 from ixy_vfio.sim.transmit import transmit
+from ixy_vfio.wires.cable import Cable
 from ixy_vfio.wires.files import Files
+
+_RXCTRL = ixgbe.RXCTRL.offset() // 4
 
 
 class Statistics:
@@ -195,6 +197,23 @@ class DataPlane:
             self.ports_state[one]["outgoing"], self.ports_state[other]["outgoing"] = other, one
         elif cable.outside:
             self._outside.append(cable)
+
+    def push(self, port: int, frame: NDArray[np.uint8], length: int) -> bool:
+        """A frame arrives at a port; False when its packet buffer has no room."""
+        return bool(push_frame(self.fifos, port, frame, length))
+
+    def pop(self, port: int, into: NDArray[np.uint8]) -> int:
+        """The next frame that a port has sent into its cable; its length, or -1."""
+        return int(pop_frame(self.fifos, state.MAX_PORTS + port, into))
+
+    def waiting(self, port: int) -> int:
+        """Frames in a port's packet buffer."""
+        return int(self.fifos[port]["frames"])
+
+    def receives(self, port: int) -> bool:
+        """Whether a port has a link and a queue that receives."""
+        one = self.ports[port]
+        return bool(one.link_up and int(one.registers[_RXCTRL]) & 1 and self.ports_state[port]["receive_enabled"].any())
 
     def filenos(self) -> Sequence[int]:
         """File descriptors to wait for when `step` had nothing to do."""

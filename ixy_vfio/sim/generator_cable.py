@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.sim.cable import Cable
 from ixy_vfio.sim.generator import FIT, MAX, PACED, SMALLEST, UNLIMITED, least
 from ixy_vfio.sim.state import FLOW, MAX_PORTS, NO_FLOW, UNTOUCHED
+from ixy_vfio.wires.cable import Cable
 
 LARGEST = 15_500
 WIRE_BYTE, WIRE_OVERHEAD = 0.8, 24  # ns a byte at 10 Gbit/s; CRC, preamble and gap in bytes
@@ -69,6 +69,7 @@ class GeneratorCable(Cable):
     def __init__(self, spec: str, port: int, options: str) -> None:
         super().__init__(spec, port)
         self._flow: Any = np.zeros((), FLOW)
+        self._flows: Any = None  # of all ports, when it is plugged in
         self._flow["count"], self._flow["streams"] = UNLIMITED, 1
         self._flow["smallest"] = self._flow["largest"] = SMALLEST
         self._flow["expect"], self._flow["touched"] = NO_FLOW, UNTOUCHED
@@ -87,8 +88,9 @@ class GeneratorCable(Cable):
         number = self.ports[0]
         self._flow["active"], self._flow["number"] = 1, number
         self._flow["source"] = int.from_bytes(bytes([0x02, 0x82, 0x59, 0x90, 0, number]), "little")
-        plane.flows[number] = self._flow
-        self._flow = plane.flows[number]
+        self._flows = plane.flows
+        self._flows[number] = self._flow
+        self._flow = self._flows[number]
 
     def status(self) -> dict[str, object]:
         """Counters of generator and sink.
@@ -103,8 +105,8 @@ class GeneratorCable(Cable):
         state["corrupted"], state["foreign"] = int(flow["corrupted"]), int(flow["foreign"])
         state["lost"] = int(flow["following"]) - int(flow["unique"])
         state["done"] = int(flow["sent"]) == int(flow["count"])
-        if flow["expect"] != NO_FLOW and self.plane is not None:
-            state["outstanding"] = int(self.plane.flows[int(flow["expect"])]["sent"]) - int(flow["unique"])
+        if flow["expect"] != NO_FLOW and self._flows is not None:
+            state["outstanding"] = int(self._flows[int(flow["expect"])]["sent"]) - int(flow["unique"])
         checked = int(flow["latencies"].sum())
         if checked:
             state["latency_ns"] = {

@@ -19,7 +19,6 @@ from pathlib import Path
 from ixy_vfio_helper.shown import shown
 
 from ixy_vfio.core.errors import DeviceError, UsageError
-from ixy_vfio.sim.cable import Cable
 from ixy_vfio.sim.cables import parse_cable
 from ixy_vfio.sim.control import Control
 from ixy_vfio.sim.dataplane import DataPlane, Port
@@ -28,6 +27,7 @@ from ixy_vfio.sim.nic import Nic
 from ixy_vfio.sim.private import bind_private, stranger
 from ixy_vfio.sim.session import Session
 from ixy_vfio.sim.stream import Refused, Stream
+from ixy_vfio.wires.cable import Cable
 
 MESSAGES_AT_ONCE = 64  # of one client, before the others and the data plane have their turn
 STEP_BUDGET = 1024  # packets a port and step

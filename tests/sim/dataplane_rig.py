@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ixy_vfio.sim.cable import Cable
 from ixy_vfio.sim.cables import parse_cable
 from ixy_vfio.sim.dataplane import DataPlane, Port
 from ixy_vfio.sim.frames import pop_frame, push_frame
 from ixy_vfio.sim.state import MAX_PORTS
+from ixy_vfio.wires.cable import Cable
 
 IOVA = 0x1000_0000
 SIZE = 1 << 20

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.sim.cable import Cable
 from ixy_vfio.sim.cables import parse_cable
-from ixy_vfio.sim.captures import CaptureCable
 from ixy_vfio.sim.dataplane import DataPlane
-from ixy_vfio.sim.outside import OutsideCable
+from ixy_vfio.wires.cable import Cable
 from ixy_vfio.wires.capture import packets
+from ixy_vfio.wires.capture_cable import CaptureCable
+from ixy_vfio.wires.outside import OutsideCable
 from ixy_vfio.wires.packets import OUTBOUND
 from tests.conftest import StartSimulator, finish, forwarder, run, wait_until
 from tests.sim.dataplane_rig import BUFFERS, Rig

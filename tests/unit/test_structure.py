@@ -106,6 +106,38 @@ def test_import_directions(name: str, path: Path) -> None:
     assert {i for i in ours if not within(i, ALLOWED[floor])} == set()
 
 
+def circles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """Modules that cannot be taken apart: each list is one circle, from a module back to before itself."""
+    left = {name: set(to) for name, to in edges.items()}
+    while ends := {name for name, to in left.items() if not to & left.keys()}:
+        left = {name: to for name, to in left.items() if name not in ends}
+    found = []
+    while left:
+        path = [min(left)]
+        while (following := min(left[path[-1]] & left.keys())) not in path:
+            path.append(following)
+        found.append(path[path.index(following) :])
+        left = {name: to for name, to in left.items() if name not in found[-1]}
+        while ends := {name for name, to in left.items() if not to & left.keys()}:
+            left = {name: to for name, to in left.items() if name not in ends}
+    return found
+
+
+def test_no_circles() -> None:
+    """Those for types and within functions included: what cannot be read alone cannot be changed alone."""
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == [["b", "c"]]
+    known = dict(modules())
+    edges: dict[str, set[str]] = {}
+    for name, path in known.items():
+        to = edges.setdefault(name, set())
+        for one in imports(path, name):
+            while one and one not in known:
+                one = one.rpartition(".")[0]
+            to.add(one)
+        to -= {name, ""}
+    assert circles(edges) == []
+
+
 def test_driver_and_simulator_do_not_know_each_other() -> None:
     for name, path in modules():
         if within(name, {"ixy_vfio.sim"}):

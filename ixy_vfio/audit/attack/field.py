@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ixy_vfio.audit.attack.engine import BLOCK, DEADLINE, GRACE, LANDED, WORK, Engine, grace_after, wait
-from ixy_vfio.audit.model import Finding, Findings, Reading, Status, fail, passed, warn
+from ixy_vfio.audit.model import Finding, Findings, Status, fail, passed, warn
+from ixy_vfio.audit.reading import Reading
 from ixy_vfio.core import pci
 from ixy_vfio.core.errors import IxyError, LeaseError, RefusedError, UsageError
 from ixy_vfio.core.memory import DmaMemory

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ixy_vfio.audit.attack.engine import BLOCK, DEADLINE, FORGED, GRACE, grace_after
 from ixy_vfio.audit.attack.field import CANARY, INTERRUPTS, SIMULATED, ControlFailed, Field, Lab, first_change
-from ixy_vfio.audit.model import Finding, Findings, Reading, fail, skip
+from ixy_vfio.audit.model import Finding, Findings, fail, skip
+from ixy_vfio.audit.reading import Reading
 from ixy_vfio.core.errors import RefusedError
 from ixy_vfio.core.memory import DmaMemory, Mapping
 from ixy_vfio.transport.lease import Purpose

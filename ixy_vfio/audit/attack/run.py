@@ -11,7 +11,8 @@ from typing import Any
 from ixy_vfio_locks import calls
 
 from ixy_vfio.audit.attack.field import Field, supported
-from ixy_vfio.audit.model import CHECKS, Check, Finding, Reading, Scope, Status, skip
+from ixy_vfio.audit.model import CHECKS, Check, Finding, Scope, Status, skip
+from ixy_vfio.audit.reading import Reading
 from ixy_vfio.audit.report import Result
 from ixy_vfio.audit.runner import conclude
 from ixy_vfio.audit.system import Denied

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ixy_vfio.audit.attack.engine import BLOCK, DEADLINE, LANDED
 from ixy_vfio.audit.attack.field import CANARY, SIMULATED, Field, Lab, filler
-from ixy_vfio.audit.model import Finding, Findings, Reading, fail, passed, skip
+from ixy_vfio.audit.model import Finding, Findings, fail, passed, skip
+from ixy_vfio.audit.reading import Reading
 from ixy_vfio.core import pci
 from ixy_vfio.core.errors import DeviceError, IxyError, LeaseError, RefusedError
 from ixy_vfio.transport.lease import Purpose

@@ -3,7 +3,8 @@
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from ixy_vfio.audit.model import Findings, Severity, Status, attack_check, skip
+from ixy_vfio.audit.attack.check import attack_check
+from ixy_vfio.audit.model import Findings, Severity, Status, skip
 
 if TYPE_CHECKING:
     from ixy_vfio.audit.attack.field import Field, Lab

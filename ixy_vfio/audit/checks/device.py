@@ -2,9 +2,11 @@
 
 from ixy_vfio.audit.config import ACS_BITS, ACS_DIRECT, EXT_ACS, EXT_ATS, EXT_PASID, EXT_PRI
 from ixy_vfio.audit.host import DEVICES, Host, PciDevice
-from ixy_vfio.audit.model import Findings, Reading, Severity, device_check, fail, passed, skip, warn
+from ixy_vfio.audit.model import Findings, Severity, device_check, fail, passed, skip, warn
+from ixy_vfio.audit.processes import blind
+from ixy_vfio.audit.reading import Reading
 from ixy_vfio.audit.rights import replaceable
-from ixy_vfio.audit.sessions import strays_of
+from ixy_vfio.audit.sessions import sessions_of, strays_of
 
 EEPROM_RECORDS = "/var/lib/ixy_vfio/eeprom"  # ADDRESS.first, ADDRESS.last: digests; written by audit/eeprom.py
 HARMLESS_DRIVERS = ("pci-stub", "pcieport")  # linux/drivers/vfio/group.c: vfio_dev_driver_allowed
@@ -186,7 +188,7 @@ def ats(host: Host, device: PciDevice) -> Findings:
     if enabled:
         names = ", ".join((reading.value or "").split()[0] for reading in enabled)
         yield fail(f"on: {names}", *enabled)
-    elif able and not host.has_option("pci", "noats") and not host.sessions.of(device.address):
+    elif able and not host.has_option("pci", "noats") and not sessions_of(host).of(device.address):
         yield skip("off while nobody uses it; Linux may turn ATS on then", Reading(config.path, "it can do ATS"))
     else:
         yield passed("off or not there", Reading(config.path, f"{len(config.data)} bytes"))
@@ -240,10 +242,10 @@ def bus_master(host: Host, device: PciDevice) -> Findings:
     command = Reading(config.path, f"COMMAND {config.word(4):#06x}")
     if not config.bus_master:
         yield passed("off", command)
-    elif host.sessions.of(device.address) or strays_of(host, device.address):
+    elif sessions_of(host).of(device.address) or strays_of(host, device.address):
         yield passed("on, in use", command)
-    elif host.blind:
-        yield skip(f"on; whether anybody has the device open is {host.blind}", command)
+    elif blind(host):
+        yield skip(f"on; whether anybody has the device open is {blind(host)}", command)
     else:
         yield fail("on, and nobody has the device open", command)
 

@@ -2,8 +2,10 @@
 
 from ixy_vfio.audit import unit as units
 from ixy_vfio.audit.host import Host
-from ixy_vfio.audit.model import Findings, Reading, Severity, fail, host_check, passed, skip, warn
+from ixy_vfio.audit.model import Findings, Severity, fail, host_check, passed, skip, warn
+from ixy_vfio.audit.reading import Reading
 from ixy_vfio.audit.rights import files_below, programs_of, replaceable
+from ixy_vfio.audit.sessions import sessions_of
 from ixy_vfio.audit.system import Denied
 from ixy_vfio.audit.unit import Unit
 
@@ -61,7 +63,7 @@ def capabilities(host: Host) -> Findings:
 
     Fix: start it by its systemd unit, which bounds them.
     """
-    threads = [thread for one in host.sessions.helpers for thread in one.threads]
+    threads = [thread for one in sessions_of(host).helpers for thread in one.threads]
     if not threads:
         yield skip("no helper is running (or it is hidden)")
         return
@@ -100,13 +102,13 @@ def unit(host: Host) -> Findings:
     """
     found = units.load(host, SERVICE)
     if found is None:
-        yield skip(NOT_HERE if not host.sessions.helpers else "it runs without a unit")
+        yield skip(NOT_HERE if not sessions_of(host).helpers else "it runs without a unit")
         return
     lacks = _weaknesses(found)
     outside = [
-        one for one in host.sessions.helpers if SERVICE not in (host.read(f"/proc/{one.pid}/cgroup").value or "")
+        one for one in sessions_of(host).helpers if SERVICE not in (host.read(f"/proc/{one.pid}/cgroup").value or "")
     ]
-    threads = [thread for one in host.sessions.helpers if one not in outside for thread in one.threads]
+    threads = [thread for one in sessions_of(host).helpers if one not in outside for thread in one.threads]
     bare = [one for one in threads if one.status.get("NoNewPrivs") != "1" or one.status.get("Seccomp") != "2"]
     if lacks:
         yield warn(f"not hardened: {', '.join(lacks)}", *found.files)
@@ -174,7 +176,7 @@ def policy(host: Host) -> Findings:
 
     Fix: chown root:root and chmod go-w on /etc/ixy_vfio and policy.toml. (The helper refuses to work otherwise.)
     """
-    told = [_after(one.argv, "--policy") for one in host.sessions.helpers]
+    told = [_after(one.argv, "--policy") for one in sessions_of(host).helpers]
     paths = sorted({POLICY, *(path for path in told if path.startswith("/"))})
     there = [reading for node, reading in map(host.node, paths) if node is not None]
     bad = [reading for path in paths for reading in replaceable(host, path)]
@@ -237,7 +239,7 @@ def _programs(host: Host) -> set[str]:
             paths |= {file.path for file in found.files}
             starts = [line for key, lines in found.settings.items() if key.startswith("Exec") for line in lines]
             words |= {word.lstrip("@-:+!|") for line in starts for word in line.split()}
-    for one in host.sessions.helpers:
+    for one in sessions_of(host).helpers:
         words |= set(one.argv) - {_after(one.argv, "--policy")}
         words |= (
             {_mapped(line) for line in host.lines(f"/proc/{one.pid}/maps")} if one.shown_mappings is not None else set()

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 
 from ixy_vfio.audit.host import Host
-from ixy_vfio.audit.model import Findings, Reading, Severity, fail, host_check, passed, skip, warn
+from ixy_vfio.audit.model import Findings, Severity, fail, host_check, passed, skip, warn
+from ixy_vfio.audit.reading import Reading
 from ixy_vfio.audit.system import Denied
 
 NO_IOMMU = "there is no IOMMU that is on"

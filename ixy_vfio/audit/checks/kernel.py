@@ -1,7 +1,8 @@
 """The kernel below it all."""
 
 from ixy_vfio.audit.host import Host
-from ixy_vfio.audit.model import Findings, Reading, Severity, host_check, passed, skip, warn
+from ixy_vfio.audit.model import Findings, Severity, host_check, passed, skip, warn
+from ixy_vfio.audit.reading import Reading
 
 VERSION_FLOOR = (5, 8)
 REQUIRED = {  # option -> why

@@ -3,8 +3,9 @@
 import re
 
 from ixy_vfio.audit.host import Host
-from ixy_vfio.audit.model import Finding, Findings, Reading, Severity, fail, passed, session_check, skip, warn
+from ixy_vfio.audit.model import Finding, Findings, Severity, fail, passed, session_check, skip, warn
 from ixy_vfio.audit.processes import GROUP_NODE, PAGE
+from ixy_vfio.audit.reading import Reading
 from ixy_vfio.audit.rights import WRITE, strangers
 from ixy_vfio.audit.sessions import Kind, Session
 

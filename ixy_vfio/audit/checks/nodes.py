@@ -4,7 +4,6 @@ from ixy_vfio.audit.host import DEVICES, Host, PciDevice
 from ixy_vfio.audit.model import (
     Finding,
     Findings,
-    Reading,
     Severity,
     device_check,
     fail,
@@ -13,9 +12,18 @@ from ixy_vfio.audit.model import (
     skip,
     warn,
 )
-from ixy_vfio.audit.processes import MEMORY_NODES, Process, device_names, is_device_fd, is_sysfs_bar
+from ixy_vfio.audit.processes import (
+    MEMORY_NODES,
+    Process,
+    blind,
+    device_names,
+    is_device_fd,
+    is_sysfs_bar,
+    processes_of,
+)
+from ixy_vfio.audit.reading import Reading
 from ixy_vfio.audit.rights import READ, WRITE, is_one_users, replaceable, strangers
-from ixy_vfio.audit.sessions import Kind, strays_of
+from ixy_vfio.audit.sessions import Kind, sessions_of, strays_of
 
 EXECUTE = 1
 MEMORY = ("/dev/mem", "/dev/kmem", "/dev/port", "/proc/kcore")
@@ -109,13 +117,13 @@ def memory_nodes(host: Host) -> Findings:
         if who := strangers(host, node, WRITE) or strangers(host, node, READ, empty_groups=True):
             good = False
             yield fail(f"{path} is open to {who}", reading)
-    for process in host.processes:
+    for process in processes_of(host):
         for fd, what in (process.shown_fds or {}).items():
             if what in MEMORY_NODES.values():
                 good = False
                 yield warn(f"{process} has {what} open", process.fd(fd))
-    if good and host.blind:
-        yield skip(f"the modes are right; who has them open is {host.blind}", *readings)
+    if good and blind(host):
+        yield skip(f"the modes are right; who has them open is {blind(host)}", *readings)
     elif good:
         yield passed("root's alone" if readings else "there are none", *readings)
 
@@ -142,8 +150,8 @@ def uio(host: Host) -> Findings:
     for finding in _uio_findings(host):
         good = False
         yield finding
-    if good and host.blind:
-        yield skip(f"no UIO driver; who maps registers through sysfs is {host.blind}")
+    if good and blind(host):
+        yield skip(f"no UIO driver; who maps registers through sysfs is {blind(host)}")
     elif good:
         yield passed("no UIO driver, nobody maps registers through sysfs")
 
@@ -162,7 +170,7 @@ def _uio_findings(host: Host) -> list[Finding]:
         node, reading = host.node(f"/dev/{name}") if name.startswith("uio") else (None, None)
         if node is not None and reading is not None and (who := strangers(host, node, READ | WRITE)):
             found.append(fail(f"/dev/{name} is open to {who}", reading))
-    mapping = [(process, reading) for process in host.processes for reading in _sysfs_bars(process)]
+    mapping = [(process, reading) for process in processes_of(host) for reading in _sysfs_bars(process)]
     if mapping:
         names = ", ".join(map(str, {process.pid: process for process, _ in mapping}.values()))
         found.append(fail(f"registers reached past VFIO by {names}", *(reading for _, reading in mapping)))
@@ -229,8 +237,8 @@ def holders(host: Host, device: PciDevice) -> Findings:
 
     Fix: find out where that process got it, and end it.
     """
-    sessions = host.sessions.of(device.address)
-    sessions += [one for one in host.sessions.sessions if not one.devices and any(map(_holds, one.processes))]
+    sessions = sessions_of(host).of(device.address)
+    sessions += [one for one in sessions_of(host).sessions if not one.devices and any(map(_holds, one.processes))]
     strangers = [*strays_of(host, device.address)]
     strangers += [process for one in sessions[:1] if one.kind is Kind.OURS for process in one.holders[1:]]
     if strangers:
@@ -238,8 +246,8 @@ def holders(host: Host, device: PciDevice) -> Findings:
         yield fail(f"held by {', '.join(map(str, strangers))} too", *fds)
     elif len(sessions) > 1:
         yield fail(f"held by {' and by '.join(str(session.holders[0]) for session in sessions)}")
-    elif host.blind:
-        yield skip(f"who has a device open is {host.blind}")
+    elif blind(host):
+        yield skip(f"who has a device open is {blind(host)}")
     elif sessions:
         yield passed(f"held by {', '.join(map(str, sessions[0].holders))}")
     else:

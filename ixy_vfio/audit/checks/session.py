@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from ixy_vfio_helper.nics import QUEUE_PAGES, driver_for
 
 from ixy_vfio.audit.host import Host
-from ixy_vfio.audit.model import Findings, Reading, Severity, fail, passed, session_check, skip, warn
+from ixy_vfio.audit.model import Findings, Severity, fail, passed, session_check, skip, warn
 from ixy_vfio.audit.processes import PAGE, Area, Process, Thread, is_sysfs_bar, parse_mapping
+from ixy_vfio.audit.reading import Reading
 from ixy_vfio.audit.sessions import Kind, Level, Session, level
 
 WORKER_FDS = ("socket:", "anon_inode:[eventfd]", "anon_inode:[eventpoll]", "pipe:")

@@ -2,7 +2,8 @@
 
 from ixy_vfio.audit import options
 from ixy_vfio.audit.host import Host
-from ixy_vfio.audit.model import Findings, Reading, Severity, fail, host_check, passed, warn
+from ixy_vfio.audit.model import Findings, Severity, fail, host_check, passed, warn
+from ixy_vfio.audit.reading import Reading
 from ixy_vfio.audit.rights import WRITE, strangers
 
 TAINT_USER = 1 << 6  # Documentation/admin-guide/tainted-kernels.rst

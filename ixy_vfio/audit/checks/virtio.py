@@ -1,7 +1,8 @@
 """virtio devices: those that go past an IOMMU although they are behind it."""
 
 from ixy_vfio.audit.host import DEVICES, Host, PciDevice
-from ixy_vfio.audit.model import Findings, Reading, Severity, device_check, fail, passed, skip
+from ixy_vfio.audit.model import Findings, Severity, device_check, fail, passed, skip
+from ixy_vfio.audit.reading import Reading
 
 VIRTIO_VENDOR, VIRTIO_IDS, VIRTIO_MODERN = 0x1AF4, (0x1000, 0x1080), 0x1040  # virtio 1.2, 4.1.2
 ACCESS_PLATFORM = 33  # virtio 1.2, 6; Linux shows feature bit n as the nth letter of `features`

@@ -6,7 +6,7 @@ from ixy_vfio_helper.nics import QUEUE_PAGES
 from ixy_vfio.audit.host import Host
 from ixy_vfio.audit.model import Status
 from ixy_vfio.audit.processes import parse_mapping
-from ixy_vfio.audit.sessions import Kind, Level, level
+from ixy_vfio.audit.sessions import Kind, Level, level, sessions_of
 from ixy_vfio.audit.tree import Tree
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.hw import igb, ixgbe
@@ -31,13 +31,13 @@ def as_user(tree: Tree) -> Tree:
 
 def test_the_sound_session() -> None:
     host = Host(machine("sound"))
-    (session,) = host.sessions.sessions
+    (session,) = sessions_of(host).sessions
     assert (session.kind, session.devices, session.name) == (Kind.OURS, DEVICES, "session 0000:03:00.0,0000:03:00.1")
     assert [one.pid for one in session.holders] == [CONTROL]
     assert [one.pid for one in session.workers] == [1201, 1202]
     assert session.helper is not None
     assert session.helper.pid == 901
-    assert [one.pid for one in host.sessions.helpers] == [900, 901]
+    assert [one.pid for one in sessions_of(host).helpers] == [900, 901]
     assert level(host, session) is Level.L2
 
 
@@ -46,7 +46,7 @@ def test_on_a_virtual_function_it_is_level_3() -> None:
     for address in DEVICES:
         link(tree, f"/sys/devices/pci0000:00/0000:00:02.0/{address}/physfn", "../0000:03:00.0")
     host = Host(tree)
-    assert level(host, host.sessions.sessions[0]) is Level.L3
+    assert level(host, sessions_of(host).sessions[0]) is Level.L3
 
 
 def test_an_ordinary_user_sees_the_session_but_not_inside_the_workers() -> None:
@@ -68,7 +68,7 @@ def test_linux_6_18_says_which_device_an_fd_is_of() -> None:
     tree.remove("/run/ixy_vfio/leases")
     path = "/sys/devices/pci0000:00/0000:00:02.0/0000:03:00.1"
     write(tree, f"/proc/{CONTROL}/fdinfo/5", f"pos:\t0\nvfio-device-syspath: {path}\n")
-    (session,) = Host(tree).sessions.sessions
+    (session,) = sessions_of(Host(tree)).sessions
     assert session.devices == ("0000:03:00.1",)
 
 
@@ -78,7 +78,7 @@ def test_device_nodes_of_iommufd() -> None:
     link(tree, "/sys/class/vfio-dev/vfio0", "../../devices/pci0000:00/0000:00:02.0/0000:03:00.0/vfio-dev/vfio0")
     write(tree, "/sys/devices/pci0000:00/0000:00:02.0/0000:03:00.0/vfio-dev/vfio0/dev", "511:0")
     link(tree, f"/proc/{CONTROL}/fd/5", "/dev/vfio/devices/vfio0")
-    (session,) = Host(tree).sessions.sessions
+    (session,) = sessions_of(Host(tree)).sessions
     assert session.devices == ("0000:03:00.0",)
 
 
@@ -172,7 +172,7 @@ def test_two_sessions_have_two_names() -> None:
     for pid, device in ((60, "00:01"), (70, "00:0f")):  # the same inode, but of another file system
         process(tree, pid, argv="python3 -m ixy_vfio.cli forward 8259:00:00.0 8259:00:01.0")
         write(tree, f"/proc/{pid}/maps", MEMORY.replace("00:01", device))
-    names = [session.name for session in Host(tree).sessions.sessions]
+    names = [session.name for session in sessions_of(Host(tree)).sessions]
     assert names == ["session 8259:00:00.0,8259:00:01.0", "session 8259:00:00.0,8259:00:01.0 pid 70"]
 
 

@@ -11,6 +11,7 @@ from ixy_vfio.audit import tree
 from ixy_vfio.audit.host import Host
 from ixy_vfio.audit.model import Status
 from ixy_vfio.audit.report import Report
+from ixy_vfio.audit.sessions import sessions_of
 from ixy_vfio.audit.system import LiveSystem, parse_acl
 from ixy_vfio.audit.tree import Tree
 from tests.unit.audit.audit_support import NIC, edit, link, look, machine, process, result, statuses, thread, write
@@ -124,7 +125,7 @@ def test_a_program_of_root_that_a_user_started_is_no_helper() -> None:
     edit(tree, "/proc/1300/status", "Uid:\t1000\t1000\t1000\t1000", "Uid:\t1000\t0\t0\t0")
     link(tree, "/proc/1300/fd/3", "socket:[20011]")
     host = Host(tree)
-    assert [one.pid for one in host.sessions.helpers] == [900, 901]
+    assert [one.pid for one in sessions_of(host).helpers] == [900, 901]
     assert bad(look(tree)) == set()
 
 

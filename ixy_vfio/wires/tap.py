@@ -5,7 +5,7 @@ import os
 import struct
 
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.sim.outside import FdCable
+from ixy_vfio.wires.outside import FdCable
 
 _TUNSETIFF, _TUNGETIFF = 0x400454CA, 0x800454D2  # linux/if_tun.h
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000

@@ -11,14 +11,11 @@ import os
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING
 
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.sim.outside import FdCable
-from ixy_vfio.sim.tap import TapCable, is_tap
-
-if TYPE_CHECKING:
-    from ixy_vfio.sim.dataplane import DataPlane
+from ixy_vfio.wires.cable import Plane
+from ixy_vfio.wires.outside import FdCable
+from ixy_vfio.wires.tap import TapCable, is_tap
 
 _ETH_P_ALL = 3
 _SIOCGIFFLAGS, _IFF_UP = 0x8913, 1
@@ -64,7 +61,7 @@ class PacketCable(FdCable):
         """One frame."""
         self._socket.send(frame)
 
-    def bring(self, plane: "DataPlane", budget: int) -> int:
+    def bring(self, plane: Plane, budget: int) -> int:
         """Frames from the interface; one that was down may be up again."""
         if not self.alive and self.fd >= 0 and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + _LOOK_AGAIN

@@ -2,22 +2,17 @@
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ixy_vfio.core.errors import CaptureError, UsageError
-from ixy_vfio.hw import ixgbe
-from ixy_vfio.sim.outside import LARGEST, FdCable, OutsideCable
+from ixy_vfio.wires.cable import Plane
 from ixy_vfio.wires.capture import Capture
 from ixy_vfio.wires.files import file_id
+from ixy_vfio.wires.outside import LARGEST, FdCable, OutsideCable
 from ixy_vfio.wires.packets import OUTBOUND
 from ixy_vfio.wires.writer import CaptureWriter, Recorded
 
-if TYPE_CHECKING:
-    from ixy_vfio.sim.dataplane import DataPlane
-
-_RXCTRL = ixgbe.RXCTRL.offset() // 4
 _KEPT = 64  # frames in the packet buffer at which the capture waits
 _SPEED = 10_000_000_000
 
@@ -53,7 +48,7 @@ class CaptureCable(OutsideCable):
             raise UsageError(f"cable {spec}: {error}") from None
         self.done = not source
 
-    def attach(self, plane: "DataPlane") -> None:
+    def attach(self, plane: Plane) -> None:
         """Nothing else in this simulator may write what is read here, or read or write what is written here."""
         for file, writes in ((self._source, False), (self._writer, True)):
             if file is not None:
@@ -63,17 +58,12 @@ class CaptureCable(OutsideCable):
                     plane.files.release(self.spec)
                     raise UsageError(f"cable {self.spec}: {error}") from None
 
-    def bring(self, plane: "DataPlane", budget: int) -> int:
+    def bring(self, plane: Plane, budget: int) -> int:
         """The next frames, as soon as the port receives and has room: a capture is not lost for being early."""
         self._begin()
-        port = plane.ports[self.ports[0]]
-        room = _KEPT - int(plane.fifos[port.number]["frames"])
-        ready = (
-            port.link_up
-            and int(port.registers[_RXCTRL]) & 1
-            and plane.ports_state[port.number]["receive_enabled"].any()
-        )
-        return super().bring(plane, min(budget, room)) if ready and room > 0 and not self.done else 0
+        room = 0 if self.done else _KEPT - plane.waiting(self.ports[0])
+        ready = room > 0 and plane.receives(self.ports[0])
+        return super().bring(plane, min(budget, room)) if ready else 0
 
     def read(self) -> int:
         """The next frame of the capture; the length alone of one that is too long for the port."""
@@ -110,7 +100,7 @@ class CaptureCable(OutsideCable):
         if self._writer is not None:
             self._writer.packet(bytes(frame), time.time_ns(), OUTBOUND)
 
-    def take(self, plane: "DataPlane", budget: int) -> int:
+    def take(self, plane: Plane, budget: int) -> int:
         """Record, and let others see it."""
         taken = super().take(plane, budget)
         if taken and self._writer is not None:

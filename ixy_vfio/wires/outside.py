@@ -1,17 +1,11 @@
-"""Cables to outside the simulator: one port, one file descriptor or file, frame by frame in Python."""
+"""Cables to outside: one port, one file descriptor or file, frame by frame in Python."""
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ixy_vfio.sim.cable import Cable
-from ixy_vfio.sim.frames import pop_frame, push_frame
-from ixy_vfio.sim.state import MAX_PORTS
-
-if TYPE_CHECKING:
-    from ixy_vfio.sim.dataplane import DataPlane
+from ixy_vfio.wires.cable import Cable, Plane
 
 BATCH = 64  # frames in and out per step, at most: system calls take far longer than the rest of a step
 LARGEST = 16124  # bytes of a frame without CRC: the largest MAXFRS
@@ -49,7 +43,7 @@ class OutsideCable(Cable):
         if error.errno not in _GONE:
             self.tell(f"{error.strerror or error}: the cable is dead")
 
-    def bring(self, plane: "DataPlane", budget: int) -> int:
+    def bring(self, plane: Plane, budget: int) -> int:
         """Frames from outside into the port's packet buffer."""
         for count in range(min(budget, BATCH) if self.alive else 0):
             try:
@@ -62,16 +56,16 @@ class OutsideCable(Cable):
                 length = self.shortest
             if length > LARGEST:
                 self.oversize += 1
-            elif length and push_frame(plane.fifos, self.ports[0], self.buffer, length):
+            elif length and plane.push(self.ports[0], self.buffer, length):
                 self.received += 1
             elif length:
                 self.dropped += 1
         return min(budget, BATCH) if self.alive else 0
 
-    def take(self, plane: "DataPlane", budget: int) -> int:
+    def take(self, plane: Plane, budget: int) -> int:
         """Frames that the port has sent; one that cannot be sent now is kept, a dead cable takes them all."""
         for count in range(min(budget, BATCH)):
-            length = self._waiting or pop_frame(plane.fifos, MAX_PORTS + self.ports[0], self._out)
+            length = self._waiting or plane.pop(self.ports[0], self._out)
             if length < 0:
                 return count
             self._waiting = 0
