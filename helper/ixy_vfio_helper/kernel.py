@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
+from ixy_vfio_helper.addresses import ADDRESS
 from ixy_vfio_helper.iommufd import CdevSession
 from ixy_vfio_helper.monitor import Refusal, Session
-from ixy_vfio_helper.protocol import ADDRESS, Listed, State
+from ixy_vfio_helper.protocol import Listed, State
 from ixy_vfio_helper.vfio import GroupSession
 
 VFIO_PCI = "vfio-pci"

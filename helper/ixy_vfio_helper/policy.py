@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ixy_vfio_helper.protocol import ADDRESS, MAX_DEVICES
+from ixy_vfio_helper.addresses import ADDRESS
+from ixy_vfio_helper.protocol import MAX_DEVICES
 
 PATH = Path("/etc/ixy_vfio/policy.toml")
 RECORDED = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4} [0-9a-f]{4}:[0-9a-f]{4}( [0-9a-f]{2}(-[0-9a-f]{2}){7})?")  # identity.py

@@ -5,7 +5,6 @@ Magic and version keep their place in every version, so that each side can tell 
 """
 
 import os
-import re
 import socket
 import struct
 from array import array
@@ -14,13 +13,14 @@ from dataclasses import astuple, dataclass
 from enum import IntEnum
 from typing import Any, ClassVar, dataclass_transform
 
+from ixy_vfio_helper.addresses import ADDRESS
+
 MAGIC = 0x48595849  # "IXYH"
 VERSION = 1
 SIZE = 256
 HEADER = struct.Struct("<IHHI")  # magic, version, type, sequence number; then the body, then zeros
 TEXT = 160  # bytes of a one-line reason
 MAX_DEVICES = 32  # bits of Memory.devices
-ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 _FDS = 16  # room for descriptors nobody asked for, so that they can be closed here
 
 

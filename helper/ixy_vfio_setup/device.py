@@ -1,16 +1,16 @@
 """What binding and setup ask of a PCI device, and a lease does not."""
 
+from ixy_vfio_helper import addresses
 from ixy_vfio_helper.identity import ACCESS_PLATFORM, Device
 from ixy_vfio_helper.monitor import Refusal
-from ixy_vfio_helper.protocol import ADDRESS
 
 
 def full_address(text: str) -> str:
     """The PCI address that somebody typed; the domain 0000: may be left out. Raises Refusal."""
-    address = text.lower() if text.count(":") == 2 else f"0000:{text.lower()}"
-    if not ADDRESS.fullmatch(address):
-        raise Refusal(f"{text}: not a PCI address like 0000:03:00.0")
-    return address
+    try:
+        return addresses.full_address(text)
+    except ValueError as error:
+        raise Refusal(str(error)) from None
 
 
 def remaps_interrupts(interrupts: str) -> bool:

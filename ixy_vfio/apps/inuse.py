@@ -7,12 +7,12 @@ touches the machine, and again in each other network namespace (with `--home` an
 import argparse
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ixy_vfio_helper.addresses import full_address
 from ixy_vfio_helper.shown import shown
 from ixy_vfio_setup import netstate
 
@@ -21,7 +21,6 @@ from ixy_vfio.apps.standing import Link, Reason
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.options import number
 
-ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 NO_INTERFACE = ("", "vfio-pci", "pci-stub", "uio_pci_generic", "igb_uio")  # drivers that make no network interface
 PROTO_KERNEL, TYPE_UNICAST, TABLE_MAIN, TABLE_LOCAL = 2, 1, 254, 255  # linux/rtnetlink.h
 
@@ -57,10 +56,10 @@ class Home:
 
 def parse_address(text: str) -> str:
     """A PCI address in full. Raises UsageError."""
-    address = text.lower() if text.count(":") == 2 else f"0000:{text.lower()}"
-    if not ADDRESS.fullmatch(address):
-        raise UsageError(f"{text}: not a PCI address like 0000:03:00.0")
-    return address
+    try:
+        return full_address(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def look(address: str, ssh: str = "", root: Path = Path("/"), home: Home | None = None) -> Use:

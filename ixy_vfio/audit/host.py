@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
+from ixy_vfio_helper import addresses
+
 from ixy_vfio.audit import options
 from ixy_vfio.audit.config import ConfigSpace
 from ixy_vfio.audit.reading import Reading
 from ixy_vfio.audit.system import Denied, Node, System, Unknown
 
-ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 DEVICES = "/sys/bus/pci/devices"
 USER_SPACE_DRIVERS = {"vfio-pci", "uio_pci_generic", "igb_uio", "pci-stub"}
 SIMULATED_DOMAIN = "8259:"
@@ -215,7 +216,7 @@ class Host:
             return None if target is None else target.rpartition("/")[2]
 
         path = self.system.resolve(f"{DEVICES}/{address}") or f"{DEVICES}/{address}"
-        above = [part for part in path.split("/")[:-1] if ADDRESS.fullmatch(part)]
+        above = [part for part in path.split("/")[:-1] if addresses.ANY.fullmatch(part)]
         return PciDevice(
             address, path, number("vendor"), number("device"), number("class"), last("driver"), last("iommu_group"),
             tuple(reversed(above)),

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from ixy_vfio.audit.host import ADDRESS, DEVICES, SIMULATED_DOMAIN, Host
+from ixy_vfio_helper import addresses
+
+from ixy_vfio.audit.host import DEVICES, SIMULATED_DOMAIN, Host
 from ixy_vfio.audit.processes import DEVICE_FD, DEVICE_NODE, GROUP_NODE, Process, processes_of
 from ixy_vfio.audit.system import Denied
 
@@ -242,5 +244,7 @@ def level(host: Host, session: Session) -> Level:
 
 def parse_address(text: str) -> str | None:
     """A PCI address with its domain, or None."""
-    full = text.lower() if text.count(":") == 2 else f"0000:{text.lower()}"
-    return full if ADDRESS.fullmatch(full) else None
+    try:
+        return addresses.full_address(text, addresses.ANY)
+    except ValueError:
+        return None

@@ -1,5 +1,6 @@
 """The plots: drawn from the results as JSON has them, so that an earlier run can be drawn again."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,23 @@ def draw(results: dict[str, Any], directory: Path) -> list[str]:
             figure = plot(results)
             if figure is None:
                 continue
-            figure.savefig(directory / f"{name}.svg", metadata={"Date": None})
+            drawing = directory / f"{name}.svg"
+            figure.savefig(drawing, metadata={"Date": None})
+            drawing.write_text(small(drawing.read_text(encoding="utf-8")), encoding="utf-8")
             figure.savefig(directory / f"{name}.png", dpi=110)
             plt.close(figure)
             drawn.append(name)
     return drawn
+
+
+def small(text: str) -> str:
+    """The same SVG with two decimals in its paths and a line an element."""
+
+    def path(found: re.Match[str]) -> str:
+        words = " ".join(found[1].split())
+        return 'd="' + re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", words) + '"'
+
+    return re.sub(r">\s+<", ">\n<", re.sub(r'\bd="([^"]*)"', path, re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)))
 
 
 def _rows(results: dict[str, Any], experiment: str) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from ixy_vfio_helper import protocol
+from ixy_vfio_helper.addresses import full_address
 from ixy_vfio_helper.protocol import Kind, ProtocolError, Purpose, State
 
 from ixy_vfio.core import libc
@@ -164,12 +165,11 @@ class Lease:
 
     def attach(self, address: str) -> Device:
         """Lease a device; the domain `0000:` may be left out. RefusedError says why not."""
-        name = address.lower() if address.count(":") == 2 else f"0000:{address.lower()}"
         try:
-            request = protocol.Attach(name)
-        except ProtocolError:
-            raise UsageError(f"{address}: not a PCI address like 0000:03:00.0") from None
-        attached, fds = self._ask(request, protocol.Attached)
+            name = full_address(address)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        attached, fds = self._ask(protocol.Attach(name), protocol.Attached)
         device = _open(Kind(attached.kind), fds[0], name)
         self._devices[name] = (attached.device, device)
         return device

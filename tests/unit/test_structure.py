@@ -24,7 +24,9 @@ ALLOWED: dict[str, set[str]] = {
     "ixy_vfio.hw": {"ixy_vfio.hw", "ixy_vfio_helper.nics"},
     "ixy_vfio.core": {"ixy_vfio.core", "ixy_vfio_helper.shown", "ixy_vfio_locks"},
     "ixy_vfio.transport.base": {"ixy_vfio.core"},
-    "ixy_vfio.transport": {"ixy_vfio.core", "ixy_vfio.transport", "ixy_vfio_helper.protocol"},
+    "ixy_vfio.transport": {
+        "ixy_vfio.core", "ixy_vfio.transport", "ixy_vfio_helper.protocol", "ixy_vfio_helper.addresses",
+    },
     "ixy_vfio.datapath": {"ixy_vfio.core", "ixy_vfio.datapath"},
     "ixy_vfio.drivers": {"ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.base", "ixy_vfio.datapath.format"},
     "ixy_vfio.drivers.contract": {
@@ -52,13 +54,16 @@ ALLOWED: dict[str, set[str]] = {
         "ixy_vfio_helper.protocol", "ixy_vfio_locks",
     },
     "ixy_vfio.bench": {"ixy_vfio"},
-    "ixy_vfio.audit": {"ixy_vfio.core", "ixy_vfio.audit", "ixy_vfio_helper.shown", "ixy_vfio_helper.nics"},
+    "ixy_vfio.audit": {
+        "ixy_vfio.core", "ixy_vfio.audit", "ixy_vfio_helper.shown", "ixy_vfio_helper.nics", "ixy_vfio_helper.addresses",
+    },
     "ixy_vfio.audit.attack": {
         "ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport", "ixy_vfio.datapath.format", *DRIVERS,
         "ixy_vfio.audit", "ixy_vfio_locks.calls",
     },
     "ixy_vfio.apps": {
-        "ixy_vfio", "ixy_vfio_helper.shown", "ixy_vfio_setup.netlink", "ixy_vfio_setup.netstate",
+        "ixy_vfio", "ixy_vfio_helper.shown", "ixy_vfio_helper.addresses",
+        "ixy_vfio_setup.netlink", "ixy_vfio_setup.netstate",
     },
     "ixy_vfio.cli": {"ixy_vfio"},
     "ixy_vfio.__init__": {"ixy_vfio"},
