@@ -3,7 +3,7 @@
     system.py     everything that is read of a machine: files, links, owners and modes; live
     tree.py       the same from a text file: recorded machines, for tests and bug reports
     config.py     PCI configuration space
-    host.py       the machine as objects: devices, groups, command line, modules
+    host.py       the machine as objects: devices, groups, command line, modules; reading.py: a file and what it said
     options.py    options of the kernel and of modules, as they take them; unit.py: a systemd unit with its drop-ins
     rights.py     who else than root can write a file, or put another one in its place
     processes.py  who holds what of a device: processes, threads, mappings; sessions.py makes sessions of them

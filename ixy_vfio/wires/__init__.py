@@ -1,1 +1,1 @@
-"""What frames come from and go to besides a NIC: capture files. Imports the core only; the simulator uses it."""
+"""What frames come from and go to besides a NIC: capture files, TAPs, interfaces. Imports the core only."""

@@ -55,13 +55,13 @@ ROWS = [
         ("closed", "        if self._closed:\n", "        if False:\n"),
     ),
     *rows(
-        "messages", "ixy_vfio/runtime/messages.py", "tests/unit/test_runtime_control.py tests/unit/test_runtime_worker.py tests/attack/test_evil_dma.py",
+        "messages", "ixy_vfio/runtime/messages.py", "tests/unit/test_runtime_control.py tests/unit/test_runtime_worker.py tests/attack/test_evil_dma.py::test_garbage_on_its_socket",
         ("size", "    if len(data) != SIZE:\n        raise", "    if len(data) > SIZE:\n        raise"),
         ("kind", "if kind not in Kind.__members__.values() or length > TEXT:", "if False:"),
         ("statistics", "if len(payload) != _STATISTICS.size:", "if False:"),
     ),
     *rows(
-        "child", "ixy_vfio/runtime/child.py", "tests/unit/test_runtime_control.py tests/attack/test_evil_dma.py",
+        "child", "ixy_vfio/runtime/child.py", "tests/unit/test_runtime_control.py tests/attack/test_evil_dma.py::test_garbage_on_its_socket",
         ("printable", '"".join(c if c.isprintable() else "?" for c in payload.decode(errors="replace"))', 'payload.decode(errors="replace")'),
         ("ready_once", "if kind is Kind.READY and not self.seal.applied:", "if kind is Kind.READY:"),
         ("sealed_first", "elif kind in (Kind.STATISTICS, Kind.DONE) and self.seal.applied:", "elif kind in (Kind.STATISTICS, Kind.DONE):"),
