@@ -22,7 +22,7 @@ ROWS = [
         ("cut_text", "if decode(data, {message.code: type(message)}) != (sequence, message):", "if False:"),
     ),
     *rows(
-        "address", "helper/ixy_vfio_helper/addresses.py", "tests/unit/test_inuse.py tests/unit/test_lease.py tests/unit/test_protocol.py",
+        "address", "helper/ixy_vfio_helper/addresses.py", "tests/unit/test_addresses.py",
         ("form", "if not form.fullmatch(address):", "if False:"),
         ("devices_to_1f", 'ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]', 'ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}'),
     ),
@@ -55,15 +55,16 @@ ROWS = [
         ("closed", "        if self._closed:\n", "        if False:\n"),
     ),
     *rows(
-        "messages", "ixy_vfio/runtime/messages.py", "tests/unit/test_runtime_control.py tests/unit/test_runtime_worker.py tests/attack/test_evil_dma.py::test_garbage_on_its_socket",
+        "messages", "ixy_vfio/runtime/messages.py", "tests/unit/test_messages.py",
         ("size", "    if len(data) != SIZE:\n        raise", "    if len(data) > SIZE:\n        raise"),
         ("kind", "if kind not in Kind.__members__.values() or length > TEXT:", "if False:"),
-        ("statistics", "if len(payload) != _STATISTICS.size:", "if False:"),
+        ("share", "if len(payload) != _SHARE.size:", "if False:"),
     ),
     *rows(
-        "child", "ixy_vfio/runtime/child.py", "tests/unit/test_runtime_control.py tests/attack/test_evil_dma.py::test_garbage_on_its_socket",
+        "child", "ixy_vfio/runtime/child.py", "tests/unit/test_messages.py",
         ("printable", '"".join(c if c.isprintable() else "?" for c in payload.decode(errors="replace"))', 'payload.decode(errors="replace")'),
         ("ready_once", "if kind is Kind.READY and not self.seal.applied:", "if kind is Kind.READY:"),
-        ("sealed_first", "elif kind in (Kind.STATISTICS, Kind.DONE) and self.seal.applied:", "elif kind in (Kind.STATISTICS, Kind.DONE):"),
+        ("share_of_a_sealed", "elif kind is Kind.SHARE and self.seal.applied:", "elif kind is Kind.SHARE:"),
+        ("sealed_first", "elif kind is Kind.DONE and self.seal.applied:", "elif kind is Kind.DONE:"),
     ),
 ]  # fmt: skip
