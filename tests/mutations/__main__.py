@@ -35,10 +35,10 @@ def table() -> list[Row]:
 def chosen(rows: Sequence[Row], arguments: argparse.Namespace, top: Path = TOP) -> list[Row]:
     """What is to be run. Raises NotSound for a name that no row has."""
     if arguments.rows:
-        names = {row.name for row in rows}
-        if unknown := [name for name in arguments.rows if name not in names]:
+        named = {row.name: row for row in rows}
+        if unknown := [name for name in arguments.rows if name not in named]:
             raise NotSound(f"--rows: there is no row {unknown[0]}; --list shows all of them")
-        return [row for row in rows if row.name in arguments.rows]
+        return [named[name] for name in arguments.rows]
     if arguments.changed is None and not arguments.sample:
         return list(rows)
     files = changed_files(top, arguments.changed) if arguments.changed else set()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tests.mutations.row import Row
 
-DEADLINE = 300.0  # seconds for the tests of a row: who hangs without a protection was noticed
+DEADLINE = 600.0  # seconds for the tests of a row, as the tree is
+PATIENCE = 20.0, 4  # without a protection: seconds, and times what they take with it. Who hangs then was noticed
 
 
 class NotSound(Exception):
@@ -66,7 +67,7 @@ class Copy:
         path.chmod(0o755)  # tests of root's run parts as other users
         return cls(path)
 
-    def run(self, tests: Sequence[str]) -> tuple[int | None, str]:
+    def run(self, tests: Sequence[str], deadline: float = DEADLINE) -> tuple[int | None, str]:
         """Pytest's exit status, None when it hung, and the end of what it said."""
         environment = {
             **os.environ,
@@ -78,30 +79,32 @@ class Copy:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
         try:
             said = subprocess.run(
-                command, cwd=self.path, env=environment, capture_output=True, text=True, check=False, timeout=DEADLINE
+                command, cwd=self.path, env=environment, capture_output=True, text=True, check=False, timeout=deadline
             )
         except subprocess.TimeoutExpired:
             return None, ""
         return said.returncode, (said.stdout + said.stderr)[-2000:]
 
-    def without(self, row: Row) -> bool:
+    def without(self, row: Row, deadline: float = DEADLINE) -> bool:
         """Whether the tests notice that the protection is gone. Raises NotSound when they could not be run."""
         file = self.path / row.file
         text = file.read_text(encoding="utf-8")
         file.write_text(mutated(text, row), encoding="utf-8")
         try:
-            status, said = self.run(row.tests)
+            status, said = self.run(row.tests, deadline)
         finally:
             file.write_text(text, encoding="utf-8")
         if status not in (0, 1, None):
             raise NotSound(f"{row.name}: pytest ended with {status}\n{said}")
         return status != 0
 
-    def control(self, row: Row) -> None:
-        """Its tests pass as long as nothing is taken out. Raises NotSound."""
+    def control(self, row: Row) -> float:
+        """Its tests pass as long as nothing is taken out: seconds that they take. Raises NotSound."""
+        began = time.monotonic()
         status, said = self.run(row.tests)
         if status != 0:
             raise NotSound(f"{row.name}: its tests do not pass as the tree is (pytest ended with {status})\n{said}")
+        return time.monotonic() - began
 
 
 @dataclass(slots=True)
@@ -117,7 +120,7 @@ class Outcome:
 def run(rows: Sequence[Row], copy: Copy, seconds: float | None, tell: Callable[[str], None]) -> Outcome:
     """Each row, with its tests as the tree is before: once for all rows with the same tests."""
     outcome = Outcome()
-    sound: set[tuple[str, ...]] = set()
+    taken: dict[tuple[str, ...], float] = {}
     began = time.monotonic()
     for number, row in enumerate(rows, 1):
         at = time.monotonic()
@@ -125,10 +128,9 @@ def run(rows: Sequence[Row], copy: Copy, seconds: float | None, tell: Callable[[
             outcome.left.append(row.name)
             continue
         try:
-            if row.tests not in sound:
-                copy.control(row)
-                sound.add(row.tests)
-            noticed = copy.without(row)
+            if row.tests not in taken:
+                taken[row.tests] = copy.control(row)
+            noticed = copy.without(row, PATIENCE[0] + PATIENCE[1] * taken[row.tests])
             (outcome.noticed if noticed else outcome.survived).append(row.name)
             word = "noticed" if noticed else "SURVIVED"
         except NotSound as error:

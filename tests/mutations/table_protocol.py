@@ -34,7 +34,7 @@ ROWS = [
         ("over", "        if self._over is not None:\n            raise LeaseError(self._over)\n        self._sequence += 1", "        self._sequence += 1"),
         ("unasked", '        raise self._lost(f"the helper sent {type(message).__name__} without being asked")', "        return"),
         ("memory_size", "if not 0 < size < 1 << 63 or not mask:", "if False:"),
-        ("deadline", "connection.settimeout(DEADLINE)", "connection.settimeout(None)", "tests/unit/test_lease.py"),
+        ("deadline", "connection.settimeout(DEADLINE)", "connection.settimeout(None)", "tests/unit/test_lease.py::test_nothing_answers"),
     ),
     *rows(
         "vfio_user", "ixy_vfio/transport/vfio_user.py", "tests/unit/test_vfio_user_device.py",
