@@ -16,7 +16,7 @@ ROWS = [
         ("policy_of_devices", "if address not in self.grant.devices:", "if False:"),
         ("twice_in_a_lease", "if address in self._devices:", "if False:"),
         ("held_by_another", "if holder := self.claims.holder(address):", "if False and (holder := (0, 0)):"),
-        ("verify", 'session.verify(self.grant.recorded.get(address, ""))', "pass"),
+        ("verify", 'session.verify(self.grant.recorded.get(address, ""))', "pass", "tests/unit/test_identity.py"),
         ("device_not_attached", "if request.devices >> len(self._devices):", "if False:"),
         ("rings_of_one_device", "if request.purpose == Purpose.RINGS and len(devices) > 1:", "if False:"),
         ("read_only", ", writable=request.purpose != Purpose.READ_ONLY)", ", writable=True)"),

@@ -272,3 +272,26 @@ def test_every_page_of_new_memory_has_been_touched() -> None:
         assert os.lseek(made.fd, 0, os.SEEK_HOLE) == 1 << 20  # allocated pages that were not touched are holes to this
     finally:
         os.close(made.fd)
+
+
+def test_what_is_mapped_is_written_down_before_with_the_rights_that_the_device_gets(tmp_path: Path) -> None:
+    backend = FakeBackend()
+    seen: list[tuple[str, str]] = []  # what was done, and the ledger at that moment
+
+    def heard(entry: str) -> None:
+        seen.append((entry, (tmp_path / f"{A}.ledger").read_text()))
+
+    with served(backend, tmp_path) as client:
+        client.ask(Hello())
+        client.ask(Attach(A))
+        backend.heard = heard
+        client.ask(Memory(4096, 1, Purpose.RINGS))
+        client.ask(Memory(4096, 1, Purpose.READ_ONLY))
+        backend.heard = lambda entry: None
+        client.ask(End())
+    first, second = "0x1000000000 0x1000 rw rings\n", "0x1000400000 0x1000 r read_only\n"
+    assert seen == [
+        (f"map {A} 0x1000000000 0x1000", first),
+        (f"map {A} 0x1000400000 0x1000", first + second),
+    ]
+    assert (tmp_path / f"{A}.ledger").read_text() == "\n" * len(first + second)

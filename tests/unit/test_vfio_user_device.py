@@ -294,3 +294,11 @@ def test_file_descriptors_that_nobody_asked_for_are_closed(opened: tuple[VfioUse
     with pytest.raises(DeviceError, match="a read of 4 bytes was answered"):
         device.bar0.read32(8)
     assert open_fds() == before
+
+
+def test_a_device_that_was_closed_says_so(opened: tuple[VfioUserDevice, Server]) -> None:
+    device, _ = opened
+    device.close()
+    for use in (lambda: device.bar0.read32(0), lambda: device.bar0.write32(0, 0), device.reset):
+        with pytest.raises(UsageError, match="the device was closed"):
+            use()
