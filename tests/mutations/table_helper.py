@@ -36,7 +36,7 @@ ROWS = [
         ("trouble", "if fd in watched and (trouble := watched[fd].trouble()):", "if False and (trouble := None):"),
         ("claim_released", "            undo.callback(os.close, claim)\n", ""),
         ("refused_device_released", "        except Refusal:\n            self._devices.pop(address).release.close()\n            raise",
-         "        except Refusal:\n            raise"),
+         "        except Refusal:\n            raise", "tests/unit/test_identity.py"),
         ("answer_not_read", "        except BlockingIOError:\n            raise ProtocolError(", "        except BlockingIOError:\n            return\n            raise ProtocolError("),
         ("sealing", "        self.seal()\n", "", "tests/attack/test_evil_helper.py tests/unit/test_monitor.py"),
         ("seal_is_a_phase", "protocol.Seal: ((Phase.ATTACHED,), Monitor._seal, Phase.SEALED)",
