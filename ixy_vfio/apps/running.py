@@ -43,6 +43,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ixy_vfio_helper.addresses import full_address
+
 from ixy_vfio.core import threads
 from ixy_vfio.core.errors import IxyError, UsageError
 from ixy_vfio.core.options import number, seconds
@@ -254,15 +256,10 @@ def check(arguments: argparse.Namespace, addresses: Sequence[str]) -> None:
 
 def _full(address: str) -> str:
     """The address with its domain; UsageError when it cannot be one."""
-    parts = address.lower().split(":")
-    if len(parts) == 2:
-        parts.insert(0, "0000")
-    device, dot, function = parts[-1].partition(".")
-    fields = [*parts[:-1], device, function]
-    digits = set("0123456789abcdef")
-    if not dot or [len(f) for f in fields] != [4, 2, 2, 1] or not set("".join(fields)) <= digits:
-        raise UsageError(f"{address}: not a PCI address like 0000:03:00.0")
-    return f"{':'.join(fields[:-1])}.{function}"
+    try:
+        return full_address(address)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _cores(text: str | None) -> tuple[int, ...]:
