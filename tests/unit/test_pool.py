@@ -49,6 +49,23 @@ def test_data_is_checked() -> None:
             p.data(index, length)
 
 
+def test_a_closed_pool_says_so() -> None:
+    p = pool()
+    p.close()
+    for use in (lambda: p.data(0), lambda: p.rows, lambda: p.chain(0, 60)):
+        with pytest.raises(UsageError, match=r"^the ports are closed: open them again$"):
+            use()
+
+
+def test_a_packet_longer_than_the_longest_chain_is_not_given_back() -> None:
+    """Its links lead anywhere by then."""
+    p = pool()
+    held = [take(p) for _ in range(6)]
+    with pytest.raises(IndexError, match="packet longer than the longest chain"):
+        put_packet(p.address, np.uint64(held[0]), np.uint64(5 * 2048 + 1))
+    p.check(held)
+
+
 def test_a_buffer_comes_back() -> None:
     p = pool()
     index = take(p)
