@@ -37,4 +37,19 @@ ROWS = [
         "intel", "ixy_vfio/drivers/intel.py", TRANSMIT,
         ("empty_descriptor", "return size - U(1) - used", "return size - used"),
     ),
+    *rows(
+        "loop", "ixy_vfio/datapath/loop.py", "tests/unit/test_verdict.py",
+        ("verdict", "    if verdict != U(RETURN):\n        raise ValueError(WRONG)\n", ""),
+        ("verdict_of_a_chain", "    if verdict > U(RETURN):\n        raise ValueError(WRONG)\n", ""),
+        ("run_measured_before", "        _stop(record_at(home.feeder, RX))", "        pass"),
+        ("length", "if not (source.whole(word) and length - source.shortest <= source.buffer - source.shortest):", "if not source.whole(word):", "tests/unit/test_forward_loop.py"),
+    ),
+    *rows(
+        "page", "ixy_vfio/runtime/page.py", "tests/unit/test_page.py",
+        ("sealed", "                fcntl.fcntl(fd, _F_ADD_SEALS, _SEALS)\n", "                pass\n"),
+        ("read_only", "Mapping(fd, SIZE, write=False)", "Mapping(fd, SIZE)"),
+        ("whole", "            if int(words[0]) == number:\n                break\n", "            break\n"),
+        ("finished", "        words[0] = self._number = number  # after the copy: x86-64 keeps the order of stores\n", ""),
+        ("tries", "for _ in range(TRIES):", "while True:"),
+    ),
 ]  # fmt: skip
