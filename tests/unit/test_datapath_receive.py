@@ -191,6 +191,18 @@ def test_a_chain_with_a_buffer_that_is_not_full_is_dropped_to_its_end(bad: int) 
     world.check([int(batch[0, 0])])
 
 
+@pytest.mark.parametrize("bad", [word(0), word(2049)], ids=hex)
+def test_a_chain_whose_last_buffer_cannot_be_is_dropped_whole(bad: int) -> None:
+    """One of no bytes as well: the packet would have a buffer more than its length says, and lose it."""
+    world = armed(ports=1)
+    batch = batch_of(8)
+    for one in (word(2048, end=False), bad, PLAIN):
+        deliver(world.nics[0], 1, one, 0)
+    assert receive_batch(world.pairs[0].state, batch) == 1
+    assert counters(world) == expected(1, 60, errors=1)
+    world.check([int(batch[0, 0])])
+
+
 def test_checksum_errors_are_not_the_forwarders_business() -> None:
     world = armed(ports=1)
     batch = batch_of(1)
