@@ -65,7 +65,7 @@ ROWS = [
          "if (fd := locks.take(self.directory / \"locks\" / address, who)) is None:\n            return os.open(\"/dev/null\", 0)"),
         ("ledger_blank", 'os.pwrite(self._fd, b"\\n" * os.lseek(self._fd, 0, os.SEEK_END), 0)', "pass"),
         ("ledger_rights", 'rights = "rw" if memory.writable else "r"', 'rights = "rw"'),
-        ("links_not_followed", " | os.O_NOFOLLOW, 0o644)", ", 0o644)"),
+        ("links_not_followed", " | os.O_NOFOLLOW, 0o644)", ", 0o644)", "tests/unit/test_locks.py"),
         ("locks_are_roots", 'locks.make_directory(self.directory / "locks", 0o700)', 'locks.make_directory(self.directory / "locks", 0o755)'),
     ),
     *rows(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from ixy_vfio_helper import locks
-from ixy_vfio_helper.claims import Claims
+from ixy_vfio_helper.claims import Claims, Ledger
 from ixy_vfio_helper.monitor import Refusal
 from ixy_vfio_helper.server import listen
 from ixy_vfio_setup.journal import DIRECTORY, LOCK, Journal
@@ -96,6 +96,21 @@ def test_a_lock_behind_a_link_is_refused(tmp_path: Path, target: str) -> None:
     with pytest.raises(OSError, match="Too many levels of symbolic links"):
         locks.holder(path)
     assert (victim.read_text() if victim.exists() else "") == ("as it was" if target == "there" else "")
+
+
+def test_nothing_is_published_through_a_link(tmp_path: Path) -> None:
+    """The device is free afterwards, and what the link leads to is as it was."""
+    victim = tmp_path / "victim"
+    victim.write_text("as it was")
+    claims = Claims(tmp_path / "leases")
+    for name in ("lease", "ledger"):
+        (claims.directory / f"{A}.{name}").symlink_to(victim)
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        claims.claim(A, 1000)
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        Ledger(claims.directory, A)
+    assert claims.holder(A) is None
+    assert victim.read_text() == "as it was"
 
 
 @pytest.mark.parametrize("kind", ["link", "file", "open to others"])
