@@ -35,7 +35,7 @@ def journal(tmp_path: Path) -> Bound:
 REFUSED: dict[str, tuple[Callable[[Kernel], object], str]] = {
     "nothing there": (lambda k: shutil.rmtree(k.device()), "no such PCI device; see lspci -D"),
     "a disk": (lambda k: attribute(k, "class", "0x010802\n"), r"not an Ethernet controller \(class 0x010802\)"),
-    "not ixgbe": (lambda k: attribute(k, "device", "0x1533\n"), "8086:1533 is no NIC that a driver here knows"),
+    "not of ours": (lambda k: attribute(k, "device", "0x10d3\n"), "8086:10d3 is no NIC that a driver here knows"),
     "no iommu": (no_group, "no IOMMU; turn on VT-d or AMD-Vi in the firmware, boot with intel_iommu=on"),
     "no-iommu mode": (lambda k: attribute(k, "iommu_group/name", "vfio-noiommu\n"), "no IOMMU; turn on"),
     "group": (lambda k: neighbour(k, "ixgbe"), rf"shares its IOMMU group with {NEIGHBOUR} \(driver ixgbe\)"),

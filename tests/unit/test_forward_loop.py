@@ -352,7 +352,7 @@ def test_any_mixture_goes_through_in_order(tmp_path: Path, batch: int) -> None:
     ("source", "says"),
     [
         ("def k(packet, length):\n    return open('x')\n", "does not compile"),
-        ("def k(packet, length):\n    packet[0] = 1\n", "True or False"),
+        ("def k(packet, length):\n    packet[0] = 1\n", "it must return True, False or a verdict, not none"),
         ("def k(packet):\n    return True\n", "packet, length"),
         ("class k:\n    pass\n", "packet, length"),
         ("def other(packet, length):\n    return True\n", "no function k"),
@@ -360,7 +360,7 @@ def test_any_mixture_goes_through_in_order(tmp_path: Path, batch: int) -> None:
         ("def k(:\n", "SyntaxError"),
         ("def k(packet, length, meta, more):\n    return True\n", "or (packet, length, meta)"),
         ("def k(packet, length, meta):\n    return meta.colour == 0\n", "does not compile"),
-        ("def k(packet, length, meta):\n    return meta\n", "True or False"),
+        ("def k(packet, length, meta):\n    return meta\n", "it must return True, False or a verdict, not Meta"),
     ],
 )
 def test_a_kernel_that_cannot_be_is_refused_in_one_line(tmp_path: Path, source: str, says: str) -> None:

@@ -286,7 +286,7 @@ def test_a_share_survives_the_journey() -> None:
 def test_a_worker_that_reads_nothing_is_not_waited_for() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        ours.settimeout(60)
+        ours.settimeout(0.2)
         one = Worker(4711, ours, Page(2))
         told = map(one.send, [Kind.GIVE_BACK] * 100_000)
         with pytest.raises(WorkerError, match="worker 4711 does not read what control tells it"):
