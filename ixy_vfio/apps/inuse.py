@@ -12,14 +12,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ixy_vfio_helper.addresses import full_address
 from ixy_vfio_helper.shown import shown
 from ixy_vfio_setup import netstate
 
 from ixy_vfio.apps import standing
 from ixy_vfio.apps.standing import Link, Reason
 from ixy_vfio.core.errors import UsageError
-from ixy_vfio.core.options import number
+from ixy_vfio.core.options import number, pci_address
 
 NO_INTERFACE = ("", "vfio-pci", "pci-stub", "uio_pci_generic", "igb_uio")  # drivers that make no network interface
 PROTO_KERNEL, TYPE_UNICAST, TABLE_MAIN, TABLE_LOCAL = 2, 1, 254, 255  # linux/rtnetlink.h
@@ -52,14 +51,6 @@ class Home:
 
     fd: int
     below: frozenset[int]
-
-
-def parse_address(text: str) -> str:
-    """A PCI address in full. Raises UsageError."""
-    try:
-        return full_address(text)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
 
 
 def look(address: str, ssh: str = "", root: Path = Path("/"), home: Home | None = None) -> Use:
@@ -226,7 +217,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print every reason, one a line. 0: nobody uses it, or --force; 2: in use."""
-    address = parse_address(arguments.device)
+    address = pci_address(arguments.device)
     home = None if arguments.home is None else Home(arguments.home, frozenset(arguments.below))
     use = look(address, os.environ.get("SSH_CONNECTION", ""), home=home)
     if arguments.json:

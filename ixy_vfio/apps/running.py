@@ -43,11 +43,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ixy_vfio_helper.addresses import full_address
-
 from ixy_vfio.core import threads
 from ixy_vfio.core.errors import IxyError, UsageError
-from ixy_vfio.core.options import number, seconds
+from ixy_vfio.core.options import number, pci_address, seconds
 from ixy_vfio.transport.lease import Lease
 
 if TYPE_CHECKING:
@@ -210,7 +208,7 @@ def _drivers(arguments: argparse.Namespace, application: Application) -> "list[D
     with Lease(arguments.helper) as lease:
         listed = {one.address: one for one in lease.devices()}
         found = []
-        for address in map(_full, application.addresses):
+        for address in map(pci_address, application.addresses):
             if address in listed:
                 one = listed[address]
                 found.append(contract.driver_for(address, one.vendor, one.device))
@@ -242,7 +240,7 @@ def _watch(arguments: argparse.Namespace, application: Application, control: "Co
 
 def check(arguments: argparse.Namespace, addresses: Sequence[str]) -> None:
     """UsageError for everything that can be seen without a helper."""
-    names = [_full(address) for address in addresses]
+    names = [pci_address(address) for address in addresses]
     for place, name in enumerate(names):
         if name in names[:place]:
             raise UsageError(f"{addresses[place]}: the same port twice")
@@ -252,14 +250,6 @@ def check(arguments: argparse.Namespace, addresses: Sequence[str]) -> None:
     if arguments.batch > ring:
         raise UsageError(f"--batch {arguments.batch}: a batch is 1 to {ring} packets, the length of the ring")
     _cores(arguments.cores)
-
-
-def _full(address: str) -> str:
-    """The address with its domain; UsageError when it cannot be one."""
-    try:
-        return full_address(address)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
 
 
 def _cores(text: str | None) -> tuple[int, ...]:

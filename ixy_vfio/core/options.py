@@ -6,8 +6,20 @@ import re
 from collections.abc import Callable
 from typing import NoReturn
 
+from ixy_vfio_helper.addresses import full_address
+
+from ixy_vfio.core.errors import UsageError
+
 YEAR = 366 * 86400.0  # seconds; nothing here is measured in longer times
 _DECIMAL = re.compile(r"[+-]?([0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})([eE][+-]?[0-9]{1,3})?")
+
+
+def pci_address(text: str) -> str:
+    """A PCI address in full; the domain 0000: may be left out. Raises UsageError."""
+    try:
+        return full_address(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 class Parser(argparse.ArgumentParser):

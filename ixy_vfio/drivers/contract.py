@@ -109,6 +109,9 @@ class Look:
     counters: Mapping[str, int]
 
 
+INTERRUPT_INTERVAL = 0.0005  # seconds between two interrupts: under load they come in vain, so let them be few
+
+
 class NetDevice(Protocol):
     """One network port. Not thread-safe; one process (control) holds it, workers hold a `Queue` each."""
 

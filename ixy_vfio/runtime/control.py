@@ -23,7 +23,7 @@ from ixy_vfio.datapath.pool import STRIDE, Pool
 from ixy_vfio.datapath.program import Program
 from ixy_vfio.datapath.queue import QueuePair
 from ixy_vfio.drivers import contract
-from ixy_vfio.drivers.contract import Counters, Link, NetDevice, PortConfig
+from ixy_vfio.drivers.contract import INTERRUPT_INTERVAL, Counters, Link, NetDevice, PortConfig
 from ixy_vfio.runtime import child, control_seal, sandbox, shares, worker
 from ixy_vfio.runtime.child import Worker
 from ixy_vfio.runtime.messages import Kind
@@ -36,7 +36,6 @@ from ixy_vfio.transport.lease import Lease, Purpose
 _FRAME = 26  # Ethernet header, two VLAN tags, CRC
 WATCH = 0.25  # seconds between looks at the devices
 LAST_WORD = 1.0  # seconds; a helper that ends a lease takes the devices back first and says why last
-INTERRUPT_INTERVAL = 0.0005  # seconds; under load interrupts come in vain, so let them be few
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,12 +54,11 @@ from ixy_vfio.datapath.loop import Formats, call_for, loop_state
 from ixy_vfio.datapath.pool import CLOSED, DATA, STRIDE, Pool
 from ixy_vfio.datapath.queue import PortCounters, QueuePair, counters
 from ixy_vfio.drivers import contract
-from ixy_vfio.drivers.contract import Counters, Link, PortConfig
+from ixy_vfio.drivers.contract import INTERRUPT_INTERVAL, Counters, Link, PortConfig
 from ixy_vfio.runtime.batch import Batch, Kernel
 from ixy_vfio.transport.base import Device
 from ixy_vfio.transport.lease import Lease, Purpose
 
-INTERRUPT_INTERVAL = 0.0005  # seconds
 IN_HAND = 4096  # buffers for packets that the script holds
 
 

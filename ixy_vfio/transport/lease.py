@@ -21,12 +21,12 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from ixy_vfio_helper import protocol
-from ixy_vfio_helper.addresses import full_address
 from ixy_vfio_helper.protocol import Kind, ProtocolError, Purpose, State
 
 from ixy_vfio.core import libc
 from ixy_vfio.core.errors import LeaseError, RefusedError, UsageError
 from ixy_vfio.core.memory import DmaMemory, Mapping
+from ixy_vfio.core.options import pci_address
 from ixy_vfio.transport.base import Device
 
 __all__ = ["DEFAULT_SOCKET", "ENVIRONMENT", "DeviceInfo", "Lease", "Purpose", "State"]
@@ -165,10 +165,7 @@ class Lease:
 
     def attach(self, address: str) -> Device:
         """Lease a device; the domain `0000:` may be left out. RefusedError says why not."""
-        try:
-            name = full_address(address)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+        name = pci_address(address)
         attached, fds = self._ask(protocol.Attach(name), protocol.Attached)
         device = _open(Kind(attached.kind), fds[0], name)
         self._devices[name] = (attached.device, device)

@@ -22,10 +22,10 @@ SHARED = {
 }  # by the drivers
 ALLOWED: dict[str, set[str]] = {
     "ixy_vfio.hw": {"ixy_vfio.hw", "ixy_vfio_helper.nics"},
-    "ixy_vfio.core": {"ixy_vfio.core", "ixy_vfio_helper.shown", "ixy_vfio_locks"},
+    "ixy_vfio.core": {"ixy_vfio.core", "ixy_vfio_helper.shown", "ixy_vfio_helper.addresses", "ixy_vfio_locks"},
     "ixy_vfio.transport.base": {"ixy_vfio.core"},
     "ixy_vfio.transport": {
-        "ixy_vfio.core", "ixy_vfio.transport", "ixy_vfio_helper.protocol", "ixy_vfio_helper.addresses",
+        "ixy_vfio.core", "ixy_vfio.transport", "ixy_vfio_helper.protocol",
     },
     "ixy_vfio.datapath": {"ixy_vfio.core", "ixy_vfio.datapath"},
     "ixy_vfio.drivers": {"ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport.base", "ixy_vfio.datapath.format"},
@@ -55,14 +55,14 @@ ALLOWED: dict[str, set[str]] = {
     },
     "ixy_vfio.bench": {"ixy_vfio"},
     "ixy_vfio.audit": {
-        "ixy_vfio.core", "ixy_vfio.audit", "ixy_vfio_helper.shown", "ixy_vfio_helper.nics", "ixy_vfio_helper.addresses",
+        "ixy_vfio.core", "ixy_vfio.hw.devices", "ixy_vfio.audit", "ixy_vfio_helper.shown", "ixy_vfio_helper.addresses",
     },
     "ixy_vfio.audit.attack": {
         "ixy_vfio.core", "ixy_vfio.hw", "ixy_vfio.transport", "ixy_vfio.datapath.format", *DRIVERS,
         "ixy_vfio.audit", "ixy_vfio_locks.calls",
     },
     "ixy_vfio.apps": {
-        "ixy_vfio", "ixy_vfio_helper.shown", "ixy_vfio_helper.addresses",
+        "ixy_vfio", "ixy_vfio_helper.shown",
         "ixy_vfio_setup.netlink", "ixy_vfio_setup.netstate",
     },
     "ixy_vfio.cli": {"ixy_vfio"},

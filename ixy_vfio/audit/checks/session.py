@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable
 
-from ixy_vfio_helper.nics import QUEUE_PAGES, driver_for
-
 from ixy_vfio.audit.host import Host
 from ixy_vfio.audit.model import Findings, Severity, fail, passed, session_check, skip, warn
 from ixy_vfio.audit.processes import PAGE, Area, Process, Thread, is_sysfs_bar, parse_mapping
 from ixy_vfio.audit.reading import Reading
 from ixy_vfio.audit.sessions import Kind, Level, Session, level
+from ixy_vfio.hw.devices import QUEUE_PAGES, driver_for
 
 WORKER_FDS = ("socket:", "anon_inode:[eventfd]", "anon_inode:[eventpoll]", "pipe:")
 NO_MORE = ("Max open files", "Max processes", "Max file size")  # lines of /proc/PID/limits
@@ -216,14 +215,10 @@ def _network_sockets(host: Host, process: Process) -> dict[str, str]:
     return found
 
 
-def queue_pages(host: Host, session: Session) -> set[tuple[int, int]]:
-    """Those of every device of the session (a mapping does not say whose it is): a page must be one of each.
-
-    What is simulated, or unknown here, has those of an 82599.
-    """
+def drivers_of(host: Host, session: Session) -> list[str]:
+    """Those of its devices. What is simulated, or unknown here, has the pages of an 82599."""
     known = [host.devices[one] for one in session.devices if one in host.devices]
-    drivers = {driver_for(one.vendor, one.device) or "ixgbe" for one in known} or {"ixgbe"}
-    return set.intersection(*(set(QUEUE_PAGES[driver]) for driver in drivers))
+    return sorted({driver_for(one.vendor, one.device) or "ixgbe" for one in known} or {"ixgbe"})
 
 
 def outside_queue_pages(area: Area, pages: Iterable[tuple[int, int]]) -> bool:
@@ -240,7 +235,8 @@ def bar(host: Host, session: Session) -> Findings:
     0x1000-0x1fff, 0x6000-0x7fff and 0xd000-0xdfff of BAR 0, of an 82576 0xc000-0xcfff and 0xe000-0xefff.
 
     Holds unless: a worker has mapped any other page of any BAR, by the device's fd, its node, or sysfs. SKIP if the
-    memory of a worker is hidden.
+    memory of a worker is hidden, or has a page that is one of queues of one of the session's devices and not of
+    another: a mapping does not say whose it is.
 
     Why: other pages hold reset, interrupts, filters, and EEPROM and flash access.
 
@@ -250,11 +246,20 @@ def bar(host: Host, session: Session) -> Findings:
         yield skip("it has no workers")
         return
     pages = [(one, area) for one in session.workers for area in one.mappings if area.is_bar or is_sysfs_bar(area.path)]
-    allowed = queue_pages(host, session)
-    bad = [(one, area) for one, area in pages if is_sysfs_bar(area.path) or outside_queue_pages(area, allowed)]
+    drivers = drivers_of(host, session)
+    bad, unclear = [], []
+    for one, area in pages:
+        strange = [driver for driver in drivers if outside_queue_pages(area, QUEUE_PAGES[driver])]
+        if is_sysfs_bar(area.path) or strange == drivers:
+            bad.append((one, area))
+        elif strange:
+            unclear.append((one, area))
     if bad:
         text = ", ".join(f"{one} has {_place(area)}" for one, area in bad)
         yield fail(text, *(one.map(area) for one, area in bad))
+    elif unclear:
+        text = ", ".join(f"{one} has {_place(area)}" for one, area in unclear)
+        yield skip(f"{text}: whose it is cannot be seen", *(one.map(area) for one, area in unclear))
     else:
         yield passed("queue pages only", *(one.map(area) for one, area in pages))
 

@@ -1,7 +1,6 @@
 """Who uses a device, and what the audit can tell of it: as root, as an ordinary user, on other kernels."""
 
 import pytest
-from ixy_vfio_helper.nics import QUEUE_PAGES
 
 from ixy_vfio.audit.host import Host
 from ixy_vfio.audit.model import Status
@@ -10,6 +9,7 @@ from ixy_vfio.audit.sessions import Kind, Level, level, sessions_of
 from ixy_vfio.audit.tree import Tree
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.hw import igb, ixgbe
+from ixy_vfio.hw.devices import QUEUE_PAGES
 from tests.unit.audit.audit_support import CONTROL, WORKER, link, look, machine, process, result, write
 
 DEVICES = ("0000:03:00.0", "0000:03:00.1")
@@ -140,6 +140,10 @@ def test_the_queue_pages_are_those_of_the_devices_driver() -> None:
             maps = maps.replace(f"{begin}8000 rw-s 00006000", f"{begin}7000 rw-s 0000e000")
         write(tree, f"/proc/{worker}/maps", maps)
     assert result(look(tree), "session.bar").status is Status.PASS
+    write(tree, f"/sys/devices/pci0000:00/0000:00:02.0/{DEVICES[0]}/device", "0x10fb")  # one of each now
+    found = result(look(tree), "session.bar").findings[0]
+    assert (found.status, found.text.endswith("whose it is cannot be seen")) == (Status.SKIP, True)
+    assert "has BAR0 0xc000-0xcfff" in found.text
 
 
 def test_the_table_has_the_pages_that_the_drivers_map() -> None:
