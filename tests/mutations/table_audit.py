@@ -58,7 +58,7 @@ ROWS = [
     ),
     *rows(
         "audit_sessions", "ixy_vfio/audit/sessions.py", "tests/unit/audit/test_strangers.py tests/unit/audit/test_sessions.py",
-        ("claims_are_roots", "is None or node.uid or node.mode & 0o022:", "is None:", "tests/unit/audit/test_mutations.py"),
+        ("claims_are_roots", "is None or node.uid or node.mode & 0o022:", "is None:"),
         ("simulator_has_no_device", "if process.holds_device or any(area.is_real_bar for area in process.shown_mappings or ()):", "if False:", "tests/unit/audit/test_mutations.py"),
         ("helper_is_roots", "if one.is_roots and one.pid != 1]", "if one.pid != 1]"),
         ("memory_by_name", "    if not real:  # memory of these names can be made by anybody\n", "    if False:\n"),

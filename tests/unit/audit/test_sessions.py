@@ -5,12 +5,12 @@ import pytest
 from ixy_vfio.audit.host import Host
 from ixy_vfio.audit.model import Status
 from ixy_vfio.audit.processes import parse_mapping
-from ixy_vfio.audit.sessions import Kind, Level, level, sessions_of
+from ixy_vfio.audit.sessions import LEASES, Kind, Level, claims, level, sessions_of
 from ixy_vfio.audit.tree import Tree
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.hw import igb, ixgbe
 from ixy_vfio.hw.devices import QUEUE_PAGES
-from tests.unit.audit.audit_support import CONTROL, WORKER, link, look, machine, process, result, write
+from tests.unit.audit.audit_support import CONTROL, WORKER, link, look, machine, node, process, result, write
 
 DEVICES = ("0000:03:00.0", "0000:03:00.1")
 BAR = "7f0000001000-7f0000002000 rw-s 00001000 00:0e 1042 anon_inode:[vfio-device]"
@@ -124,6 +124,14 @@ def test_a_script_of_ours_is_level_1() -> None:
     report = look(tree, "1600")
     assert [(one.kind, one.level) for one in report.scene.sessions] == [("ixy_vfio", "L1")]
     assert result(report, "session.level").status is Status.WARN
+
+
+@pytest.mark.parametrize(("uid", "mode"), [(1000, 0o755), (0, 0o775), (0, 0o757)])
+def test_leases_that_others_can_have_written_are_none(uid: int, mode: int) -> None:
+    tree = machine("sound")
+    assert set(claims(Host(tree))) == set(DEVICES)
+    node(tree, LEASES, mode, uid, kind="d")
+    assert claims(Host(tree)) == {}
 
 
 def test_the_queue_pages_are_those_of_the_devices_driver() -> None:

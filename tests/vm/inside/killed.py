@@ -61,7 +61,8 @@ class Canaries:
     """The shared memory of a worker, mapped here as well; packets first, then rings."""
 
     def __init__(self, worker: int) -> None:
-        spans = [line.split()[0] for line in Path(f"/proc/{worker}/maps").read_text().splitlines() if "memfd:ixy_vfio" in line]
+        lines = Path(f"/proc/{worker}/maps").read_text().splitlines()
+        spans = [line.split()[0] for line in lines if "memfd:ixy_vfio" in line]
         self.maps: list[mmap.mmap] = []
         for span in spans:
             first, end = (int(word, 16) for word in span.split("-"))
