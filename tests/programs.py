@@ -1,6 +1,6 @@
 """Programs for tests: a loop that is given, and all else as a forwarder has it."""
 
-from ixy_vfio.datapath.loop import BACK, THERE, program
+from ixy_vfio.datapath.forwarding import BACK, THERE, program
 from ixy_vfio.datapath.program import Loop, Program
 
 

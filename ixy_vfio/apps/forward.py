@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     def program(formats: Sequence["Format"], notes: list[str], say: Say) -> "Program":
         kernel = kernels.load(arguments.kernel)
         from ixy_vfio.datapath import compile
-        from ixy_vfio.datapath.loop import BACK, THERE, Formats
+        from ixy_vfio.datapath.forwarding import BACK, THERE
+        from ixy_vfio.datapath.loop import Formats
 
         say(f"compiling kernel {kernel.name} into the loop, unless that is in the cache")
         ways = (THERE,) if arguments.one_way else (THERE, BACK)

@@ -9,7 +9,8 @@ from ixy_vfio.drivers.contract import Counters
 from ixy_vfio.runtime.page import Counted
 
 if TYPE_CHECKING:
-    from ixy_vfio.runtime.control import Control, Snapshot
+    from ixy_vfio.runtime.control import Control
+    from ixy_vfio.runtime.plan import Snapshot
 
 WIRE_OVERHEAD = 24  # bytes on the wire beside the packet: CRC 4, preamble 8, gap 12
 

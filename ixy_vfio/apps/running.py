@@ -28,7 +28,7 @@ With --json-lines one object is printed in a line each interval, and the one abo
     kind                               "interval"
     seconds, interval                  since packets may come; since the last line, as really passed
     directions                         as above, totals so far (without unread), and of this interval packets_per_second
-                                       and bits_per_second (on the wire, with CRC, preamble and gap)
+                                       and bits_per_second: what `to` sends (on the wire, with CRC, preamble and gap)
     links                              {address: "down", or like "up, 10 Gbit/s"}
 """
 
@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from ixy_vfio.datapath.format import Format
     from ixy_vfio.datapath.program import Program
     from ixy_vfio.drivers.contract import Driver
-    from ixy_vfio.runtime.control import Control, Plan
+    from ixy_vfio.runtime.control import Control
+    from ixy_vfio.runtime.plan import Plan
 
 MOST_DESCRIPTORS = 4096  # of a ring
 UNSEEN = 10.0  # seconds between looks at counters that nobody is shown; one of 36 bits counts bytes, for 55 s at least
@@ -178,7 +179,7 @@ def _plan(arguments: argparse.Namespace, application: Application, say: Say, not
     program = application.program(formats, notes, say)
     threads.require_one("control")  # a user's file may have started some
     from ixy_vfio.drivers.contract import PortConfig
-    from ixy_vfio.runtime.control import Plan
+    from ixy_vfio.runtime.plan import Plan
     from ixy_vfio.runtime.worker import Idle
 
     return Plan(

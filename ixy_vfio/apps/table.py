@@ -43,6 +43,8 @@ def rows(interval: Mapping[str, Any], wide: bool) -> Iterator[str]:
 def remarks(interval: Mapping[str, Any], mtu: int) -> Iterator[str]:
     """What was dropped and why, and which links are down."""
     for one in interval["directions"]:
+        if one["returned"]:
+            yield f"{one['from']}: {one['returned']:,} sent back"
         if any(one["dropped"].values()):
             yield f"{one['from']}: dropped {drops.short(one['dropped'], mtu)}"
     yield from (f"{address}: the link is down" for address, link in interval["links"].items() if link == "down")

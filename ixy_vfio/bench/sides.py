@@ -14,7 +14,7 @@ from ixy_vfio.bench.model import BENCH, LENGTHS, TEMPLATE
 from ixy_vfio.bench.pages import Memory
 from ixy_vfio.core.memory import DmaMemory, Mapping
 from ixy_vfio.datapath.format import Queue, Ring
-from ixy_vfio.datapath.loop import loop_state
+from ixy_vfio.datapath.forwarding import loop_state
 from ixy_vfio.datapath.pool import STRIDE, Pool
 from ixy_vfio.datapath.queue import QueuePair
 from ixy_vfio.drivers.ixgbe.format import FORMAT

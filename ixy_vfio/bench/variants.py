@@ -27,6 +27,7 @@ MODULES = (
     "ixy_vfio.datapath.pool",
     "ixy_vfio.datapath.rings",
     "ixy_vfio.datapath.loop",
+    "ixy_vfio.datapath.forwarding",
     "ixy_vfio.drivers.intel",
     "ixy_vfio.drivers.ixgbe.format",
 )
@@ -118,7 +119,7 @@ def loop_of(name: str, kernel: Callable[..., Any], kernel_name: str) -> Loop:
         for module in MODULES:
             fresh[module] = importlib.import_module(module)
         format = change(fresh["ixy_vfio.drivers.ixgbe.format"].FORMAT)
-        loops = fresh["ixy_vfio.datapath.loop"]
+        loops = fresh["ixy_vfio.datapath.forwarding"]
         loop = loops.loop_for(loops.Formats(format, format), kernel, f"{kernel_name} {name}")
         loop(np.zeros(1, LOOP))  # no rounds: compiles
         return cast(Loop, loop)

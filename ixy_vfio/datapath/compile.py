@@ -13,8 +13,9 @@ from ixy_vfio.core.compiled import inlined
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.datapath import faults
 from ixy_vfio.datapath.format import Meta
+from ixy_vfio.datapath.forwarding import loop_for, program
 from ixy_vfio.datapath.kernels import Kernel
-from ixy_vfio.datapath.loop import LOOP, Formats, loop_for, program
+from ixy_vfio.datapath.loop import LOOP, Formats
 from ixy_vfio.datapath.program import Loop, Program, Way
 
 META: Any = types.NamedUniTuple(types.uint64, len(Meta._fields), Meta)  # type: ignore[no-untyped-call]

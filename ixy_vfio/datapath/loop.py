@@ -1,6 +1,6 @@
 """The forwarding loop: receive, the application's kernel, send, for thousands of batches per return to Python.
 
-`loop_for(formats, kernel, key)` compiles the loop with the kernel inside. A kernel is a plain function
+`forwarding.loop_for` compiles the loop with two formats and a kernel inside. A kernel is a plain function
 
     kernel(packet, length) -> verdict           True: send it, False: drop it; or one of `verdict.py`
     kernel(packet, length, meta) -> verdict     with what the device says of the packet: `format.Meta`
@@ -18,28 +18,22 @@ docs/datapath.md has what each step was worth, and what was tried and left out.
 
 # mypy: disable-error-code="type-arg"
 
-import functools
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ixy_vfio.core.bound import Entry, bindable
-from ixy_vfio.core.compiled import compiled, inlined, linked
+from ixy_vfio.core.compiled import inlined
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.unsafe import (
     bytes_at,
     record_at,
-    records_at,
     words32_at,
     words64_at,
 )
 from ixy_vfio.datapath.format import CHAIN_LIMIT, Format, Meta
 from ixy_vfio.datapath.pool import CLOSED, DATA, HEADROOM, STRIDE, give_packet, pool_at
-from ixy_vfio.datapath.program import RUN, Loop, Program, Way
-from ixy_vfio.datapath.queue import QueuePair
+from ixy_vfio.datapath.program import RUN
 from ixy_vfio.datapath.rings import (
     BLOCK,
     QUEUE,
@@ -60,7 +54,6 @@ from ixy_vfio.datapath.rings import (
 from ixy_vfio.datapath.verdict import DROP, RETURN, SEND, WRONG
 
 U = np.uint64
-PATIENCE = 1000  # empty rounds before a call returns: some tens of microseconds
 MOST_RUNS = 4096  # in one step: a device that brings nothing but errors must not keep us there
 
 LOOP = np.dtype(
@@ -315,7 +308,7 @@ def _step(source: Format, target: Format, kernel: Work, rx: Any, tx: Any, pool: 
     return count
 
 
-def _loop(formats: Formats, kernel: Work, state: Any) -> Any:
+def forward(formats: Formats, kernel: Work, state: Any) -> Any:
     """Run until the rounds, the patience or the limit is used up; returns the packets received."""
     loop = state[0]
     if loop.rounds == U(0):  # also an empty record, which is how the loop is compiled without being run
@@ -361,62 +354,3 @@ def _loop(formats: Formats, kernel: Work, state: Any) -> Any:
                 idle = U(0)
     loop.received += limit - left
     return limit - left
-
-
-def work_of(function: Callable[..., Any]) -> Work:
-    """A kernel as the loop calls it: one of two parameters is called without the metadata."""
-    kernel = inlined(function)
-    if len(inspect.signature(function).parameters) != 2:
-        return kernel
-
-    def without_meta(packet: Any, length: Any, meta: Meta) -> Any:
-        return kernel(packet, length)
-
-    return inlined(without_meta)
-
-
-def loop_for(formats: Formats, function: Callable[..., Any], key: str, *, cache: bool = True) -> Loop:
-    """The loop of two formats with a kernel inside. Compiled at the first call; `key` tells a user's kernel apart."""
-    return compiled(linked(_loop, formats, work_of(function)), cache=cache, key=key)
-
-
-def _call(loop: Loop, address: Any) -> Any:
-    return loop(records_at(address, 1, LOOP))
-
-
-@functools.lru_cache(maxsize=16)
-def call_for(formats: Formats, function: Callable[..., Any]) -> Entry:
-    """The loop as a function of the address of its LOOP: for short calls from Python."""
-    return bindable(linked(_call, loop_for(formats, function, "", cache=False)), cache=False)
-
-
-def loop_state(
-    a: QueuePair, b: QueuePair, batch: int, both: bool = True, limit: int = 0, widest: int = 1
-) -> tuple[NDArray[Any], Any]:
-    """The loop's record, and what it points to (to be kept as long as the record)."""
-    state: NDArray[Any] = np.zeros(1, LOOP)
-    values = {
-        "a": a.address,
-        "b": b.address,
-        "both": both,
-        "batch": batch,
-        "widest": widest,
-        "rounds": 1000,
-        "patience": PATIENCE,
-        "limit": limit,
-    }
-    for name, value in values.items():
-        state[name] = value
-    return state, (a, b)
-
-
-THERE, BACK, HOME = Way(0, 1), Way(1, 0), Way(0, 0)
-
-
-def program(loop: Loop, ways: tuple[Way, ...], batch: int, name: str, slow: str = "") -> Program:
-    """One that moves packets: THERE, THERE and BACK between two ports, or HOME, by the one that they came from."""
-
-    def record(pairs: Sequence[QueuePair], widest: int) -> tuple[NDArray[Any], Any]:
-        return loop_state(pairs[0], pairs[ways[0].target], batch, BACK in ways, widest=widest)
-
-    return Program(name, 1 + max(way.target for way in ways), ways, loop, record, batch, slow)

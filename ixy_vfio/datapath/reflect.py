@@ -7,8 +7,9 @@ import numpy as np
 from ixy_vfio.core.compiled import inlined
 from ixy_vfio.datapath import compile
 from ixy_vfio.datapath.format import Format
+from ixy_vfio.datapath.forwarding import HOME
 from ixy_vfio.datapath.kernels import Kernel
-from ixy_vfio.datapath.loop import HOME, Formats
+from ixy_vfio.datapath.loop import Formats
 from ixy_vfio.datapath.program import Program
 
 U = np.uint64

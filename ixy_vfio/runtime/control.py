@@ -13,21 +13,19 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Self
 
 from ixy_vfio.core import libc, signals, threads
 from ixy_vfio.core.errors import DeviceError, IxyError, LeaseError, LinkDown, SealError, WorkerError
 from ixy_vfio.datapath.pool import STRIDE, Pool
-from ixy_vfio.datapath.program import Program
 from ixy_vfio.datapath.queue import QueuePair
 from ixy_vfio.drivers import contract
-from ixy_vfio.drivers.contract import INTERRUPT_INTERVAL, Counters, Link, NetDevice, PortConfig
+from ixy_vfio.drivers.contract import INTERRUPT_INTERVAL, Counters, Link, NetDevice
 from ixy_vfio.runtime import child, control_seal, sandbox, shares, worker
 from ixy_vfio.runtime.child import Worker
 from ixy_vfio.runtime.messages import Kind
-from ixy_vfio.runtime.page import Counted
+from ixy_vfio.runtime.plan import Plan, Snapshot
 from ixy_vfio.runtime.sandbox import Seal
 from ixy_vfio.runtime.worker import Idle, Job
 from ixy_vfio.transport.base import Device
@@ -36,32 +34,6 @@ from ixy_vfio.transport.lease import Lease, Purpose
 _FRAME = 26  # Ethernet header, two VLAN tags, CRC
 WATCH = 0.25  # seconds between looks at the devices
 LAST_WORD = 1.0  # seconds; a helper that ends a lease takes the devices back first and says why last
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What shall run: a program, and its ports."""
-
-    addresses: tuple[str, ...]
-    program: Program
-    config: PortConfig = field(default_factory=PortConfig)
-    helper: str | None = None
-    limit: int | None = None  # packets, of all workers together
-    cores: tuple[int, ...] = ()
-    idle: Idle = Idle.SLEEP
-    link_deadline: float = 10.0
-    alone: bool = False  # nothing but this run happens in this process: it is sealed, too
-    require_sealed: bool = False  # SealError when a layer of a sandbox is missing
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Everything counted so far, as far as it is known; `time` is CLOCK_MONOTONIC in seconds."""
-
-    time: float
-    workers: tuple[Counted, ...]
-    counters: tuple[Counters, ...]
-    links: tuple[Link, ...]
 
 
 class Control:

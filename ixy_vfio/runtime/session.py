@@ -50,7 +50,8 @@ from ixy_vfio.core.errors import UsageError
 from ixy_vfio.core.memory import DmaMemory
 from ixy_vfio.datapath.batch import PAIR, calls, receiver, sender
 from ixy_vfio.datapath.format import CHAIN_LIMIT
-from ixy_vfio.datapath.loop import Formats, call_for, loop_state
+from ixy_vfio.datapath.forwarding import call_for, loop_state
+from ixy_vfio.datapath.loop import Formats
 from ixy_vfio.datapath.pool import CLOSED, DATA, STRIDE, Pool
 from ixy_vfio.datapath.queue import PortCounters, QueuePair, counters
 from ixy_vfio.drivers import contract
@@ -169,7 +170,7 @@ class Port:
         """Receive here, run `kernel` on each packet, send on `to`, compiled; returns the packets received.
 
         Ends after `rounds` polls, or `packets` packets (0: no limit). `both`: the other direction as well. `kernel`: as
-        in `datapath.loop`, or one of `ixy_vfio.kernel`.
+        in `datapath/loop.py`, or one of `ixy_vfio.kernel`.
         """
         return self.forwarder(kernel, to, rounds=rounds, packets=packets, batch=batch, both=both)()
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from ixy_vfio.core.errors import WorkerError
 from ixy_vfio.runtime import worker
-from ixy_vfio.runtime.control import Control, Plan
+from ixy_vfio.runtime.control import Control
+from ixy_vfio.runtime.plan import Plan
 from ixy_vfio.runtime.worker import Job
 from tests.attack.evil_worker import Told, own_connection
 from tests.conftest import Simulator, address

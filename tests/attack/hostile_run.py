@@ -27,7 +27,8 @@ import numpy as np
 
 from ixy_vfio.datapath import batch
 from ixy_vfio.datapath.format import Format
-from ixy_vfio.datapath.loop import Formats, loop_for
+from ixy_vfio.datapath.forwarding import loop_for
+from ixy_vfio.datapath.loop import Formats
 from ixy_vfio.datapath.pool import DATA
 from ixy_vfio.drivers.igb.format import FORMAT as IGB
 from ixy_vfio.drivers.ixgbe.format import FORMAT as IXGBE

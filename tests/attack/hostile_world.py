@@ -18,7 +18,7 @@ from ixy_vfio.core.compiled import compiled
 from ixy_vfio.core.memory import DmaMemory
 from ixy_vfio.core.unsafe import bytes_at, record_at, words32_at, words64_at
 from ixy_vfio.datapath.format import Format, Queue, Ring
-from ixy_vfio.datapath.loop import loop_state
+from ixy_vfio.datapath.forwarding import loop_state
 from ixy_vfio.datapath.pool import DATA, HEADROOM, STRIDE, Pool
 from ixy_vfio.datapath.queue import QueuePair
 from ixy_vfio.drivers.ixgbe.format import FORMAT

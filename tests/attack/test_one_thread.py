@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from ixy_vfio.core.errors import SealError
-from ixy_vfio.runtime.control import Control, Plan
+from ixy_vfio.runtime.control import Control
+from ixy_vfio.runtime.plan import Plan
 from tests.attack.test_refused_calls import answered, seal_a_worker, seal_control
 from tests.conftest import address, command
 from tests.programs import program_of

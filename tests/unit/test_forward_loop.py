@@ -14,7 +14,8 @@ from ixy_vfio.core.compiled import inlined
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.datapath import kernels
 from ixy_vfio.datapath.compile import check, forwarding_loop
-from ixy_vfio.datapath.loop import Formats, loop_for, loop_state
+from ixy_vfio.datapath.forwarding import loop_for, loop_state
+from ixy_vfio.datapath.loop import Formats
 from ixy_vfio.datapath.queue import PortCounters, counters
 from ixy_vfio.datapath.rings import BLOCK
 from ixy_vfio.drivers.ixgbe.format import FORMAT

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ixy_vfio.core.compiled import cache_directory, compiled, entry_point, inlined, linked
-from ixy_vfio.datapath import kernels, loop
+from ixy_vfio.datapath import forwarding, kernels, loop
 from ixy_vfio.datapath.loop import Formats
 from ixy_vfio.datapath.rings import BLOCK, count
 from ixy_vfio.drivers.igb.format import FORMAT as IGB
@@ -63,7 +63,9 @@ def test_the_cache_tells_formats_and_shipped_kernels_apart() -> None:
     assert len(directories(linked(count, FORMAT), *same)) == 1
     others = [BITS._replace(errors=1 << 31), BITS._replace(ip_error=29), BITS._replace(shortest=18)]
     assert len(directories(*same, *(linked(count, advanced(bits)) for bits in others))) == 4
-    shipped = [linked(loop._loop, Formats(FORMAT, FORMAT), loop.work_of(kernel)) for kernel in kernels.SHIPPED.values()]
+    shipped = [
+        linked(loop.forward, Formats(FORMAT, FORMAT), forwarding.work_of(kernel)) for kernel in kernels.SHIPPED.values()
+    ]
     assert len(directories(*shipped)) == len(kernels.SHIPPED)
 
 
@@ -89,7 +91,7 @@ def test_a_kernel_of_a_user_is_kept_by_a_key_only() -> None:
     def mine(packet: Any, length: Any) -> bool:
         return True
 
-    function = linked(loop._loop, Formats(FORMAT, FORMAT), loop.work_of(mine))
+    function = linked(loop.forward, Formats(FORMAT, FORMAT), forwarding.work_of(mine))
     with pytest.raises(TypeError, match=r"^mine, of .*: compiled code of another's is kept by a key only$"):
         cache_directory(function)
     assert cache_directory(function, "mine_1") is not None

@@ -7,7 +7,7 @@ import pytest
 
 from ixy_vfio.core.compiled import compiled
 from ixy_vfio.datapath import reflect
-from ixy_vfio.datapath.loop import HOME
+from ixy_vfio.datapath.forwarding import HOME
 from ixy_vfio.datapath.queue import counters
 from ixy_vfio.drivers.ixgbe.format import FORMAT
 from tests.model_nic import World, deliver, transmit

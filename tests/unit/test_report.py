@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from ixy_vfio.apps import drops, report
-from ixy_vfio.datapath.loop import BACK, THERE, program
+from ixy_vfio.datapath.forwarding import BACK, THERE, program
 from ixy_vfio.datapath.queue import PortCounters
 from ixy_vfio.drivers.contract import Counters, Drops, Link
 from ixy_vfio.drivers.ixgbe import counters
-from ixy_vfio.runtime.control import Control, Plan, Snapshot
+from ixy_vfio.runtime.control import Control
 from ixy_vfio.runtime.page import Counted
+from ixy_vfio.runtime.plan import Plan, Snapshot
 
 A, B = "0000:03:00.0", "0000:03:00.1"
 NOTHING = Counters(0, 0, 0, 0, 0, 0, (), {})

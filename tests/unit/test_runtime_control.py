@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from ixy_vfio.core.errors import DeadlineError, DeviceGone, LeaseError, WorkerError
-from ixy_vfio.runtime.control import Control, Plan
+from ixy_vfio.runtime.control import Control
 from ixy_vfio.runtime.page import Counted
+from ixy_vfio.runtime.plan import Plan
 from tests.programs import program_of
 
 

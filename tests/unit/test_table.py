@@ -25,6 +25,7 @@ def interval(number: int, **dropped: int) -> dict[str, Any]:
             "from": source,
             "to": target,
             "forwarded": number,
+            "returned": 0,
             "dropped": dropped if source == A else {},
             "packets_per_second": 14_880_952.0,
             "bits_per_second": 9_999_999_744.0,
@@ -131,6 +132,14 @@ def test_one_table_stays_in_place(terminals: Any, columns: int) -> None:
     if columns >= 60:
         assert shown[1].split()[:9] == [A, "->", B, "14.9", "M", "10", "Gbit/s", "50", *shown[1].split()[8:9]]
         assert shown[3] == f"{A}: dropped 50 too long (try --mtu 9000)"[: columns - 1]
+
+
+def test_what_goes_back_is_said(terminals: Any) -> None:
+    terminal = terminals(80)
+    one = interval(1)
+    one["directions"][1]["returned"] = 1234
+    Table(terminal.stream).show(one, mtu=1500)
+    assert terminal.look()[3:] == [f"{B}: 1,234 sent back"]
 
 
 @pytest.mark.parametrize("reflows", [True, False])

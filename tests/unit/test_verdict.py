@@ -7,7 +7,8 @@ import pytest
 
 from ixy_vfio.datapath import kernels
 from ixy_vfio.datapath.compile import forwarding_loop
-from ixy_vfio.datapath.loop import Formats, loop_state
+from ixy_vfio.datapath.forwarding import loop_state
+from ixy_vfio.datapath.loop import Formats
 from ixy_vfio.datapath.queue import counters
 from ixy_vfio.drivers.ixgbe.format import FORMAT
 from tests.model_nic import World, deliver, transmit

@@ -22,7 +22,7 @@ import ixy_vfio.transport.vfio  # noqa: F401  (now, while it may be read)
 from ixy_vfio.core.errors import LeaseError
 from ixy_vfio.datapath.queue import counters
 from ixy_vfio.runtime import child
-from ixy_vfio.runtime.control import Plan
+from ixy_vfio.runtime.plan import Plan
 from ixy_vfio.runtime.worker import Job
 from ixy_vfio.transport.lease import Lease
 from tests.attack import evil_dma as evil
