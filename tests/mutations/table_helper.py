@@ -66,7 +66,7 @@ ROWS = [
         ("ledger_blank", 'os.pwrite(self._fd, b"\\n" * os.lseek(self._fd, 0, os.SEEK_END), 0)', "pass"),
         ("ledger_rights", 'rights = "rw" if memory.writable else "r"', 'rights = "rw"'),
         ("links_not_followed", " | os.O_NOFOLLOW, 0o644)", ", 0o644)", "tests/unit/test_locks.py"),
-        ("locks_are_roots", 'locks.make_directory(self.directory / "locks", 0o700)', 'locks.make_directory(self.directory / "locks", 0o755)'),
+        ("locks_are_roots", 'locks.make_directory(self.directory / "locks", 0o700)', 'locks.make_directory(self.directory / "locks", 0o755)', "tests/unit/test_locks.py"),
     ),
     *rows(
         "policy", f"{HELPER}/policy.py", "tests/unit/test_policy.py",
@@ -86,7 +86,7 @@ ROWS = [
         ("no_descriptor_left", "            raise  # that is not the policy's fault", "            pass"),
     ),
     *rows(
-        "server", f"{HELPER}/server.py", "tests/unit/test_lease_sim.py tests/unit/test_listening.py",
+        "server", f"{HELPER}/server.py", "tests/unit/test_server.py tests/unit/test_lease_sim.py tests/unit/test_listening.py",
         ("policy_of_users", "if grant is None:\n            return f", "if grant is None:\n            return Grant(uid, frozenset(), 1 << 30, 4)\n            return f"),
         ("leases_of_a_user", "if Counter(owner for owner, _ in self._leases.values())[uid] >= grant.leases:", "if False:"),
         ("inheritance", "        for fd in foreign:\n            if fd >= 0:\n                os.close(fd)\n", ""),
