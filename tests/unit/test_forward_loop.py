@@ -1,8 +1,5 @@
 """The fused loop against two model NICs: both directions, verdicts, a full ring, the limit, the kernels."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ from numpy.typing import NDArray
 from ixy_vfio.core.compiled import inlined
 from ixy_vfio.core.errors import UsageError
 from ixy_vfio.datapath import kernels
-from ixy_vfio.datapath.compile import check, forwarding_loop
+from ixy_vfio.datapath.compile import forwarding_loop
 from ixy_vfio.datapath.forwarding import loop_for, loop_state
 from ixy_vfio.datapath.loop import Formats
 from ixy_vfio.datapath.queue import PortCounters, counters
@@ -349,30 +346,6 @@ def test_any_mixture_goes_through_in_order(tmp_path: Path, batch: int) -> None:
     lab.world.check()
 
 
-@pytest.mark.parametrize(
-    ("source", "says"),
-    [
-        ("def k(packet, length):\n    return open('x')\n", "does not compile"),
-        ("def k(packet, length):\n    packet[0] = 1\n", "it must return True, False or a verdict, not none"),
-        ("def k(packet):\n    return True\n", "packet, length"),
-        ("class k:\n    pass\n", "packet, length"),
-        ("def other(packet, length):\n    return True\n", "no function k"),
-        ("import nothing_of_the_kind\n", "ModuleNotFoundError"),
-        ("def k(:\n", "SyntaxError"),
-        ("def k(packet, length, meta, more):\n    return True\n", "or (packet, length, meta)"),
-        ("def k(packet, length, meta):\n    return meta.colour == 0\n", "does not compile"),
-        ("def k(packet, length, meta):\n    return meta\n", "it must return True, False or a verdict, not Meta"),
-    ],
-)
-def test_a_kernel_that_cannot_be_is_refused_in_one_line(tmp_path: Path, source: str, says: str) -> None:
-    path = tmp_path / "mine.py"
-    path.write_text(source)
-    with pytest.raises(UsageError) as caught:
-        check(kernels.load(f"{path}:k"))
-    assert says in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 def test_an_edited_kernel_is_compiled_anew(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     seen = []
@@ -383,21 +356,6 @@ def test_an_edited_kernel_is_compiled_anew(tmp_path: Path) -> None:
         lab.run()
         seen.append(lab.counters()[1].sent)
     assert seen == [4, 0]
-
-
-def test_the_second_process_loads_the_loop_from_the_cache(tmp_path: Path) -> None:
-    program = (
-        "from ixy_vfio.datapath import kernels; from ixy_vfio.datapath.compile import forwarding_loop\n"
-        "from ixy_vfio.datapath.loop import Formats\n"
-        "from ixy_vfio.drivers.ixgbe.format import FORMAT\n"
-        "print(sum(forwarding_loop(Formats(FORMAT, FORMAT), kernels.load('none')).stats.cache_hits.values()))"
-    )
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    hits = [
-        subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True).stdout
-        for _ in range(2)
-    ]
-    assert hits == [b"0\n", b"1\n"]
 
 
 def test_counters_are_plain_integers() -> None:

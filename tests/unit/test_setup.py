@@ -386,34 +386,3 @@ def test_a_dry_run_may_not_read_the_entries(
     said = capsys.readouterr().out
     assert said.startswith(f"would:   give {NIC} back to its driver")
     assert SECOND not in said
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [
-        [],
-        [NIC],
-        ["--user", "x"],
-        ["--undo", "--force"],
-        [*SETUP[:3], "--memory", "0"],
-        [*SETUP[:3], "--hugepages", "-1"],
-    ],
-)
-def test_wrong_arguments(machine: Machine, argv: list[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        machine.setup(*argv)
-    assert ended.value.code == 2
-
-
-@pytest.mark.parametrize(
-    ("argv", "text"),
-    [
-        (["eth0", "--user", "1000"], "eth0: not a PCI address like 0000:03:00.0"),
-        (["09:00.0", "--user", "1000"], "0000:09:00.0: no such PCI device; see lspci -D"),
-        ([NIC, "--user", "no-such-user"], "no-such-user: there is no such user; make one (adduser no-such-user)"),
-        (["--undo", NIC], f"{NIC}: was not set up here; set up: nothing"),
-    ],
-)
-def test_refused(machine: Machine, argv: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert machine.setup(*argv) == 2
-    assert capsys.readouterr().err.startswith(f"setup: {text}")

@@ -301,3 +301,34 @@ def test_the_command_runs_isolated(tmp_path: Path) -> None:
     assert result.stdout.startswith("usage: scripts/setup")
     wrong = subprocess.run([TOP / "scripts/setup", "eth0"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, "DEVICE and --user NAME are wanted" in wrong.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        [NIC],
+        ["--user", "x"],
+        ["--undo", "--force"],
+        [NIC, "--user", "1000", "--memory", "0"],
+        [NIC, "--user", "1000", "--hugepages", "-1"],
+    ],
+)
+def test_wrong_arguments(tmp_path: Path, argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        Machine(tmp_path).setup(*argv)
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["eth0", "--user", "1000"], "eth0: not a PCI address like 0000:03:00.0"),
+        (["09:00.0", "--user", "1000"], "0000:09:00.0: no such PCI device; see lspci -D"),
+        ([NIC, "--user", "no-such-user"], "no-such-user: there is no such user; make one (adduser no-such-user)"),
+        (["--undo", NIC], f"{NIC}: was not set up here; set up: nothing"),
+    ],
+)
+def test_refused(tmp_path: Path, argv: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Machine(tmp_path).setup(*argv) == 2
+    assert capsys.readouterr().err.startswith(f"setup: {text}")
