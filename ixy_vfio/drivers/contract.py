@@ -82,6 +82,11 @@ class Drops:
     illegal: int = 0  # symbols or bytes that cannot be
     bad_length: int = 0  # not the length that the packet's own header says
 
+    @property
+    def wrong(self) -> int:
+        """All that were wrong: not those that found no room."""
+        return self.too_long + self.too_short + self.crc_errors + self.illegal + self.bad_length
+
 
 @dataclass(frozen=True, slots=True)
 class Counters:
@@ -90,7 +95,7 @@ class Counters:
     rx_packets: int  # good packets
     rx_bytes: int  # of good packets, CRC included
     rx_missed: int  # no room in the packet buffer: the rings were not refilled in time
-    rx_errors: int  # CRC, length, illegal byte: all of `drops` but what found no room
+    rx_errors: int  # `drops.wrong`
     tx_packets: int
     tx_bytes: int
     queues: tuple[QueueCounters, ...]

@@ -60,7 +60,7 @@ class Totals:
             rx_packets=get["GPRC"],
             rx_bytes=get["GORC"],
             rx_missed=get["MPC"],
-            rx_errors=drops.too_long + drops.too_short + drops.crc_errors + drops.illegal + drops.bad_length,
+            rx_errors=drops.wrong,
             tx_packets=get["GPTC"],
             tx_bytes=get["GOTC"],
             queues=queues,

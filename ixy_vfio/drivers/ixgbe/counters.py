@@ -83,7 +83,7 @@ class Totals:
             rx_packets=sum(queue.rx_packets for queue in queues),
             rx_bytes=get["GORC"],
             rx_missed=get["RXMPC"],
-            rx_errors=drops.too_long + drops.too_short + drops.crc_errors + drops.illegal + drops.bad_length,
+            rx_errors=drops.wrong,
             tx_packets=get["GPTC"],
             tx_bytes=get["GOTC"],
             queues=queues,
