@@ -23,8 +23,8 @@ from tests.attack import evil_calls
 from tests.attack import evil_process as evil
 from tests.attack.evil_calls import LAST_SYSCALL
 from tests.attack.evil_process import Attack
-from tests.attack.test_evil_worker import run as run_filter
 from tests.conftest import StartSimulator, address, wait_until
+from tests.filters import run_filter
 
 HELPER = Path(sandbox.__file__).parent
 SETS = ("Inh", "Prm", "Eff", "Bnd", "Amb")

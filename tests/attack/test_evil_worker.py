@@ -22,6 +22,7 @@ from ixy_vfio.runtime.seccomp import worker_rules
 from ixy_vfio.runtime.worker import SLEEP_AFTER, Idle, Job
 from tests.attack import evil_calls as calls
 from tests.attack import evil_worker as evil
+from tests.filters import run_filter
 from tests.model_nic import ArrayMemory, Memory, World
 from tests.programs import program_of
 
@@ -204,42 +205,17 @@ RIGHT: dict[str, tuple[int, tuple[int, ...]]] = {
 }
 
 
-def run(program: bytes, number: int, arguments: tuple[int, ...], architecture: int = 0xC000003E) -> int:
-    """A second reading of the machine that the kernel has for these programs (linux/filter.h)."""
-    data = [number, architecture, 0, 0]
-    for word in arguments:
-        data += [word & 0xFFFFFFFF, word >> 32 & 0xFFFFFFFF]
-    steps = [program[i : i + 8] for i in range(0, len(program), 8)]
-    a = at = 0
-    while True:
-        code, yes, no = int.from_bytes(steps[at][:2], "little"), steps[at][2], steps[at][3]
-        k = int.from_bytes(steps[at][4:], "little")
-        at += 1
-        if code == 0x20:
-            a = data[k // 4]
-        elif code == 0x54:
-            a &= k
-        elif code == 0x15:
-            at += yes if a == k else no
-        elif code == 0x35:
-            at += yes if a >= k else no
-        elif code == 0x06:
-            return k
-        else:
-            raise AssertionError(f"code {code:#x}")
-
-
 def test_arguments_that_the_filter_looks_at() -> None:
     program = seccomp.program(worker_rules(SOCKET, WAKER))
     assert len(program) // 8 < 200
     for name, (number, arguments) in RIGHT.items():
-        assert run(program, number, arguments) == 0x7FFF0000, name
-        assert run(program, number, arguments, 0x40000003) == 0x80000000, f"{name} of i386"
-        assert run(program, number | 0x40000000, arguments) == 0x80000000, f"{name} of x32"
+        assert run_filter(program, number, arguments) == 0x7FFF0000, name
+        assert run_filter(program, number, arguments, 0x40000003) == 0x80000000, f"{name} of i386"
+        assert run_filter(program, number | 0x40000000, arguments) == 0x80000000, f"{name} of x32"
     for name, (number, arguments) in WRONG.items():
-        assert run(program, number, arguments) == 0x80000000, name
+        assert run_filter(program, number, arguments) == 0x80000000, name
     for number in set(range(1000)) - set(ALLOWED) - {9, 44, 45, 232}:
-        assert run(program, number, (0,) * 6) == 0x80000000, number
+        assert run_filter(program, number, (0,) * 6) == 0x80000000, number
 
 
 def make(number: int, arguments: tuple[int, ...]) -> Attack:

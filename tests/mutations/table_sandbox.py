@@ -9,7 +9,7 @@ WORKER = "tests/attack/test_evil_worker.py tests/attack/test_protections.py test
 
 ROWS = [
     *rows(
-        "seccomp", f"{LOCKS}/seccomp.py", "tests/unit/test_locks.py tests/attack/test_evil_helper.py",
+        "seccomp", f"{LOCKS}/seccomp.py", "tests/unit/test_seccomp.py",
         ("x32", "(_JUMP_AT_LEAST, 0, 1, _X32),\n        (_RETURN, 0, 0, foreign),", "(_JUMP_AT_LEAST, 0, 0, _X32),"),
         ("otherwise", "code.append((_RETURN, 0, 0, otherwise))", "code.append((_RETURN, 0, 0, ALLOW))"),
         ("high_halves", "for half in range(2):", "for half in range(1):"),
