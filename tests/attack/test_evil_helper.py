@@ -117,6 +117,16 @@ def test_the_filter_refuses_every_call_of_another_abi(rules: tuple[seccomp.Rule,
     assert run_filter(program, 5, (0,) * 6) == 0x7FFF_0000
 
 
+def test_sockets_are_those_of_a_simulated_device_alone() -> None:
+    """A lease of real devices makes none; one of simulated ones makes Unix sockets, and none once it is sealed."""
+    refused = 0x0005_0000 | errno.EPERM
+    simulated = sandbox.program((*sandbox.FIRST, *sandbox.SIMULATED))
+    for family in range(64):
+        assert run_filter(simulated, 41, (family, 1, 0, 0, 0, 0)) == (0x7FFF_0000 if family == 1 else refused), family
+        for rules in (sandbox.FIRST, sandbox.LAST):
+            assert run_filter(sandbox.program(rules), 41, (family, 1, 0, 0, 0, 0)) == refused, family
+
+
 def test_a_sealed_lease_gives_pages_back_and_makes_none() -> None:
     program = sandbox.program(sandbox.LAST)
     for mode in (0, 1, 2, 8, 16, 32, 64, 3 | 8, 3 | 64):
